@@ -1,0 +1,265 @@
+"""Microkernels: a tile of C = rows x panel, held in registers while k runs, one LLVM function for each row count.
+
+    void NAME(ptr rows, ptr panel, ptr c, i64 ldc, i64 k, i64 first, i64 accumulate)
+
+`rows` points to MR pointers, each to one activation row in `shape.activation`; the kernel reads elements
+first .. first + k of each and nothing beyond, at any alignment. `panel` is [ceil(k / kstep)][columns][kstep] weights in
+`shape.dtype`, 64-byte aligned, its missing columns and its missing last k zero. `c` is MR x columns of f32, its rows
+`ldc` elements apart, 4-byte aligned; it is added to where `accumulate` is not 0, and only written where it is.
+
+Every output is one chain of multiply-adds in the order of k, so a row's result is the same, bit for bit, whatever rows
+stand beside it, and whatever the number of calls that k is cut into at multiples of kstep. One chain for each vector
+still outruns memory at MR = 1: a step of four cycles reads 48 columns. Written for `moec.codegen`; knows no plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from llvmlite import ir
+
+from moec.target import KernelShape, Target
+
+Value: TypeAlias = Any
+
+_I1, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
+_F32, _F16, _PTR = ir.FloatType(), ir.HalfType(), ir.PointerType()
+_SIZES: Final = {"f32": 4, "bf16": 2, "f16": 2}
+
+#: Bytes of a panel that one turn of the loop reads at least: amortises the loop when few rows share a step.
+_TURN_BYTES: Final = 512
+
+
+def emit_family(module: ir.Module, target: Target, shape: KernelShape, max_rows: int) -> tuple[ir.Function, ...]:
+    """Kernels for 1, 2, … min(`max_rows`, `shape.rows`) rows: the one for n rows stands at n - 1."""
+    return tuple(emit_microkernel(module, target, shape, rows) for rows in range(1, min(max_rows, shape.rows) + 1))
+
+
+def emit_microkernel(module: ir.Module, target: Target, shape: KernelShape, rows: int) -> ir.Function:
+    """The kernel for exactly `rows` rows of `shape`, added to `module` (once; a second call finds it)."""
+    name = f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}"
+    if name in module.globals:
+        return module.globals[name]
+    signature = ir.FunctionType(ir.VoidType(), [_PTR, _PTR, _PTR, _I64, _I64, _I64, _I64])
+    function = ir.Function(module, signature, name)
+    function.attributes.add("nounwind")
+    function.attributes.add("noinline")
+    for argument, label in zip(function.args, ("rows", "panel", "c", "ldc", "k", "first", "accumulate"), strict=True):
+        argument.name = label
+    pointers, panel, c, ldc, k, first, accumulate = function.args
+    for pointer in (pointers, panel, c):
+        pointer.add_attribute("noalias")
+    b = ir.IRBuilder(function.append_basic_block("entry"))
+    tile = _Tile(b, target, shape, rows, pointers, panel, first)
+    unroll = max(1, _TURN_BYTES // (shape.columns * shape.kstep * _SIZES[shape.dtype] * rows))
+
+    def steps(count: int) -> Callable[[Value, Sequence[Value]], list[Value]]:
+        def body(at: Value, sums: Sequence[Value]) -> list[Value]:
+            for i in range(count):
+                sums = tile.step(b.add(at, _I64(i * shape.kstep)) if i else at, sums)
+            return list(sums)
+
+        return body
+
+    sums = tile.init(c, ldc, accumulate)
+    whole = b.and_(k, _I64(-shape.kstep))
+    turns = b.and_(k, _I64(-shape.kstep * unroll)) if unroll > 1 else whole
+    sums = _loop(b, _I64(0), turns, shape.kstep * unroll, sums, steps(unroll))
+    if unroll > 1:
+        sums = _loop(b, turns, whole, shape.kstep, sums, steps(1))
+    if shape.kstep == 2:
+        sums = _loop(b, whole, k, 2, sums, lambda at, sums: tile.step(at, sums, odd=True))
+    tile.store(c, ldc, sums)
+    b.ret_void()
+    return function
+
+
+class _Tile:
+    """The accumulators of one tile behind init / step / store: hides dtype, lanes, the odd k and the form.
+
+    `sums` is a list of rows x vectors accumulators, row by row.
+    """
+
+    def __init__(
+        self, b: ir.IRBuilder, target: Target, shape: KernelShape, rows: int, pointers: Value, panel: Value, first: Value
+    ) -> None:
+        self.b, self.shape, self.panel = b, shape, panel
+        self.vector = ir.VectorType(_F32, shape.lanes)
+        self.words = ir.VectorType(_I32, shape.lanes)
+        self.halves_convert = target.converts_f16
+        self.rows: list[Value] = []
+        for row in range(rows):
+            slot = b.gep(pointers, [_I64(row)], source_etype=_PTR)
+            self.rows.append(b.gep(b.load(slot, typ=_PTR), [first], source_etype=_element(shape.activation)))
+
+    def init(self, c: Value, ldc: Value, accumulate: Value) -> list[Value]:
+        """The accumulators at the start: C's where `accumulate` is not 0, else zeros."""
+        b, count = self.b, len(self.rows) * self.shape.vectors
+        start, load, ready = b.block, b.append_basic_block("accumulate"), b.append_basic_block("ready")
+        b.cbranch(b.icmp_signed("!=", accumulate, _I64(0)), load, ready)
+        b.position_at_end(load)
+        loaded = [b.load(place, typ=self.vector, align=4) for place in self._places(c, ldc)]
+        b.branch(ready)
+        b.position_at_end(ready)
+        zero = ir.Constant(self.vector, None)
+        sums = [b.phi(self.vector) for _ in range(count)]
+        for phi, value in zip(sums, loaded, strict=True):
+            phi.add_incoming(zero, start)
+            phi.add_incoming(value, load)
+        return sums
+
+    def step(self, at: Value, sums: Sequence[Value], odd: bool = False) -> list[Value]:
+        """The accumulators after `kstep` more k, from element `at` of every row; only one k if `odd`."""
+        b, shape = self.b, self.shape
+        sums = list(sums)
+        size = _SIZES[shape.dtype]
+        start = b.gep(self.panel, [b.mul(at, _I64(shape.columns * size))], source_etype=ir.IntType(8))
+        for x_of, weights in self._products(start, at, odd):
+            for row, pointer in enumerate(self.rows):
+                x = x_of(pointer)
+                for j, weight in enumerate(weights):
+                    i = row * shape.vectors + j
+                    sums[i] = self._multiply_add(x, weight, sums[i])
+        return sums
+
+    def store(self, c: Value, ldc: Value, sums: Sequence[Value]) -> None:
+        """Writes the accumulators to C."""
+        for place, value in zip(self._places(c, ldc), sums, strict=True):
+            self.b.store(value, place, align=4)
+
+    def _places(self, c: Value, ldc: Value) -> list[Value]:
+        b, lanes = self.b, self.shape.lanes
+        lines = [b.gep(c, [b.mul(ldc, _I64(row))], source_etype=_F32) for row in range(len(self.rows))]
+        return [b.gep(p, [_I64(j * lanes)], source_etype=_F32) for p in lines for j in range(self.shape.vectors)]
+
+    def _products(self, start: Value, at: Value, odd: bool) -> list[tuple[Callable[[Value], Value], list[Value]]]:
+        """What one step multiplies: for each k (or pair of them), a row's factor and the columns' factors."""
+        match self.shape.form, self.shape.dtype:
+            case "fma", _:
+                return [(lambda row: self._splat(row, at), self._weights(start, self.vector))]
+            case "widen", "f16":
+                return [(lambda row: self._splat(row, at), [self._from_f16(w) for w in self._halves(start)])]
+            case "widen", _:
+                pairs = self._weights(start, self.words)
+                low = [self._as_f32(self.b.shl(pair, self._word(16))) for pair in pairs]
+                even = (lambda row: self._splat(row, at), low)
+                if odd:
+                    return [even]
+                high = [self._as_f32(self.b.and_(pair, self._word(0xFFFF0000))) for pair in pairs]
+                after = self.b.add(at, _I64(1))
+                return [even, (lambda row: self._splat(row, after), high)]
+            case _:
+                return [(lambda row: self._splat_pair(row, at, odd), self._weights(start, self.words))]
+
+    def _weights(self, start: Value, vector: ir.VectorType, size: int = 4) -> list[Value]:
+        b, lanes = self.b, self.shape.lanes
+        places = [b.gep(start, [_I64(j * lanes * size)], source_etype=ir.IntType(8)) for j in range(self.shape.vectors)]
+        return [b.load(place, typ=vector, align=min(64, lanes * size)) for place in places]
+
+    def _halves(self, start: Value) -> list[Value]:
+        kind = _F16 if self.halves_convert else _I16
+        return self._weights(start, ir.VectorType(kind, self.shape.lanes), size=2)
+
+    def _from_f16(self, half: Value) -> Value:
+        """f16 as f32. Without an instruction: the exponent moves by a multiplication, exact for subnormals too."""
+        b = self.b
+        if self.halves_convert:
+            return b.fpext(half, self.vector)
+        bits = b.zext(half, self.words)
+        magnitude = b.shl(b.and_(bits, self._word(0x7FFF)), self._word(13))
+        scaled = b.fmul(self._as_f32(magnitude), ir.Constant(self.vector, [2.0**112] * self.shape.lanes))
+        infinite = b.icmp_unsigned(">=", magnitude, self._word(0x7C00 << 13))
+        exponent = b.and_(b.sext(infinite, self.words), self._word(0x7F800000))
+        sign = b.shl(b.and_(bits, self._word(0x8000)), self._word(16))
+        return self._as_f32(b.or_(b.or_(b.bitcast(scaled, self.words), exponent), sign))
+
+    def _splat(self, row: Value, at: Value) -> Value:
+        b = self.b
+        place = b.gep(row, [at], source_etype=_F32)
+        return self._broadcast(b.load(place, typ=_F32, align=4), self.vector)
+
+    def _splat_pair(self, row: Value, at: Value, odd: bool) -> Value:
+        b = self.b
+        place = b.gep(row, [at], source_etype=_I16)
+        if odd:
+            return self._broadcast(b.zext(b.load(place, typ=_I16, align=2), _I32), self.words)
+        return self._broadcast(b.load(place, typ=_I32, align=2), self.words)
+
+    def _broadcast(self, scalar: Value, vector: ir.VectorType) -> Value:
+        b = self.b
+        one = b.insert_element(ir.Constant(vector, ir.Undefined), scalar, _I32(0))
+        return b.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, self.shape.lanes), None))
+
+    def _multiply_add(self, x: Value, weight: Value, total: Value) -> Value:
+        if self.shape.form == "dot":
+            return _call(self.b, "llvm.x86.avx512bf16.dpbf16ps.512", self.vector, total, self._pairs(x), self._pairs(weight))
+        return _call(self.b, f"llvm.fmuladd.v{self.shape.lanes}f32", self.vector, x, weight, total)
+
+    def _pairs(self, words: Value) -> Value:
+        return self.b.bitcast(words, ir.VectorType(_BFloat(), 2 * self.shape.lanes))
+
+    def _word(self, value: int) -> Value:
+        return ir.Constant(self.words, [value] * self.shape.lanes)
+
+    def _as_f32(self, words: Value) -> Value:
+        return self.b.bitcast(words, self.vector)
+
+
+class _BFloat(ir.Type):
+    """LLVM's `bfloat`, which llvmlite.ir lacks; only ever the element of a vector that is bit-cast to."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+def _element(dtype: str) -> ir.Type:
+    return {"f32": _F32, "f16": _F16, "bf16": _I16}[dtype]
+
+
+def _call(b: ir.IRBuilder, name: str, result: ir.Type, *args: Value) -> Value:
+    """Calls the intrinsic `name`, declared on first use."""
+    if name not in b.module.globals:
+        ir.Function(b.module, ir.FunctionType(result, [arg.type for arg in args]), name)
+    return b.call(b.module.globals[name], args)
+
+
+def _loop(
+    b: ir.IRBuilder,
+    start: Value,
+    stop: Value,
+    stride: int,
+    carried: Sequence[Value],
+    body: Callable[[Value, Sequence[Value]], list[Value]],
+) -> list[Value]:
+    """`body(i, carried)` for i from `start` to `stop` by `stride`; gives what the last turn carried out.
+
+    The test stands at the bottom, and `stop` is reached exactly or (a turn of one) passed.
+    """
+    before, inside, after = b.block, b.append_basic_block("turn"), b.append_basic_block("done")
+    b.cbranch(b.icmp_signed("<", start, stop), inside, after)
+    b.position_at_end(inside)
+    at = b.phi(_I64)
+    at.add_incoming(start, before)
+    entering = [b.phi(value.type) for value in carried]
+    for phi, value in zip(entering, carried, strict=True):
+        phi.add_incoming(value, before)
+    leaving = body(at, entering)
+    following = b.add(at, _I64(stride))
+    at.add_incoming(following, b.block)
+    for phi, value in zip(entering, leaving, strict=True):
+        phi.add_incoming(value, b.block)
+    last = b.block
+    b.cbranch(b.icmp_signed("<", following, stop), inside, after)
+    b.position_at_end(after)
+    results = [b.phi(value.type) for value in carried]
+    for phi, old, new in zip(results, carried, leaving, strict=True):
+        phi.add_incoming(old, before)
+        phi.add_incoming(new, last)
+    return results

@@ -1,0 +1,283 @@
+"""Machines to compile for: their names, their facts, and the register tiles measured on them.
+
+Standard library only; `llvmlite.binding` is imported when the host is asked for. Code above never
+looks at a feature's name: it asks a `Target` for lanes, registers, caches and kernel shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal
+
+#: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
+#: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`).
+Form = Literal["fma", "widen", "dot"]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelShape:
+    """A register tile: up to `rows` tokens by exactly `columns` weight rows, in vectors of `lanes` f32.
+
+    `dtype` names the weights' element type; `kstep` consecutive k stand side by side in a panel, laid out
+    as [K / kstep][columns][kstep]; `activation` names the element type in which the rows stand in memory.
+    """
+
+    dtype: str
+    form: Form
+    rows: int
+    columns: int
+    kstep: int
+    lanes: int
+
+    @property
+    def activation(self) -> str:
+        """The dtype of the rows: the weights' own, or f32 (rounded to the weights' dtype) for `widen`."""
+        return "f32" if self.form == "widen" else self.dtype
+
+    @property
+    def vectors(self) -> int:
+        """How many accumulator vectors one row of the tile takes."""
+        return self.columns // self.lanes
+
+    def panels(self, columns: int) -> int:
+        """How many panels hold `columns` weight rows."""
+        return -(-columns // self.columns)
+
+    def steps(self, k: int) -> int:
+        """How many groups of `kstep` hold `k` elements."""
+        return -(-k // self.kstep)
+
+    def __str__(self) -> str:
+        return f"{self.form}_{self.dtype}_{self.rows}x{self.columns}"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A machine: what LLVM needs to compile for it, and what the scheduler needs to know.
+
+    `features` are LLVM's, each with its sign; what `cpu` implies need not be repeated. `l1` and `l2` are the
+    bytes of data cache that one core has to itself. Prints as `triple:cpu:features:caches` and parses
+    back, so the text may stand in a cache key.
+    """
+
+    triple: str
+    cpu: str
+    features: tuple[str, ...] = ()
+    l1: int = 32 << 10
+    l2: int = 512 << 10
+
+    @staticmethod
+    def host() -> Target:
+        """The machine that this process runs on."""
+        return _host()
+
+    @staticmethod
+    def of(triple: str, cpu: str = "generic") -> Target:
+        """A machine to compile for from here; `cpu` is LLVM's name of it, or `native` for this one.
+
+        Raises `ValueError` when `native` is asked for a triple of another architecture.
+        """
+        if cpu == "native":
+            host = Target.host()
+            if _architecture(triple) != _architecture(host.triple):
+                raise ValueError(f"`native` is {host.architecture}, which `{triple}` is not")
+            return Target(triple, host.cpu, host.features, host.l1, host.l2)
+        baseline = _BASELINES.get(_architecture(triple), ()) if cpu.startswith("generic") else ()
+        return Target(triple, _GENERIC_CPUS.get(_architecture(triple), cpu) if cpu == "generic" else cpu, baseline)
+
+    @staticmethod
+    def parse(text: str) -> Target:
+        """The target that prints as `text`; raises `ValueError` when none does."""
+        fields = text.split(":")
+        if len(fields) not in (2, 3, 4) or not all(fields[:2]):
+            raise ValueError(f"expected `triple:cpu:features`, not `{text}`")
+        features = tuple(filter(None, fields[2].split(","))) if len(fields) > 2 else ()
+        if bad := [feature for feature in features if feature[0] not in "+-" or len(feature) < 2]:
+            raise ValueError(f"a feature starts with `+` or `-`, unlike `{bad[0]}`")
+        if len(fields) < 4:
+            return Target(fields[0], fields[1], features)
+        try:
+            l1, l2 = (int(size) for size in fields[3].split("/"))
+        except ValueError:
+            raise ValueError(f"expected the bytes of two caches as `l1/l2`, not `{fields[3]}`") from None
+        return Target(fields[0], fields[1], features, l1, l2)
+
+    def __str__(self) -> str:
+        text = f"{self.triple}:{self.cpu}:{','.join(self.features)}"
+        default = Target(self.triple, self.cpu)
+        return text if (self.l1, self.l2) == (default.l1, default.l2) else f"{text}:{self.l1}/{self.l2}"
+
+    @property
+    def architecture(self) -> str:
+        """`x86_64`, `aarch64`, `riscv64`, or the triple's own first word."""
+        return _architecture(self.triple)
+
+    @property
+    def vector_bits(self) -> int:
+        """The widest vector that runs at full rate; 32 where there is no vector unit at all."""
+        return _machine(self).vector_bits
+
+    @property
+    def vector_registers(self) -> int:
+        """How many architectural vector registers there are."""
+        return _machine(self).vector_registers
+
+    def lanes(self, dtype: str) -> int:
+        """How many elements of `dtype` one vector holds."""
+        return self.vector_bits // (8 * _SIZES[dtype])
+
+    @property
+    def converts_f16(self) -> bool:
+        """Whether vectors of f16 become f32 by an instruction rather than by a call into a library."""
+        return self.architecture == "aarch64" or bool({"f16c", "zvfhmin"} & _enabled(self))
+
+    def choices(self, dtype: str) -> tuple[KernelShape, ...]:
+        """The shapes that run near the machine's limit for weights of `dtype`, best first."""
+        return tuple(shape for shape, _ in _rated(self, dtype))
+
+    def kernel(self, dtype: str, columns: int | None = None, interleaved: int = 1) -> KernelShape:
+        """The shape to use for a matrix of `dtype` with `columns` weight rows: the most useful FLOPs a second.
+
+        `interleaved` matrices of `columns` rows each share every panel in equal parts of whole vectors.
+        """
+        rated = [(s, rate) for s, rate in _rated(self, dtype) if s.vectors % interleaved == 0]
+        total = None if columns is None else columns * interleaved
+
+        def useful(choice: tuple[KernelShape, float]) -> float:
+            shape, rate = choice
+            return rate if total is None else rate * total / (shape.panels(total) * shape.columns)
+
+        return max(rated, key=useful)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """A tile of `rows` by `columns` and the share of the machine's arithmetic limit measured with it."""
+
+    rows: int
+    columns: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """One row of the table of machines. Every form has tiles, and every dtype has a form."""
+
+    vector_bits: int
+    vector_registers: int
+    tiles: tuple[_Tile, ...]
+    bf16: Form = "widen"
+
+
+_SIZES: Final = {"f32": 4, "bf16": 2, "f16": 2}
+
+_ZMM = (_Tile(8, 48, 1.0), _Tile(6, 64, 1.0), _Tile(4, 96, 1.0), _Tile(12, 32, 0.8))
+_YMM = (_Tile(6, 16, 1.0), _Tile(4, 24, 1.0), _Tile(2, 48, 0.9))
+
+_AVX512_FAST_DOT = _Machine(512, 32, _ZMM, bf16="dot")
+_AVX512 = _Machine(512, 32, _ZMM)
+_AVX2 = _Machine(256, 16, _YMM)
+_SSE2 = _Machine(128, 16, (_Tile(4, 8, 1.0),))
+_SCALAR = _Machine(32, 32, (_Tile(4, 4, 1.0),))
+_NEON = _Machine(128, 32, (_Tile(6, 16, 1.0), _Tile(8, 12, 1.0), _Tile(4, 24, 1.0)))
+
+#: What an LLVM feature brings along, as far as the table asks.
+_IMPLIED: Final = {
+    "avx512bf16": ("avx512f",),
+    "avx512fp16": ("avx512f",),
+    "avx512bw": ("avx512f",),
+    "avx512f": ("avx2", "fma", "f16c"),
+    "zvfh": ("zvfhmin",),
+    "zvfhmin": ("v",),
+}
+
+_V3: Final = ("avx2", "fma", "f16c")
+_CPUS: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "raptorlake", "meteorlake"), _V3),
+    **dict.fromkeys(("arrowlake", "lunarlake", "pantherlake", "sierraforest", "grandridge", "gracemont"), _V3),
+    **dict.fromkeys(("znver1", "znver2", "znver3"), _V3),
+    **dict.fromkeys(("x86-64-v4", "skylake-avx512", "skx", "cascadelake", "cannonlake"), ("avx512f",)),
+    **dict.fromkeys(("icelake-client", "icelake-server", "tigerlake", "rocketlake"), ("avx512f",)),
+    **dict.fromkeys(("cooperlake", "sapphirerapids", "emeraldrapids", "graniterapids"), ("avx512bf16",)),
+    **dict.fromkeys(("graniterapids-d", "diamondrapids"), ("avx512bf16",)),
+    **dict.fromkeys(("znver4", "znver5", "znver6"), ("avx512bf16",)),
+}
+
+#: What every machine of an architecture that runs Linux has, where LLVM's generic one has less.
+_BASELINES: Final = {"riscv64": ("+m", "+a", "+f", "+d", "+c")}
+_GENERIC_CPUS: Final = {"riscv64": "generic-rv64", "x86_64": "x86-64"}
+
+
+def _architecture(triple: str) -> str:
+    name = triple.split("-")[0]
+    return {"arm64": "aarch64", "amd64": "x86_64"}.get(name, name)
+
+
+@cache
+def _enabled(target: Target) -> frozenset[str]:
+    """The features that are on: what the cpu has, what was added, what both imply, less what was taken away."""
+    off = {feature[1:] for feature in target.features if feature[0] == "-"}
+    todo = [*_CPUS.get(target.cpu, ()), *(feature[1:] for feature in target.features if feature[0] == "+")]
+    enabled: set[str] = set()
+    while todo:
+        feature = todo.pop()
+        if feature not in enabled and feature not in off:
+            enabled.add(feature)
+            todo += _IMPLIED.get(feature, ())
+    return frozenset(enabled)
+
+
+@cache
+def _machine(target: Target) -> _Machine:
+    """The row of the table that `target` stands in."""
+    has = _enabled(target)
+    match target.architecture:
+        case "x86_64":
+            if "avx512f" in has:
+                # One `vdpbf16ps` a cycle on Zen; on Intel it runs at half the rate of the two FMAs it replaces.
+                fast = "avx512bf16" in has and target.cpu.startswith("znver")
+                return _AVX512_FAST_DOT if fast else _AVX512
+            return _AVX2 if {"avx2", "fma"} <= has else _SSE2
+        case "riscv64":
+            return _NEON if "v" in has else _SCALAR
+        case _:
+            return _NEON
+
+
+@cache
+def _rated(target: Target, dtype: str) -> tuple[tuple[KernelShape, float], ...]:
+    machine = _machine(target)
+    form: Form = {"f32": "fma", "bf16": machine.bf16, "f16": "widen"}[dtype]  # pyright: ignore[reportAssignmentType]
+    kstep = 2 if dtype == "bf16" else 1
+    lanes = machine.vector_bits // 32
+    return tuple((KernelShape(dtype, form, t.rows, t.columns, kstep, lanes), t.rate) for t in machine.tiles)
+
+
+@cache
+def _host() -> Target:
+    from llvmlite import binding
+
+    features = sorted(f"{'+' if on else '-'}{name}" for name, on in binding.get_host_cpu_features().items())
+    default = Target("", "")
+    return Target(
+        binding.get_process_triple(),
+        binding.get_host_cpu_name(),
+        tuple(features),
+        _cache_bytes(1) or default.l1,
+        _cache_bytes(2) or default.l2,
+    )
+
+
+def _cache_bytes(level: int) -> int | None:
+    """The bytes of the first core's data cache at `level`, as Linux tells them."""
+    units = {"K": 10, "M": 20, "G": 30}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            kind, at, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
+            if int(at) == level and kind != "Instruction":
+                return int(size[:-1]) << units[size[-1]] if size[-1] in units else int(size)
+        except (OSError, ValueError, LookupError):
+            continue
+    return None
