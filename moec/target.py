@@ -174,7 +174,7 @@ class _Machine:
 _SIZES: Final = {"f32": 4, "bf16": 2, "f16": 2}
 
 _ZMM = (_Tile(8, 48, 1.0), _Tile(6, 64, 1.0), _Tile(4, 96, 1.0), _Tile(12, 32, 0.8))
-_YMM = (_Tile(6, 16, 1.0), _Tile(4, 24, 1.0), _Tile(2, 48, 0.9))
+_YMM = (_Tile(6, 16, 1.0), _Tile(4, 24, 1.0))
 
 _AVX512_FAST_DOT = _Machine(512, 32, _ZMM, bf16="dot")
 _AVX512 = _Machine(512, 32, _ZMM)
@@ -194,15 +194,17 @@ _IMPLIED: Final = {
 }
 
 _V3: Final = ("avx2", "fma", "f16c")
+_V4: Final = (*_V3, "avx512f")
+_BF16: Final = (*_V4, "avx512bf16")
 _CPUS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "raptorlake", "meteorlake"), _V3),
     **dict.fromkeys(("arrowlake", "lunarlake", "pantherlake", "sierraforest", "grandridge", "gracemont"), _V3),
     **dict.fromkeys(("znver1", "znver2", "znver3"), _V3),
-    **dict.fromkeys(("x86-64-v4", "skylake-avx512", "skx", "cascadelake", "cannonlake"), ("avx512f",)),
-    **dict.fromkeys(("icelake-client", "icelake-server", "tigerlake", "rocketlake"), ("avx512f",)),
-    **dict.fromkeys(("cooperlake", "sapphirerapids", "emeraldrapids", "graniterapids"), ("avx512bf16",)),
-    **dict.fromkeys(("graniterapids-d", "diamondrapids"), ("avx512bf16",)),
-    **dict.fromkeys(("znver4", "znver5", "znver6"), ("avx512bf16",)),
+    **dict.fromkeys(("x86-64-v4", "skylake-avx512", "skx", "cascadelake", "cannonlake"), _V4),
+    **dict.fromkeys(("icelake-client", "icelake-server", "tigerlake", "rocketlake"), _V4),
+    **dict.fromkeys(("cooperlake", "sapphirerapids", "emeraldrapids", "graniterapids"), _BF16),
+    **dict.fromkeys(("graniterapids-d", "diamondrapids"), _BF16),
+    **dict.fromkeys(("znver4", "znver5", "znver6"), _BF16),
 }
 
 #: What every machine of an architecture that runs Linux has, where LLVM's generic one has less.
@@ -249,7 +251,7 @@ def _machine(target: Target) -> _Machine:
 @cache
 def _rated(target: Target, dtype: str) -> tuple[tuple[KernelShape, float], ...]:
     machine = _machine(target)
-    form: Form = {"f32": "fma", "bf16": machine.bf16, "f16": "widen"}[dtype]  # pyright: ignore[reportAssignmentType]
+    form: Form = "fma" if dtype == "f32" else machine.bf16 if dtype == "bf16" else "widen"
     kstep = 2 if dtype == "bf16" else 1
     lanes = machine.vector_bits // 32
     return tuple((KernelShape(dtype, form, t.rows, t.columns, kstep, lanes), t.rate) for t in machine.tiles)

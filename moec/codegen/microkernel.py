@@ -22,6 +22,8 @@ from llvmlite import ir
 from moec.target import KernelShape, Target
 
 Value: TypeAlias = Any
+#: One k of a step: the factor of a row, given its pointer, and the factors of the columns, a vector each.
+_Product: TypeAlias = tuple[Callable[[Value], Value], list[Value]]
 
 _I1, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
 _F32, _F16, _PTR = ir.FloatType(), ir.HalfType(), ir.PointerType()
@@ -52,7 +54,8 @@ def emit_microkernel(module: ir.Module, target: Target, shape: KernelShape, rows
         pointer.add_attribute("noalias")
     b = ir.IRBuilder(function.append_basic_block("entry"))
     tile = _Tile(b, target, shape, rows, pointers, panel, first)
-    unroll = max(1, _TURN_BYTES // (shape.columns * shape.kstep * _SIZES[shape.dtype] * rows))
+    steps_a_turn = _TURN_BYTES // (shape.columns * shape.kstep * _SIZES[shape.dtype] * rows)
+    unroll = 1 << max(0, steps_a_turn.bit_length() - 1)  # a power of two, so that a mask rounds k
 
     def steps(count: int) -> Callable[[Value, Sequence[Value]], list[Value]]:
         def body(at: Value, sums: Sequence[Value]) -> list[Value]:
@@ -82,7 +85,14 @@ class _Tile:
     """
 
     def __init__(
-        self, b: ir.IRBuilder, target: Target, shape: KernelShape, rows: int, pointers: Value, panel: Value, first: Value
+        self,
+        b: ir.IRBuilder,
+        target: Target,
+        shape: KernelShape,
+        rows: int,
+        pointers: Value,
+        panel: Value,
+        first: Value,
     ) -> None:
         self.b, self.shape, self.panel = b, shape, panel
         self.vector = ir.VectorType(_F32, shape.lanes)
@@ -133,7 +143,7 @@ class _Tile:
         lines = [b.gep(c, [b.mul(ldc, _I64(row))], source_etype=_F32) for row in range(len(self.rows))]
         return [b.gep(p, [_I64(j * lanes)], source_etype=_F32) for p in lines for j in range(self.shape.vectors)]
 
-    def _products(self, start: Value, at: Value, odd: bool) -> list[tuple[Callable[[Value], Value], list[Value]]]:
+    def _products(self, start: Value, at: Value, odd: bool) -> list[_Product]:
         """What one step multiplies: for each k (or pair of them), a row's factor and the columns' factors."""
         match self.shape.form, self.shape.dtype:
             case "fma", _:
@@ -143,7 +153,7 @@ class _Tile:
             case "widen", _:
                 pairs = self._weights(start, self.words)
                 low = [self._as_f32(self.b.shl(pair, self._word(16))) for pair in pairs]
-                even = (lambda row: self._splat(row, at), low)
+                even: _Product = (lambda row: self._splat(row, at), low)
                 if odd:
                     return [even]
                 high = [self._as_f32(self.b.and_(pair, self._word(0xFFFF0000))) for pair in pairs]
@@ -193,7 +203,9 @@ class _Tile:
 
     def _multiply_add(self, x: Value, weight: Value, total: Value) -> Value:
         if self.shape.form == "dot":
-            return _call(self.b, "llvm.x86.avx512bf16.dpbf16ps.512", self.vector, total, self._pairs(x), self._pairs(weight))
+            return _call(
+                self.b, "llvm.x86.avx512bf16.dpbf16ps.512", self.vector, total, self._pairs(x), self._pairs(weight)
+            )
         return _call(self.b, f"llvm.fmuladd.v{self.shape.lanes}f32", self.vector, x, weight, total)
 
     def _pairs(self, words: Value) -> Value:

@@ -1,0 +1,89 @@
+"""Packing against its definition, its memory and its buffers."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from moec.runtime.memory import aligned_empty
+from moec.runtime.pack import pack_panels, panel_bytes, panel_shape
+from moec.target import KernelShape
+
+NUMPY = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16)}
+SHAPES = {
+    "f32": KernelShape("f32", "fma", 8, 48, 1, 16),
+    "bf16": KernelShape("bf16", "dot", 8, 48, 2, 16),
+    "f16": KernelShape("f16", "widen", 4, 6, 1, 1),
+}
+
+
+def defined(matrices: list[np.ndarray], shape: KernelShape) -> np.ndarray:
+    """One expert's panels, element by element."""
+    n, k = matrices[0].shape
+    out = np.zeros(panel_shape(shape, n, k, len(matrices)), NUMPY[shape.dtype])
+    part = shape.columns // len(matrices)
+    for m, matrix in enumerate(matrices):
+        for row in range(n):
+            for i in range(k):
+                out[row // part, i // shape.kstep, m * part + row % part, i % shape.kstep] = matrix[row, i]
+    return out
+
+
+def matrix(rng: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:
+    return rng.standard_normal(shape).astype(NUMPY[dtype])
+
+
+@pytest.mark.parametrize("dtype", SHAPES)
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (48, 2), (50, 7), (96, 257)])
+@pytest.mark.parametrize("count", [1, 2])
+def test_panels_are_what_their_definition_says(dtype: str, n: int, k: int, count: int) -> None:
+    rng = np.random.default_rng(1)
+    matrices = [matrix(rng, dtype, n, k) for _ in range(count)]
+    shape = SHAPES[dtype]
+    got = pack_panels(matrices if count > 1 else matrices[0], shape)
+    assert got.ctypes.data % 64 == 0
+    assert got.tobytes() == defined(matrices, shape).tobytes()
+
+
+@pytest.mark.parametrize("dtype", SHAPES)
+def test_any_strides_and_any_dtype_go_in(dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    shape = SHAPES[dtype]
+    whole = matrix(rng, "f32", 3, 2 * 50, 2 * 31)
+    for view in (whole[:, ::2, ::2], whole[:, :50, :], whole.swapaxes(1, 2), whole[:, ::-1, ::-1]):
+        want = b"".join(defined([expert.astype(NUMPY[dtype])], shape).tobytes() for expert in view)
+        assert pack_panels(view, shape).tobytes() == want
+        assert pack_panels(view.astype(NUMPY[dtype]), shape).tobytes() == want
+
+
+def test_bit_patterns_of_bf16_are_bf16() -> None:
+    weights = matrix(np.random.default_rng(3), "bf16", 2, 50, 10)
+    shape = SHAPES["bf16"]
+    assert pack_panels(weights.view(np.uint16), shape).tobytes() == pack_panels(weights, shape).tobytes()
+
+
+def test_a_used_buffer_is_overwritten_whole() -> None:
+    shape = SHAPES["bf16"]
+    weights = matrix(np.random.default_rng(4), "bf16", 50, 7)
+    out = np.full(panel_bytes(shape, 50, 7), 0xFF, np.uint8)
+    assert pack_panels(weights, shape, out) is out
+    assert out.tobytes() == defined([weights], shape).tobytes()
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    shape = SHAPES["f32"]
+    with pytest.raises(ValueError, match="contiguous bytes"):
+        pack_panels(np.zeros((4, 4), np.float32), shape, np.zeros(5, np.uint8))
+    with pytest.raises(ValueError, match="differ in shape"):
+        pack_panels([np.zeros((4, 4), np.float32), np.zeros((4, 5), np.float32)], shape)
+    with pytest.raises(ValueError, match="do not divide"):
+        panel_shape(shape, 4, 4, 5)
+
+
+@pytest.mark.parametrize("nbytes", [1, 1000, (2 << 20) - 1, 2 << 20, (5 << 20) + 3])
+def test_buffers_are_aligned_zero_and_writable(nbytes: int) -> None:
+    buffer = aligned_empty(nbytes)
+    assert buffer.shape == (nbytes,) and not buffer.any()
+    assert buffer.ctypes.data % (64 if nbytes < 2 << 20 else 2 << 20) == 0
+    buffer[:] = 1

@@ -1,0 +1,104 @@
+"""Targets: the text they print as, and the facts of the table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from moec.target import KernelShape, Target
+
+LINUX = "x86_64-unknown-linux-gnu"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{LINUX}:znver4:+avx512f,+avx512bf16",
+        f"{LINUX}:haswell:",
+        f"{LINUX}:rocketlake:+avx512f,-amx-fp16:49152/2097152",
+        "riscv64-unknown-linux-gnu:generic-rv64:+m,+a,+f,+d,+c",
+    ],
+)
+def test_text_parses_and_prints_back(text: str) -> None:
+    assert str(Target.parse(text)) == text
+    assert Target.parse(str(Target.parse(text))) == Target.parse(text)
+
+
+@pytest.mark.parametrize("text", ["", "x86_64", ":znver4:", "a:b:c", "a:b:+c:1", "a:b:+c:1/x", "a:b:+c:1/2:3"])
+def test_what_is_no_target_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected|starts with"):
+        Target.parse(text)
+
+
+def test_the_host_survives_its_text() -> None:
+    host = Target.host()
+    assert Target.parse(str(host)) == host
+    assert Target.of(host.triple, "native") == host
+    assert host.l1 >= 8 << 10 and host.l2 >= host.l1
+
+
+def test_native_is_refused_for_another_architecture() -> None:
+    with pytest.raises(
+        ValueError, match="which `riscv64-linux` is not" if Target.host().architecture != "riscv64" else ""
+    ):
+        Target.of("riscv64-linux" if Target.host().architecture != "riscv64" else "s390x-linux", "native")
+
+
+@pytest.mark.parametrize(
+    ("cpu", "bits", "registers", "bf16"),
+    [
+        ("znver4", 512, 32, "dot_bf16_8x48"),
+        ("znver5", 512, 32, "dot_bf16_8x48"),
+        ("sapphirerapids", 512, 32, "widen_bf16"),
+        ("skylake-avx512", 512, 32, "widen_bf16"),
+        ("znver3", 256, 16, "widen_bf16"),
+        ("x86-64", 128, 16, "widen_bf16"),
+        ("no-such-cpu", 128, 16, "widen_bf16"),
+    ],
+)
+def test_a_cpu_stands_in_its_row(cpu: str, bits: int, registers: int, bf16: str) -> None:
+    target = Target.of(LINUX, cpu)
+    assert (target.vector_bits, target.vector_registers) == (bits, registers)
+    assert target.lanes("f32") * 32 == target.lanes("bf16") * 16 == bits
+    assert str(target.kernel("bf16")).startswith(bf16)
+
+
+def test_features_add_to_a_cpu_and_take_away() -> None:
+    assert Target.parse(f"{LINUX}:x86-64:+avx512bf16").vector_bits == 512
+    assert Target.parse(f"{LINUX}:znver4:-avx512f").vector_bits == 256
+    assert Target.parse(f"{LINUX}:znver4:-avx512bf16").kernel("bf16").form == "widen"
+    assert not Target.parse(f"{LINUX}:x86-64:").converts_f16
+    assert Target.parse("riscv64-linux:generic-rv64:+v").vector_bits == 128
+    assert Target.parse("riscv64-linux:generic-rv64:").vector_bits == 32
+
+
+@pytest.mark.parametrize("cpu", ["znver4", "sapphirerapids", "haswell", "x86-64"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_every_choice_fits_the_registers(cpu: str, dtype: str) -> None:
+    target = Target.of(LINUX, cpu)
+    for shape in target.choices(dtype):
+        assert shape.columns % shape.lanes == 0
+        assert shape.rows * shape.vectors + shape.vectors < target.vector_registers
+        assert shape.kstep == (2 if dtype == "bf16" else 1)
+
+
+def test_the_shape_pads_a_matrix_least() -> None:
+    target = Target.of(LINUX, "znver4")
+    assert 768 % target.kernel("bf16", 768).columns == 0
+    assert 1408 % target.kernel("bf16", 1408).columns == 0
+    assert target.kernel("f32", 1).columns <= 48
+    paired = target.kernel("f32", 768, interleaved=2)
+    assert paired.columns % (2 * paired.lanes) == 0
+
+
+def test_a_shape_counts_its_panels_and_steps() -> None:
+    shape = KernelShape("bf16", "dot", 8, 48, 2, 16)
+    assert (shape.panels(1), shape.panels(96), shape.panels(97), shape.steps(7), shape.vectors) == (1, 2, 3, 4, 3)
+    assert shape.activation == "bf16"
+
+
+def test_importing_it_imports_nothing_beyond_the_standard_library() -> None:
+    code = "import sys, moec.target; sys.exit(bool({'llvmlite', 'numpy', 'xdsl'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
