@@ -1,0 +1,212 @@
+"""The oracle: a `.moe` file evaluated with NumPy in float64, one token at a time, straight from its syntax tree.
+
+It is the definition of truth that compiled kernels are tested against, so it knows nothing of the compiler: it may
+import `moec.language`, the nouns, NumPy and ml_dtypes. `values` says what there is, `functions` what can be done with
+it, `interpret` what each node of the syntax means; here a layer meets its arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moec.diagnostics import fail, nearest
+from moec.dtypes import DTYPES, REALS, DType
+from moec.language import syntax
+from moec.language.parse import parse, read
+from moec.reference.functions import ids
+from moec.reference.interpret import Deferred, Interpreter, functions_of, prelude
+from moec.reference.values import Array, Data, Selection, Value, array, lift, stored
+from moec.source import Source
+
+__all__ = ["Reference", "Result", "reference"]
+
+#: How far apart two compared values have to be, relative to the largest, for float32 and float64 to decide alike.
+MARGINS = {"f32": 1e-4, "bf16": 2e-2, "f16": 3e-3}
+
+
+def reference(source: Source | Path | str, dims: Mapping[str, int] | None = None, dtype: str = "f32") -> Reference:
+    """The oracle of a layer: a path, a `Source`, or the text itself. `dtype` is what `real` stands for."""
+    if isinstance(source, str) and "{" in source:
+        source = Source("<string>", source)
+    file = parse(source if isinstance(source, Source) else read(source))
+    if len(file.layers) != 1:
+        raise fail("E0105", f"a file defines one layer, not {len(file.layers)}", file.span)
+    if dtype not in REALS:
+        raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
+    return Reference(file, dict(dims or {}), dtype)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives. Floating outputs are float64 `[T, …]`, not rounded; `margins` says for each token how far its
+    closest decision (what is chosen, in which order, how a comparison falls) is from a different one."""
+
+    outputs: tuple[Data, ...]
+    aux: dict[str, Data]
+    margins: Data  # float64[T]
+    stable: Data  # bool[T]
+
+    @property
+    def y(self) -> Any:
+        """The output, or the tuple of several."""
+        return self.outputs[0] if len(self.outputs) == 1 else self.outputs
+
+
+@dataclass
+class Reference:
+    """A layer that can be run. `dims` holds the value of every dimension."""
+
+    file: syntax.File
+    dims: dict[str, int]
+    dtype: str
+    layer: syntax.Layer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.layer = self.file.layers[0]
+        interpreter = self._interpreter({})
+        self.dims = self._dimensions(interpreter, self.dims)
+
+    def __call__(
+        self, *arrays: Any, weights: Mapping[str, Any] | None = None, aux: bool | Sequence[str] | None = None
+    ) -> Any:
+        """`ref(x, weights)`, `ref((x, ids), weights)` or `ref(x, ids, weights=…)`: the outputs, and with `aux` a dict
+        of the extra outputs that it names (True: of all)."""
+        result = self.run(*arrays, weights=weights, aux=aux)
+        return result.y if aux is None or aux is False else (result.y, result.aux)
+
+    def run(
+        self,
+        *arrays: Any,
+        weights: Mapping[str, Any] | None = None,
+        aux: bool | Sequence[str] | None = None,
+        margin: float | None = None,
+    ) -> Result:
+        """The same, with what the oracle knows of each token. `margin` is what `stable` asks for."""
+        if weights is None and arrays and isinstance(arrays[-1], Mapping):
+            arrays, weights = arrays[:-1], arrays[-1]
+        if len(arrays) == 1 and isinstance(arrays[0], tuple):
+            arrays = arrays[0]
+        interpreter = self._interpreter(weights or {})
+        inputs = self._inputs(interpreter, arrays)
+        wanted = self._wanted(aux)
+        tokens = len(next(iter(inputs.values())).data)
+        rows = [self._token(interpreter, inputs, token, wanted) for token in range(tokens)]
+        form = rows or [self._token(interpreter, inputs, None, wanted)]
+        outputs = tuple(np.stack(column)[:tokens] for column in zip(*(row[0] for row in form), strict=True))
+        extra = {name: np.stack([row[1][name] for row in form])[:tokens] for name in wanted}
+        margins = np.array([row[2] for row in rows])
+        return Result(outputs, extra, margins, margins > (MARGINS[self.dtype] if margin is None else margin))
+
+    # ── what comes from outside ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _interpreter(self, weights: Mapping[str, Any]) -> Interpreter:
+        loaded: dict[str, Data] = {}
+
+        def weight(name: syntax.Name, dtype: DType, shape: tuple[int, ...]) -> Data:
+            if name.id not in loaded:
+                if name.id not in weights:
+                    raise fail("E0401", f"the weight `{name.id}` is missing", name.span)
+                loaded[name.id] = _checked(name.id, weights[name.id], dtype, shape, name)
+            return loaded[name.id]
+
+        params = [name.id for node in self.layer.body if isinstance(node, syntax.Param) for name in node.names]
+        for name in weights:
+            if name not in params:
+                raise fail("E0402", f"`{name}` is not a weight of `{self.layer.name.id}`", help=nearest(name, params))
+        return Interpreter(DTYPES[self.dtype], weight)
+
+    def _scope(self, interpreter: Interpreter) -> dict[str, Any]:
+        """The names that the layer's body begins with: the functions, and the dimensions."""
+        below = functions_of(prelude(), interpreter.builtins)
+        return functions_of(self.file, below) | {name: Fraction(value) for name, value in self.dims.items()}
+
+    def _dimensions(self, interpreter: Interpreter, given: Mapping[str, int]) -> dict[str, int]:
+        names, self.dims = [dimension.name for dimension in self.layer.dimensions], {}
+        for name in given:
+            if name not in names:
+                raise fail("E0302", f"`{self.layer.name.id}` has no dimension `{name}`", help=nearest(name, names))
+        for dimension in self.layer.dimensions:
+            if dimension.name in given:
+                value = given[dimension.name]
+            elif dimension.default is not None:
+                value = interpreter.integer(dimension.default, self._scope(interpreter))
+            else:
+                raise fail("E0301", f"the dimension `{dimension.name}` has no value", dimension.span)
+            if value < 1:
+                raise fail("E0206", f"the dimension `{dimension.name}` is {value}", dimension.span)
+            self.dims[dimension.name] = value
+        return self.dims
+
+    def _inputs(self, interpreter: Interpreter, arrays: Sequence[Any]) -> dict[str, Array]:
+        """Each input as `[T, …]`."""
+        names = [node.name for node in self.layer.inputs]
+        if len(arrays) != len(names) or not names:
+            raise ValueError(f"`{self.layer.name.id}` takes {len(names)} inputs, not {len(arrays)}: {names}")
+        scope, inputs = self._scope(interpreter), dict[str, Array]()
+        for node, data in zip(self.layer.inputs, arrays, strict=True):
+            dtype, shape = interpreter.type(node.type, scope)
+            tokens = np.shape(arrays[0])[:1]
+            inputs[node.name] = array(_checked(node.name, data, dtype, (*tokens, *shape), node), dtype, exact=True)
+        return inputs
+
+    def _wanted(self, aux: bool | Sequence[str] | None) -> list[str]:
+        names = [node.name.id for node in self.layer.body if isinstance(node, syntax.Aux)]
+        wanted = (names if aux else []) if aux is None or isinstance(aux, bool) else list(aux)
+        for name in wanted:
+            if name not in names:
+                raise ValueError(f"`{self.layer.name.id}` has no aux `{name}`")
+        return wanted
+
+    # ── one token ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _token(
+        self, interpreter: Interpreter, inputs: Mapping[str, Array], token: int | None, wanted: Sequence[str]
+    ) -> tuple[list[Data], dict[str, Data], float]:
+        """The outputs, the extra outputs and the margin of a token; None is a token of zeros, to learn the shapes."""
+        scope, aux = self._scope(interpreter), dict[str, Deferred]()
+        for name, value in inputs.items():
+            data = np.zeros(value.shape[1:], value.data.dtype) if token is None else value.data[token]
+            scope[name] = array(data, value.dtype, exact=True)
+        interpreter.margin = float("inf")
+        try:
+            with np.errstate(all="ignore"):
+                values = interpreter.body(self.layer.body, scope, aux)
+                extra = {name: _leaving(interpreter.force(aux[name])).data for name in wanted}
+                return self._outputs(interpreter, values, scope), extra, interpreter.margin
+        except RecursionError:
+            raise fail("E0103", "a function calls itself", self.layer.name.span) from None
+
+    def _outputs(self, interpreter: Interpreter, values: Sequence[Value], scope: Mapping[str, Any]) -> list[Data]:
+        declared, outputs = self.layer.outputs, list[Data]()
+        if len(values) != len(declared):
+            raise fail("E0106", f"{len(values)} values for {len(declared)} outputs", self.layer.name.span)
+        for node, value in zip(declared, values, strict=True):
+            dtype, shape = interpreter.type(node.type, scope)
+            leaving = _leaving(value)
+            if leaving.shape != shape:
+                raise fail("E0201", f"an output of shape {list(leaving.shape)}, not {list(shape)}", node.span)
+            if leaving.dtype is not dtype and not (dtype.floating and leaving.dtype.name != "bool"):
+                raise fail("E0204", f"an output of {leaving.dtype}, not {dtype}", node.span)
+            outputs.append(array(leaving.data, dtype).data)
+        return outputs
+
+
+def _leaving(value: Value) -> Array:
+    """A value as it leaves: empty slots show as 0, a selection as its indices."""
+    return ids(value) if isinstance(value, Selection) else lift(value).plain()
+
+
+def _checked(name: str, data: Any, dtype: DType, shape: tuple[int, ...], node: syntax.Node) -> Data:
+    """An array from outside, as the element type that is declared for it holds it."""
+    data = np.asarray(data)
+    if data.shape != shape:
+        raise fail("E0403", f"`{name}` has the shape {list(data.shape)}, not {list(shape)}", node.span)
+    if data.dtype.kind not in {"i64": "iu", "bool": "b"}.get(dtype.name, "fiuV"):
+        raise fail("E0404", f"`{name}` holds {data.dtype}, not {dtype}", node.span)
+    return stored(data, dtype)
