@@ -12,7 +12,11 @@ CODES: Final[dict[str, str]] = {
     "E0003": "a file is larger than a compiler should read",
     "E0004": "a file is not UTF-8",
     "E0005": "an expression is nested too deeply",
+    "E0006": "a number has more digits than a number of the machine",
     "E0010": "the text is not in the language",
+    "E0011": "a bracket is not closed, or closes nothing",
+    "E0012": "a character is not in the language",
+    "E0013": "a keyword stands where a name is needed",
     # E01xx: names
     "E0101": "a name is not defined",
     "E0102": "a name is defined twice",

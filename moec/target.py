@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
+from moec.dtypes import DTYPES
+
 #: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
 #: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`).
 Form = Literal["fma", "widen", "dot"]
@@ -40,6 +42,11 @@ class KernelShape:
     def vectors(self) -> int:
         """How many accumulator vectors one row of the tile takes."""
         return self.columns // self.lanes
+
+    @property
+    def step_bytes(self) -> int:
+        """The bytes of a panel that one step reads: `kstep` k of every column."""
+        return self.columns * self.kstep * DTYPES[self.dtype].size
 
     def panels(self, columns: int) -> int:
         """How many panels hold `columns` weight rows."""
@@ -126,7 +133,7 @@ class Target:
 
     def lanes(self, dtype: str) -> int:
         """How many elements of `dtype` one vector holds."""
-        return self.vector_bits // (8 * _SIZES[dtype])
+        return self.vector_bits // (8 * DTYPES[dtype].size)
 
     @property
     def converts_f16(self) -> bool:
@@ -163,25 +170,57 @@ class _Tile:
 
 @dataclass(frozen=True, slots=True)
 class _Machine:
-    """One row of the table of machines. Every form has tiles, and every dtype has a form."""
+    """One row of the table of machines: its vectors, and the tiles for each dtype of weights, the best first."""
 
     vector_bits: int
     vector_registers: int
-    tiles: tuple[_Tile, ...]
-    bf16: Form = "widen"
+    f32: tuple[_Tile, ...]
+    bf16: tuple[_Tile, ...]
+    f16: tuple[_Tile, ...]
+    dots: bool = False
+
+    def tiles(self, dtype: str) -> tuple[_Tile, ...]:
+        return {"f32": self.f32, "bf16": self.bf16, "f16": self.f16}[dtype]
+
+    def form(self, dtype: str) -> Form:
+        return "fma" if dtype == "f32" else "dot" if dtype == "bf16" and self.dots else "widen"
 
 
-_SIZES: Final = {"f32": 4, "bf16": 2, "f16": 2}
-
-_ZMM = (_Tile(8, 48, 1.0), _Tile(6, 64, 1.0), _Tile(4, 96, 1.0), _Tile(12, 32, 0.8))
-_YMM = (_Tile(6, 16, 1.0), _Tile(4, 24, 1.0))
-
-_AVX512_FAST_DOT = _Machine(512, 32, _ZMM, bf16="dot")
-_AVX512 = _Machine(512, 32, _ZMM)
-_AVX2 = _Machine(256, 16, _YMM)
-_SSE2 = _Machine(128, 16, (_Tile(4, 8, 1.0),))
-_SCALAR = _Machine(32, 32, (_Tile(4, 4, 1.0),))
-_NEON = _Machine(128, 32, (_Tile(6, 16, 1.0), _Tile(8, 12, 1.0), _Tile(4, 24, 1.0)))
+#: Zen 4: one 512-bit FMA or `vdpbf16ps` a cycle; many broadcasts (12 rows and more) starve it.
+_AVX512_FAST_DOT = _Machine(
+    512,
+    32,
+    f32=(_Tile(8, 48, 1.0), _Tile(6, 64, 1.0), _Tile(4, 96, 1.0), _Tile(12, 32, 0.75)),
+    bf16=(_Tile(8, 48, 1.0), _Tile(6, 64, 1.0), _Tile(4, 96, 1.0), _Tile(12, 32, 0.75)),
+    f16=(_Tile(8, 48, 0.85), _Tile(6, 64, 0.8), _Tile(12, 32, 0.75), _Tile(4, 96, 0.7)),
+    dots=True,
+)
+#: Intel: two 512-bit FMAs a cycle, `vdpbf16ps` at half their rate. Widening six vectors of bf16 needs 36 registers, so
+#: that wide tiles spill; widening shares the FMAs' ports, so that few columns and many rows do best.
+_AVX512 = _Machine(
+    512,
+    32,
+    f32=(_Tile(8, 48, 0.95), _Tile(6, 64, 0.94), _Tile(12, 32, 0.92), _Tile(4, 96, 0.87)),
+    bf16=(_Tile(8, 48, 0.87), _Tile(12, 32, 0.87)),
+    f16=(_Tile(8, 48, 0.85), _Tile(12, 32, 0.85), _Tile(6, 64, 0.8), _Tile(4, 96, 0.71)),
+)
+_AVX2 = _Machine(
+    256,
+    16,
+    f32=(_Tile(6, 16, 0.98), _Tile(4, 24, 0.98)),
+    bf16=(_Tile(6, 16, 0.92), _Tile(3, 24, 0.89)),
+    f16=(_Tile(6, 16, 0.92), _Tile(3, 24, 0.8)),
+)
+_SSE2 = _Machine(128, 16, f32=(_Tile(4, 8, 1.0),), bf16=(_Tile(4, 8, 1.0),), f16=(_Tile(4, 8, 1.0),))
+#: Any other machine with vectors: rates not measured, only that nothing spills.
+_NEON = _Machine(
+    128,
+    32,
+    f32=(_Tile(6, 16, 1.0), _Tile(8, 12, 1.0), _Tile(4, 24, 1.0)),
+    bf16=(_Tile(8, 8, 1.0), _Tile(4, 16, 0.9)),
+    f16=(_Tile(6, 16, 1.0), _Tile(8, 12, 1.0)),
+)
+_SCALAR = _Machine(32, 32, f32=(_Tile(4, 4, 1.0),), bf16=(_Tile(4, 4, 1.0),), f16=(_Tile(4, 4, 1.0),))
 
 #: What an LLVM feature brings along, as far as the table asks.
 _IMPLIED: Final = {
@@ -238,7 +277,6 @@ def _machine(target: Target) -> _Machine:
     match target.architecture:
         case "x86_64":
             if "avx512f" in has:
-                # One `vdpbf16ps` a cycle on Zen; on Intel it runs at half the rate of the two FMAs it replaces.
                 fast = "avx512bf16" in has and target.cpu.startswith("znver")
                 return _AVX512_FAST_DOT if fast else _AVX512
             return _AVX2 if {"avx2", "fma"} <= has else _SSE2
@@ -250,11 +288,9 @@ def _machine(target: Target) -> _Machine:
 
 @cache
 def _rated(target: Target, dtype: str) -> tuple[tuple[KernelShape, float], ...]:
-    machine = _machine(target)
-    form: Form = "fma" if dtype == "f32" else machine.bf16 if dtype == "bf16" else "widen"
-    kstep = 2 if dtype == "bf16" else 1
-    lanes = machine.vector_bits // 32
-    return tuple((KernelShape(dtype, form, t.rows, t.columns, kstep, lanes), t.rate) for t in machine.tiles)
+    machine, kstep = _machine(target), 2 if dtype == "bf16" else 1
+    form, lanes = machine.form(dtype), machine.vector_bits // 32
+    return tuple((KernelShape(dtype, form, t.rows, t.columns, kstep, lanes), t.rate) for t in machine.tiles(dtype))
 
 
 @cache

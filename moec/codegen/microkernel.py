@@ -1,15 +1,20 @@
 """Microkernels: a tile of C = rows x panel, held in registers while k runs, one LLVM function for each row count.
 
-    void NAME(ptr rows, ptr panel, ptr c, i64 ldc, i64 k, i64 first, i64 accumulate)
+    void NAME(ptr rows, ptr panel, ptr c, i64 ldc, i64 k, i64 first, i64 accumulate, ptr ahead, i64 pace)
 
-`rows` points to MR pointers, each to one activation row in `shape.activation`; the kernel reads elements
-first .. first + k of each and nothing beyond, at any alignment. `panel` is [ceil(k / kstep)][columns][kstep] weights in
-`shape.dtype`, 64-byte aligned, its missing columns and its missing last k zero. `c` is MR x columns of f32, its rows
-`ldc` elements apart, 4-byte aligned; it is added to where `accumulate` is not 0, and only written where it is.
+* `rows` points to MR pointers, each to one activation row in `shape.activation`, at any alignment. The kernel reads
+  elements first .. first + k of each row and nothing beyond.
+* `panel` is [ceil(k / kstep)][columns][kstep] weights in `shape.dtype`, 64-byte aligned; its missing columns are zero,
+  and so is what an odd k leaves of the last step.
+* `c` is MR x columns of f32, rows `ldc` elements apart, 4-byte aligned: added to where `accumulate` is not 0, otherwise
+  only written.
+* While step s runs, `shape.step_bytes` at ahead + s * pace are prefetched; nothing is read there, so any address will do.
+  Panels read once want (panel + 1 KiB, step_bytes). Where B row blocks pass over one panel, block i wants the next
+  panel's share (next + i * bytes / B, step_bytes / B): memory then works while the arithmetic does.
 
-Every output is one chain of multiply-adds in the order of k, so a row's result is the same, bit for bit, whatever rows
-stand beside it, and whatever the number of calls that k is cut into at multiples of kstep. One chain for each vector
-still outruns memory at MR = 1: a step of four cycles reads 48 columns. Written for `moec.codegen`; knows no plan.
+Every output is one chain of multiply-adds in the order of k. So a row's result is the same, bit for bit, whatever rows
+stand beside it, and into how many calls k is cut at multiples of kstep. One chain for each vector still outruns memory
+at MR = 1: each of them takes in 64 bytes every four cycles. Written for `moec.codegen`; knows no plan.
 """
 
 from __future__ import annotations
@@ -25,12 +30,17 @@ Value: TypeAlias = Any
 #: One k of a step: the factor of a row, given its pointer, and the factors of the columns, a vector each.
 _Product: TypeAlias = tuple[Callable[[Value], Value], list[Value]]
 
-_I1, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 16, 32, 64))
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _F32, _F16, _PTR = ir.FloatType(), ir.HalfType(), ir.PointerType()
-_SIZES: Final = {"f32": 4, "bf16": 2, "f16": 2}
 
-#: Bytes of a panel that one turn of the loop reads at least: amortises the loop when few rows share a step.
-_TURN_BYTES: Final = 512
+_PARAMETERS: Final = {
+    **dict.fromkeys(("rows", "panel", "c"), _PTR),
+    **dict.fromkeys(("ldc", "k", "first", "accumulate"), _I64),
+    **{"ahead": _PTR, "pace": _I64},
+}
+_CACHE_LINE: Final = 64
+#: Multiply-adds in one turn of the loop, at most: amortises the loop where few rows share a step.
+_TURN: Final = 16
 
 
 def emit_family(module: ir.Module, target: Target, shape: KernelShape, max_rows: int) -> tuple[ir.Function, ...]:
@@ -43,19 +53,18 @@ def emit_microkernel(module: ir.Module, target: Target, shape: KernelShape, rows
     name = f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}"
     if name in module.globals:
         return module.globals[name]
-    signature = ir.FunctionType(ir.VoidType(), [_PTR, _PTR, _PTR, _I64, _I64, _I64, _I64])
-    function = ir.Function(module, signature, name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), _PARAMETERS.values()), name)
     function.attributes.add("nounwind")
     function.attributes.add("noinline")
-    for argument, label in zip(function.args, ("rows", "panel", "c", "ldc", "k", "first", "accumulate"), strict=True):
+    for argument, label in zip(function.args, _PARAMETERS, strict=True):
         argument.name = label
-    pointers, panel, c, ldc, k, first, accumulate = function.args
+    pointers, panel, c, ldc, k, first, accumulate, ahead, pace = function.args
     for pointer in (pointers, panel, c):
         pointer.add_attribute("noalias")
     b = ir.IRBuilder(function.append_basic_block("entry"))
-    tile = _Tile(b, target, shape, rows, pointers, panel, first)
-    steps_a_turn = _TURN_BYTES // (shape.columns * shape.kstep * _SIZES[shape.dtype] * rows)
-    unroll = 1 << max(0, steps_a_turn.bit_length() - 1)  # a power of two, so that a mask rounds k
+    rows_at = _rows(b, pointers, rows, first, _element(shape.activation))
+    tile = _Tile(b, shape, rows_at, panel, ahead, pace, target.converts_f16)
+    unroll = 1 << max(0, (_TURN // (rows * shape.vectors * shape.kstep)).bit_length() - 1)
 
     def steps(count: int) -> Callable[[Value, Sequence[Value]], list[Value]]:
         def body(at: Value, sums: Sequence[Value]) -> list[Value]:
@@ -87,21 +96,17 @@ class _Tile:
     def __init__(
         self,
         b: ir.IRBuilder,
-        target: Target,
         shape: KernelShape,
-        rows: int,
-        pointers: Value,
+        rows: Sequence[Value],
         panel: Value,
-        first: Value,
+        ahead: Value,
+        pace: Value,
+        converts_f16: bool,
     ) -> None:
-        self.b, self.shape, self.panel = b, shape, panel
+        self.b, self.shape, self.rows, self.panel = b, shape, rows, panel
+        self.ahead, self.pace, self.converts_f16 = ahead, pace, converts_f16
         self.vector = ir.VectorType(_F32, shape.lanes)
         self.words = ir.VectorType(_I32, shape.lanes)
-        self.halves_convert = target.converts_f16
-        self.rows: list[Value] = []
-        for row in range(rows):
-            slot = b.gep(pointers, [_I64(row)], source_etype=_PTR)
-            self.rows.append(b.gep(b.load(slot, typ=_PTR), [first], source_etype=_element(shape.activation)))
 
     def init(self, c: Value, ldc: Value, accumulate: Value) -> list[Value]:
         """The accumulators at the start: C's where `accumulate` is not 0, else zeros."""
@@ -123,8 +128,9 @@ class _Tile:
         """The accumulators after `kstep` more k, from element `at` of every row; only one k if `odd`."""
         b, shape = self.b, self.shape
         sums = list(sums)
-        size = _SIZES[shape.dtype]
-        start = b.gep(self.panel, [b.mul(at, _I64(shape.columns * size))], source_etype=ir.IntType(8))
+        step = b.lshr(at, _I64(shape.kstep.bit_length() - 1))
+        start = b.gep(self.panel, [b.mul(step, _I64(shape.step_bytes))], source_etype=_I8)
+        self._prefetch(b.gep(self.ahead, [b.mul(step, self.pace)], source_etype=_I8))
         for x_of, weights in self._products(start, at, odd):
             for row, pointer in enumerate(self.rows):
                 x = x_of(pointer)
@@ -137,6 +143,12 @@ class _Tile:
         """Writes the accumulators to C."""
         for place, value in zip(self._places(c, ldc), sums, strict=True):
             self.b.store(value, place, align=4)
+
+    def _prefetch(self, start: Value) -> None:
+        for offset in range(0, self.shape.step_bytes, _CACHE_LINE):
+            line = self.b.gep(start, [_I64(offset)], source_etype=_I8)
+            # For reading, to be kept in every cache, data.
+            _call(self.b, "llvm.prefetch.p0", ir.VoidType(), line, _I32(0), _I32(3), _I32(1))
 
     def _places(self, c: Value, ldc: Value) -> list[Value]:
         b, lanes = self.b, self.shape.lanes
@@ -164,17 +176,17 @@ class _Tile:
 
     def _weights(self, start: Value, vector: ir.VectorType, size: int = 4) -> list[Value]:
         b, lanes = self.b, self.shape.lanes
-        places = [b.gep(start, [_I64(j * lanes * size)], source_etype=ir.IntType(8)) for j in range(self.shape.vectors)]
+        places = [b.gep(start, [_I64(j * lanes * size)], source_etype=_I8) for j in range(self.shape.vectors)]
         return [b.load(place, typ=vector, align=min(64, lanes * size)) for place in places]
 
     def _halves(self, start: Value) -> list[Value]:
-        kind = _F16 if self.halves_convert else _I16
+        kind = _F16 if self.converts_f16 else _I16
         return self._weights(start, ir.VectorType(kind, self.shape.lanes), size=2)
 
     def _from_f16(self, half: Value) -> Value:
         """f16 as f32. Without an instruction: the exponent moves by a multiplication, exact for subnormals too."""
         b = self.b
-        if self.halves_convert:
+        if self.converts_f16:
             return b.fpext(half, self.vector)
         bits = b.zext(half, self.words)
         magnitude = b.shl(b.and_(bits, self._word(0x7FFF)), self._word(13))
@@ -229,6 +241,12 @@ class _BFloat(ir.Type):
 
     def __hash__(self) -> int:
         return hash(_BFloat)
+
+
+def _rows(b: ir.IRBuilder, pointers: Value, count: int, first: Value, element: ir.Type) -> list[Value]:
+    """The addresses of element `first` of each row."""
+    slots = [b.gep(pointers, [_I64(row)], source_etype=_PTR) for row in range(count)]
+    return [b.gep(b.load(slot, typ=_PTR), [first], source_etype=element) for slot in slots]
 
 
 def _element(dtype: str) -> ir.Type:

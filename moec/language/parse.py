@@ -4,67 +4,53 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import lark
-from lark.visitors import Transformer_NonRecursive, VisitError
-
 from moec.diagnostics import fail
-from moec.language import syntax
+from moec.language import lalr, syntax
+from moec.language.tables import grammar as grammar
+from moec.language.tables import tables
 from moec.source import Source, Span
 
 #: The longest text that is read, in bytes, and the deepest nesting of expressions.
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 200
 
+#: The longest number that is read, and the largest exponent of ten: anything beyond is no f64.
+MAX_DIGITS = 400
+
 
 def parse(source: Source) -> syntax.File:
     """The syntax of a text. Raises `CompileError` (E00xx) where it is not in the language."""
-    if not source.text.strip():
-        raise fail("E0002", f"`{source.name}` is empty", help="a file holds at least one `moe name[dims](x: [H]) -> [H] { … }`")
-    if len(source.text.encode()) > MAX_BYTES:
+    if len(source.text.encode(errors="surrogatepass")) > MAX_BYTES:
         raise fail("E0003", f"`{source.name}` is larger than {MAX_BYTES} bytes")
+    tokens = lalr.tokenize(tables(), source.text)
+    if len(tokens) == 1:
+        help = "a file holds at least one `moe name[dims](x: [H]) -> [H] { … }`"
+        raise fail("E0002", f"`{source.name}` is empty", help=help)
     try:
-        tree = _parser().parse(source.text)
-    except lark.UnexpectedInput as error:
+        return lalr.run(tables(), tokens, _Builder(source).build)
+    except lalr.Unexpected as error:
         from moec.language.syntax_errors import explain
 
         raise explain(error, source) from None
-    try:
-        return _Builder(source).transform(tree)
-    except VisitError as error:
-        raise error.orig_exc from None
 
 
 def read(path: str | Path) -> Source:
     """The text of a file. Raises `CompileError` where it cannot be read or is not UTF-8."""
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise fail("E0001", f"cannot read `{path}`: {(error.strerror or str(error)).lower()}") from None
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise fail("E0001", f"cannot read `{path}`: {reason}") from None
     if len(data) > MAX_BYTES:
         raise fail("E0003", f"`{path}` is larger than {MAX_BYTES} bytes")
     try:
         return Source(str(path), data.decode())
     except UnicodeDecodeError as error:
         raise fail("E0004", f"`{path}` is not UTF-8: byte {error.start} cannot be decoded") from None
-
-
-@cache
-def grammar() -> str:
-    """The text of moe.lark: inside an installed package, or at the top of a checkout."""
-    packaged = resources.files("moec.language") / "moe.lark"
-    if packaged.is_file():
-        return packaged.read_text()
-    return (Path(__file__).parents[2] / "grammar" / "moe.lark").read_text()
-
-
-@cache
-def _parser() -> lark.Lark:
-    return lark.Lark(grammar(), parser="lalr", start="file", propagate_positions=True, maybe_placeholders=True)
 
 
 def _comments(source: Source) -> tuple[syntax.Comment, ...]:
@@ -78,177 +64,163 @@ def _listed(items: list[Any], kind: type[Any]) -> tuple[Any, ...]:
     return tuple(item for item in items if isinstance(item, kind))
 
 
-@lark.v_args(meta=True)
-class _Builder(Transformer_NonRecursive[Any, Any]):
-    """One method a rule of the grammar, from the bottom up, so that depth costs no recursion."""
+class _Builder:
+    """One method a rule of the grammar: its node, from the rule's span and the nodes below."""
 
     def __init__(self, source: Source) -> None:
-        super().__init__()
         self._source = source
-        self._depth: dict[int, int] = {}
-        self._kept: list[object] = []  # keeps nodes alive, so that no id is used twice
 
-    def _token(self, token: lark.Token) -> Span:
-        assert token.start_pos is not None and token.end_pos is not None
-        return Span(self._source, token.start_pos, token.end_pos)
-
-    def _name(self, token: lark.Token) -> syntax.Name:
-        return syntax.Name(self._token(token), str(token))
-
-    def _span(self, meta: Any) -> Span:
-        return Span(self._source, getattr(meta, "start_pos", 0), getattr(meta, "end_pos", 0))
-
-    def _node(self, node: Any, *children: Any) -> Any:
-        depth = 1 + max((self._depth.get(id(child), 0) for child in children), default=0)
+    def build(self, rule: str, items: list[Any], start: int, end: int, depth: int) -> Any:
+        span = Span(self._source, start, end)
         if depth > MAX_DEPTH:
-            raise fail("E0005", f"expression is nested deeper than {MAX_DEPTH} levels", node.span)
-        self._depth[id(node)] = depth
-        self._kept.append(node)
-        return node
+            raise fail("E0005", f"expression is nested deeper than {MAX_DEPTH} levels", span)
+        return getattr(self, f"{rule}_")(span, items)
+
+    def _name(self, token: lalr.Token) -> syntax.Name:
+        return syntax.Name(Span(self._source, token.start, token.end), token.text)
 
     # expressions
 
-    def number(self, meta: Any, items: list[Any]) -> Any:
-        text = str(items[0])
-        return syntax.Number(self._span(meta), Fraction(text), text)
+    def number_(self, span: Span, items: list[Any]) -> Any:
+        text = items[0].text
+        exponent = re.split("[eE]", text)[1:]
+        if len(text) > MAX_DIGITS or (exponent and abs(int(exponent[0])) > MAX_DIGITS):
+            raise fail("E0006", "number is out of range", span, f"more than {MAX_DIGITS} digits")
+        return syntax.Number(span, Fraction(text), text)
 
-    def string(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.String(self._span(meta), str(items[0])[1:-1])
+    def string_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.String(span, items[0].text[1:-1])
 
-    def name(self, meta: Any, items: list[Any]) -> Any:
+    def name_(self, span: Span, items: list[Any]) -> Any:
         return self._name(items[0])
 
-    def group(self, meta: Any, items: list[Any]) -> Any:
-        return self._node(syntax.Group(self._span(meta), items[0]), *items)
+    def group_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Group(span, items[0])
 
-    def set(self, meta: Any, items: list[Any]) -> Any:
-        return self._node(syntax.Set(self._span(meta), tuple(items)), *items)
+    def set_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Set(span, tuple(items))
 
-    def unary(self, meta: Any, items: list[Any]) -> Any:
-        return self._node(syntax.Unary(self._span(meta), str(items[0]), items[1]), items[1])
+    def unary_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Unary(span, items[0].text, items[1])
 
-    def binary(self, meta: Any, items: list[Any]) -> Any:
+    def binary_(self, span: Span, items: list[Any]) -> Any:
         left, op, right = items
-        return self._node(syntax.Binary(self._span(meta), str(op), left, right), left, right)
+        return syntax.Binary(span, op.text, left, right)
 
-    def range(self, meta: Any, items: list[Any]) -> Any:
-        return self._node(syntax.Range(self._span(meta), items[0], items[1]), *items)
+    def range_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Range(span, items[0], items[1])
 
-    def binder(self, meta: Any, items: list[Any]) -> Any:
-        kind, name, selection, body = items
-        node = syntax.Binder(self._span(meta), str(kind), self._name(name), selection, body)
-        return self._node(node, selection, body)
+    def binder_(self, span: Span, items: list[Any]) -> Any:
+        kind, name, _, selection, body = items
+        return syntax.Binder(span, kind.text, self._name(name), selection, body)
 
-    def conditional(self, meta: Any, items: list[Any]) -> Any:
-        return self._node(syntax.If(self._span(meta), *items), *items)
+    def conditional_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.If(span, *items)
 
-    def match(self, meta: Any, items: list[Any]) -> Any:
+    def match_(self, span: Span, items: list[Any]) -> Any:
         arms = _listed(items, syntax.Arm)
-        return self._node(syntax.Match(self._span(meta), items[0], arms), items[0], *(arm.body for arm in arms))
+        return syntax.Match(span, items[0], arms)
 
-    def arm_at(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Arm(self._span(meta), items[0], items[1])
+    def arm_at_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Arm(span, items[0], items[1])
 
-    def arm_range(self, meta: Any, items: list[Any]) -> Any:
+    def arm_range_(self, span: Span, items: list[Any]) -> Any:
         low, high, body = items
         ends = [end.span for end in (low, high) if end is not None]
-        start = ends[0].start if low is not None else self._span(meta).start
+        start = ends[0].start if low is not None else span.start
         pattern = syntax.Range(Span(self._source, start, ends[-1].end if ends else start + 2), low, high)
-        return syntax.Arm(self._span(meta), pattern, body)
+        return syntax.Arm(span, pattern, body)
 
-    def split(self, meta: Any, items: list[Any]) -> Any:
-        return self._node(syntax.Split(self._span(meta), items[0], tuple(items[1:])), *items)
+    def split_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Split(span, items[0], tuple(items[1:]))
 
-    def index(self, meta: Any, items: list[Any]) -> Any:
-        return self._node(syntax.Index(self._span(meta), items[0], tuple(items[1:])), *items)
+    def index_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Index(span, items[0], tuple(items[1:]))
 
-    def at(self, meta: Any, items: list[Any]) -> Any:
+    def at_(self, span: Span, items: list[Any]) -> Any:
         return items[0]
 
-    def slice(self, meta: Any, items: list[Any]) -> Any:
+    def slice_(self, span: Span, items: list[Any]) -> Any:
         low, _, high, _, step = (*items, None, None)[:5]
-        return syntax.Slice(self._span(meta), low, high, step)
+        return syntax.Slice(span, low, high, step)
 
-    def transpose(self, meta: Any, items: list[Any]) -> Any:
-        return self._node(syntax.Transpose(self._span(meta), items[0]), *items)
+    def transpose_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Transpose(span, items[0])
 
-    def argument(self, meta: Any, items: list[Any]) -> Any:
+    def argument_(self, span: Span, items: list[Any]) -> Any:
         name, value = items
-        if isinstance(value, lark.Token):  # `sum` as a function
+        if isinstance(value, lalr.Token):  # `sum` as a function
             value = self._name(value)
-        return self._node(syntax.Argument(self._span(meta), name and str(name), value), value)
+        return syntax.Argument(span, name and name.text, value)
 
-    def call(self, meta: Any, items: list[Any]) -> Any:
+    def call_(self, span: Span, items: list[Any]) -> Any:
         arguments = _listed(items, syntax.Argument)
-        return self._node(syntax.Call(self._span(meta), self._name(items[0]), arguments), *arguments)
+        return syntax.Call(span, self._name(items[0]), arguments)
 
     # definitions
 
-    def typed(self, meta: Any, items: list[Any]) -> Any:
+    def typed_(self, span: Span, items: list[Any]) -> Any:
         shape = tuple(item for item in items[1:] if item is not None)
-        brackets = self._source.text[self._span(meta).start : self._span(meta).end].endswith("]")
-        return syntax.Type(self._span(meta), str(items[0]), shape if brackets else None)
+        brackets = self._source.text[span.start : span.end].endswith("]")
+        return syntax.Type(span, items[0].text, shape if brackets else None)
 
-    def untyped(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Type(self._span(meta), None, tuple(item for item in items if item is not None))
+    def untyped_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Type(span, None, tuple(item for item in items if item is not None))
 
-    def dimension(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Dimension(self._span(meta), str(items[0]), items[1])
+    def dimension_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Dimension(span, items[0].text, items[1])
 
-    def dimensions(self, meta: Any, items: list[Any]) -> Any:
+    def dimensions_(self, span: Span, items: list[Any]) -> Any:
         return _listed(items, syntax.Dimension)
 
-    def input(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Input(self._span(meta), str(items[0]), items[1])
+    def input_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Input(span, items[0].text, items[1])
 
-    def inputs(self, meta: Any, items: list[Any]) -> Any:
+    def inputs_(self, span: Span, items: list[Any]) -> Any:
         return _listed(items, syntax.Input)
 
-    def output(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Output(self._span(meta), items[0] and str(items[0]), items[1])
+    def output_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Output(span, items[0] and items[0].text, items[1])
 
-    def outputs(self, meta: Any, items: list[Any]) -> Any:
+    def outputs_(self, span: Span, items: list[Any]) -> Any:
         return _listed(items, syntax.Output)
 
-    def layer(self, meta: Any, items: list[Any]) -> Any:
+    def layer_(self, span: Span, items: list[Any]) -> Any:
         name, dimensions, inputs, outputs, body = items
-        return syntax.Layer(self._span(meta), self._name(name), dimensions, inputs or (), outputs, body)
+        return syntax.Layer(span, self._name(name), dimensions, inputs or (), outputs, body)
 
-    def parameter(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Parameter(self._span(meta), str(items[0]), items[1])
+    def parameter_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Parameter(span, items[0].text, items[1])
 
-    def function(self, meta: Any, items: list[Any]) -> Any:
+    def function_(self, span: Span, items: list[Any]) -> Any:
         parameters, body = _listed(items, syntax.Parameter), items[-1]
         short = not isinstance(body, tuple)
         statements: Any = (syntax.Return(body.span, (body,)),) if short else body
-        return syntax.Function(self._span(meta), self._name(items[0]), parameters, statements, short)
+        return syntax.Function(span, self._name(items[0]), parameters, statements, short)
 
-    def body(self, meta: Any, items: list[Any]) -> Any:
+    def body_(self, span: Span, items: list[Any]) -> Any:
         return tuple(items)
 
-    def param(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Param(self._span(meta), tuple(map(self._name, items[:-1])), items[-1])
+    def param_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Param(span, tuple(map(self._name, items[:-1])), items[-1])
 
-    def assign(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Assign(self._span(meta), tuple(map(self._name, items[:-1])), items[-1])
+    def assign_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Assign(span, tuple(map(self._name, items[:-1])), items[-1])
 
-    def aux(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Aux(self._span(meta), self._name(items[0]), items[1])
+    def aux_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Aux(span, self._name(items[0]), items[1])
 
-    def return_(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Return(self._span(meta), tuple(items))
+    def return_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Return(span, tuple(items))
 
-    def entry(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Entry(self._span(meta), self._name(items[0]), items[1], items[2] and str(items[2]))
+    def entry_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Entry(span, self._name(items[0]), items[1], items[2] and items[2].text)
 
-    def bind(self, meta: Any, items: list[Any]) -> Any:
-        return syntax.Bind(self._span(meta), self._name(items[0]), _listed(items, syntax.Entry))
+    def bind_(self, span: Span, items: list[Any]) -> Any:
+        return syntax.Bind(span, self._name(items[0]), _listed(items, syntax.Entry))
 
-    def file(self, meta: Any, items: list[Any]) -> syntax.File:
+    def file_(self, span: Span, items: list[Any]) -> syntax.File:
         kinds = (syntax.Layer, syntax.Function, syntax.Bind)
         layers, functions, binds = (_listed(items, kind) for kind in kinds)
         span = Span(self._source, 0, len(self._source.text))
         return syntax.File(span, layers, functions, binds, tuple(items), _comments(self._source))
-
-
-setattr(_Builder, "return", _Builder.return_)

@@ -1,16 +1,419 @@
-"""Syntax errors, named by example rather than by the parser's state."""
+"""What is wrong with a text that is not in the language, said as its writer would see it.
+
+The parser stops at the first token that cannot follow. `RULES` are the mistakes that people make, most telling first: each
+looks at that token, at what stands around it and at what was open, and answers with an error or with None. What none of them
+knows becomes "expected this, found that".
+"""
 
 from __future__ import annotations
 
-import lark
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 
-from moec.diagnostics import CompileError, fail
+from moec.diagnostics import CompileError, Label, fail
+from moec.language.lalr import UNKNOWN, Token, Unexpected
+from moec.language.syntax import Binary
+from moec.language.tables import END, tables
 from moec.source import Source, Span
 
+CLOSING = {"(": ")", "[": "]", "{": "}"}
+OPENING = {closing: opening for opening, closing in CLOSING.items()}
 
-def explain(error: lark.UnexpectedInput, source: Source) -> CompileError:
-    start = min(error.pos_in_stream or 0, max(len(source.text) - 1, 0))
-    token = getattr(error, "token", None)
-    end = start + max(len(str(token)) if token else 1, 1)
-    what = f"`{token}`" if token else f"`{source.text[start:end]}`"
-    return fail("E0010", f"unexpected {what}", Span(source, start, end))
+#: Kinds that begin an expression, and kinds that continue one.
+BEGINNING = {"NAME", "NUMBER", "STRING", "ADD", "not", "sum", "each", "if", "match", "split", "(", "{"}
+CONTINUING = {"COMPARE", "ADD", "MUL", "**", "@", "..", "and", "or", "in", "(", "[", "_TRANSPOSE"}
+
+#: Kinds with more than one spelling.
+SPOKEN = {"NAME": "a name", "NUMBER": "a number", "STRING": "a string", END: "the end of the file", "_TRANSPOSE": "`.T`"}
+SPOKEN |= {"COMPARE": "a comparison", "ADD": "`+` or `-`", "MUL": "`*` or `/`"}
+
+#: What other languages write, and what this one does.
+FOREIGN_SIGNS = {
+    "&&": "write `and`", "&": "write `and`", "||": "write `or`", "|": "write `or`", "!": "write `not`", "~": "write `not`",
+    "^": "write `**` for a power", ";": "remove it: statements need nothing between them",
+    "?": "write `if c then a else b`", "\\": "remove it: an expression may go on in the next line",
+    "×": "write `*`", "·": "write `*`", "÷": "write `/`", "−": "write `-`", "–": "write `-`", "≤": "write `<=`", "≥": "write `>=`",  # noqa: RUF001
+    "≠": "write `!=`", "∈": "write `in`", "∑": "write `sum e in s: …`", "→": "write `->`", "∞": "write `inf`",  # noqa: RUF001
+    "“": 'write `"`', "”": 'write `"`', "…": "write `..` for a range",
+    "\u00a0": "write a plain space",
+}  # fmt: skip
+FOREIGN_WORDS = {
+    "let": "a name needs no keyword: write `x = …`", "var": "a name needs no keyword: write `x = …`",
+    "const": "a name needs no keyword: write `x = …`", "val": "a name needs no keyword: write `x = …`",
+    "def": "write `fn`", "func": "write `fn`", "function": "write `fn`", "fun": "write `fn`", "lambda": "write `fn`",
+    "layer": "write `moe`", "module": "write `moe`", "model": "write `moe`", "class": "write `moe`",
+    "for": "there are no loops: write `sum e in s: …` or `each e in s: …`",
+    "while": "there are no loops: write `sum e in s: …` or `each e in s: …`",
+    "weight": "write `param`", "parameter": "write `param`", "output": "write `return` or `aux`", "elif": "write `else if`",
+}  # fmt: skip
+FOREIGN_FIELDS = {name: "write `.T`" for name in ("t", "mT", "transpose")} | {"shape": "write `size(v, axis)`"}
+
+
+def explain(error: Unexpected, source: Source) -> CompileError:
+    """The error of a text that the parser has refused."""
+    mistake = Mistake(error, source)
+    return next(found for rule in RULES if (found := rule(mistake)))
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """The token that cannot follow, and what stands around it."""
+
+    error: Unexpected
+    source: Source
+
+    def at(self, offset: int) -> Token:
+        """The token `offset` places after the refused one; an empty one outside the text."""
+        index = self.error.index + offset
+        tokens = self.error.tokens
+        return tokens[index] if 0 <= index < len(tokens) else Token("", "", 0, 0)
+
+    @property
+    def token(self) -> Token:
+        return self.at(0)
+
+    @property
+    def previous(self) -> Token:
+        return self.at(-1)
+
+    @property
+    def expected(self) -> frozenset[str]:
+        return self.error.expected
+
+    @cached_property
+    def pending(self) -> list[Token]:
+        """The tokens whose construct is not finished, outermost first."""
+        return [entry.value for entry in self.error.stack if isinstance(entry.value, Token)]
+
+    @cached_property
+    def opened(self) -> list[Token]:
+        """The brackets that are open, outermost first."""
+        opened: list[Token] = []
+        for token in self.pending:
+            if token.kind in CLOSING:
+                opened.append(token)
+            elif token.kind in OPENING:
+                opened.pop()
+        return opened
+
+    def inside(self, *kinds: str) -> Token | None:
+        """The innermost unfinished token of these kinds within the innermost bracket."""
+        start = self.opened[-1].start if self.opened else -1
+        return next((t for t in reversed(self.pending) if t.start > start and t.kind in kinds), None)
+
+    @property
+    def in_call(self) -> bool:
+        """Whether the innermost bracket holds the arguments of a call."""
+        if not self.opened or self.opened[-1].kind != "(":
+            return False
+        return self.before(self.opened[-1]).kind == "NAME" and self.before(self.opened[-1], 2).kind not in ("fn", "]")
+
+    def before(self, token: Token, count: int = 1) -> Token:
+        """The token `count` places before another."""
+        return self.at(self.error.tokens.index(token) - count - self.error.index)
+
+    def span(self, first: Token, last: Token | None = None) -> Span:
+        return Span(self.source, first.start, (last or first).end)
+
+    def line(self, token: Token) -> int:
+        return self.source.line_column(token.start)[0]
+
+    def fail(
+        self, message: str, span: Span | None = None, label: str = "", help: str | None = None, code: str = "E0010",
+        cause: Label | None = None,
+    ) -> CompileError:  # fmt: skip
+        return fail(code, message, span or self.span(self.token), label, (cause,) if cause else (), help)
+
+
+# ── characters ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _string(mistake: Mistake) -> CompileError | None:
+    token, text = mistake.token, mistake.source.text
+    if token.text == '"':
+        end = re.compile(r"[^\r\n]*").match(text, token.start)
+        assert end
+        return mistake.fail("string is not closed", Span(mistake.source, token.start, end.end()), 'expected `"`', code="E0011")
+    if token.text == "'" and (quoted := re.compile(r"'([^'\"\r\n]*)'").match(text, token.start)):
+        span = Span(mistake.source, *quoted.span())
+        return mistake.fail("a string has double quotes", span, help=f'write `"{quoted[1]}"`', code="E0012")
+    return None
+
+
+def _point(mistake: Mistake) -> CompileError | None:
+    """`.5`, `1.2.3`, `W.shape`."""
+    token, after = mistake.token, mistake.at(1)
+    if token.text != "." or after.start != token.end:
+        return None
+    if mistake.previous.kind == "NUMBER" and mistake.previous.end == token.start:
+        span = mistake.span(mistake.previous, after)
+        return mistake.fail(f"`{span.text}` is not a number", span)
+    span = mistake.span(token, after)
+    if after.kind == "NUMBER":
+        return mistake.fail("a number begins with a digit", span, help=f"write `0.{after.text}`")
+    if after.kind == "NAME":
+        return mistake.fail(f"`{span.text}` is not in the language", span, help=FOREIGN_FIELDS.get(after.text))
+    return None
+
+
+def _character(mistake: Mistake) -> CompileError | None:
+    token, text = mistake.token, mistake.source.text
+    if token.kind != UNKNOWN:
+        return None
+    if re.match(r"\w", token.text) and token.text not in FOREIGN_SIGNS:
+        start = token.start - len(re.split(r"\W", text[max(0, token.start - 200) : token.start])[-1])
+        word = re.compile(r"\w+").match(text, start)
+        assert word
+        span = Span(mistake.source, *word.span())
+        return mistake.fail(f"`{word[0]}` is not a name", span, "only a to z, A to Z, 0 to 9 and `_`", code="E0012")
+    sign = next((sign for sign in (text[token.start : token.start + 2], token.text) if sign in FOREIGN_SIGNS), token.text)
+    spoken = f"`{sign}`" if sign.isprintable() else f"character U+{ord(sign):04X}"
+    span = Span(mistake.source, token.start, token.start + len(sign))
+    return mistake.fail(f"{spoken} is not in the language", span, help=FOREIGN_SIGNS.get(sign), code="E0012")
+
+
+def _number(mistake: Mistake) -> CompileError | None:
+    """`1_000`, `0x10`, `2x`: a number that runs into a name."""
+    for first, last in ((mistake.previous, mistake.token), (mistake.at(-2), mistake.previous)):
+        if first.kind == "NUMBER" and last.start == first.end and last.kind == "NAME":
+            span = mistake.span(first, last)
+            return mistake.fail(f"`{span.text}` is not a number", span)
+    return None
+
+
+def _comment(mistake: Mistake) -> CompileError | None:
+    for first, last in ((mistake.previous, mistake.token), (mistake.token, mistake.at(1))):
+        if first.text + last.text in ("//", "/*") and first.end == last.start:
+            span = mistake.span(first, last)
+            return mistake.fail(f"`{span.text}` is not in the language", span, help="a comment begins with `#`")
+    return None
+
+
+def _update(mistake: Mistake) -> CompileError | None:
+    """`a += b`."""
+    token, after = mistake.token, mistake.at(1)
+    if token.kind in ("ADD", "MUL", "@", "**") and after.kind == "=" and after.start == token.end:
+        span = mistake.span(token, after)
+        help = "give the new value a name of its own"
+        return mistake.fail(f"`{span.text}` is not in the language", span, "a name gets its value once", help)
+    return None
+
+
+# ── brackets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _closing(mistake: Mistake) -> CompileError | None:
+    """A closing bracket that is not the one that is due."""
+    token = mistake.token
+    opened = mistake.opened[-1] if mistake.opened else None
+    if token.kind not in OPENING or (opened and CLOSING[opened.kind] == token.kind):
+        return None
+    if opened is None or all(CLOSING[other.kind] != token.kind for other in mistake.opened) and opened.kind == "{":
+        return mistake.fail(f"`{token.text}` closes nothing", help="remove it", code="E0011")
+    cause = Label(mistake.span(opened), "opened here")
+    label = f"expected `{CLOSING[opened.kind]}`"
+    return mistake.fail(f"`{opened.text}` is not closed", None, label, code="E0011", cause=cause)
+
+
+def _unclosed(mistake: Mistake) -> CompileError | None:
+    """A bracket that nothing closes, where it could have been closed; at the end of the file, any."""
+    if not mistake.opened:
+        return None
+    opened = mistake.opened[-1]
+    closing = CLOSING[opened.kind]
+    ended = mistake.token.kind == END
+    if not ended and (closing not in mistake.expected or _closes(mistake, opened)):
+        return None
+    end = mistake.previous.end
+    cause = Label(mistake.span(opened), "opened here")
+    place = Span(mistake.source, end, end)
+    return mistake.fail(f"`{opened.text}` is not closed", place, f"expected `{closing}`", code="E0011", cause=cause)
+
+
+def _closes(mistake: Mistake, opened: Token) -> bool:
+    """Whether the brackets after the refused token, counted by themselves, close an open one."""
+    awaited = [CLOSING[opened.kind]]
+    for token in mistake.error.tokens[mistake.error.index :]:
+        if token.kind in CLOSING:
+            awaited.append(CLOSING[token.kind])
+        elif token.kind in OPENING:
+            if token.kind != awaited.pop():
+                return False
+            if not awaited:
+                return True
+    return False
+
+
+# ── names and `=` ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _keyword(mistake: Mistake) -> CompileError | None:
+    token, words = mistake.token, tables().words
+    if token.kind == "=" and mistake.previous.kind in words:
+        token = mistake.previous
+    elif token.kind not in words or "NAME" not in mistake.expected or "NUMBER" in mistake.expected:
+        return None
+    elif "return" in mistake.expected and mistake.at(1).kind not in ("=", ","):
+        return None
+    return mistake.fail(f"`{token.text}` is a keyword", mistake.span(token), "expected a name", code="E0013")
+
+
+def _foreign(mistake: Mistake) -> CompileError | None:
+    """`let x = 1`, `def f(x):`."""
+    at_start = mistake.line(mistake.previous) != mistake.line(mistake.at(-2)) or not mistake.at(-2).text
+    candidates = [mistake.token] if "moe" in mistake.expected else []
+    candidates += [mistake.previous] if mistake.expected == {"=", ","} and at_start else []
+    for token in candidates:
+        if help := FOREIGN_WORDS.get(token.text):
+            return mistake.fail(f"`{token.text}` is not in the language", mistake.span(token), help=help)
+    return None
+
+
+def _dangling(mistake: Mistake) -> CompileError | None:
+    """`p = a +`, and the next line closes the body or begins a statement."""
+    operators = (CONTINUING - {"_TRANSPOSE", "(", "["}) | {"=", ",", ":", "not", "then", "else", "return"}
+    if mistake.token.kind == "=" and mistake.previous.kind == "NAME":
+        operator, found = mistake.at(-2), mistake.previous
+    elif "NUMBER" in mistake.expected:
+        operator, found = mistake.previous, mistake.token
+    else:
+        return None
+    if operator.kind not in operators or mistake.line(found) == mistake.line(operator) and found.kind != END:
+        return None
+    return mistake.fail(f"expected an expression after `{operator.text}`", mistake.span(operator))
+
+
+def _equals(mistake: Mistake) -> CompileError | None:
+    token, after = mistake.token, mistake.at(1)
+    if token.kind != "=":
+        return None
+    if after.text == ">" and after.start == token.end:
+        wanted = next((sign for sign in ("->", ":") if sign in mistake.expected), None)
+        span = mistake.span(token, after)
+        return mistake.fail("`=>` is not in the language", span, help=f"write `{wanted}`" if wanted else None)
+    if "COMPARE" in mistake.expected:
+        return mistake.fail("`=` gives a name its value", None, "not in an expression", "write `==` to compare")
+    return None
+
+
+def _target(mistake: Mistake) -> CompileError | None:
+    """`p[0] = 1`, `f(x) = x`."""
+    if mistake.expected != {"=", ","} or mistake.token.kind not in ("(", "["):
+        return None
+    name = mistake.previous.text
+    if mistake.token.kind == "(":
+        return mistake.fail("expected `=` after a name", None, help=f"write `fn {name}(…) = …` for a function")
+    return mistake.fail("expected `=` after a name", None, f"a part of `{name}` cannot be given a value")
+
+
+def _beside(mistake: Mistake) -> CompileError | None:
+    """`p = softmax x`: an operand without an operator, read as the beginning of a statement."""
+    name, before = mistake.previous, mistake.at(-2)
+    if mistake.expected != {"=", ","} or name.kind != "NAME" or before.kind in ("{", "}"):
+        return None
+    if mistake.line(name) != mistake.line(before):
+        return None
+    help = f"write `{before.text}({name.text})` to call `{before.text}`" if before.kind == "NAME" else None
+    return mistake.fail(f"unexpected `{name.text}`", mistake.span(name), "expected an operator", help)
+
+
+# ── expressions and definitions ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _comparison(mistake: Mistake) -> CompileError | None:
+    if mistake.token.kind not in ("COMPARE", "in") or "NUMBER" in mistake.expected:
+        return None
+    last = mistake.error.stack[-1].value
+    if not isinstance(last, Binary) or last.op not in ("<", "<=", "==", "!=", ">=", ">", "in"):
+        return None
+    return mistake.fail("comparisons do not chain", None, "second comparison", "join them with `and`")
+
+
+def _not_in(mistake: Mistake) -> CompileError | None:
+    if mistake.token.kind == "not" and mistake.at(1).kind == "in":
+        span = mistake.span(mistake.token, mistake.at(1))
+        return mistake.fail("`not in` is not in the language", span, help="write `not e in s`")
+    return None
+
+
+def _binder(mistake: Mistake) -> CompileError | None:
+    """`sum(e in s: …)`, `each (e in s: …)`."""
+    if mistake.token.kind == ":" and mistake.opened:
+        word = mistake.before(mistake.opened[-1])
+    elif mistake.token.kind == "(":
+        word = mistake.previous
+    else:
+        return None
+    if word.kind not in ("sum", "each"):
+        return None
+    return mistake.fail(f"unexpected `{mistake.token.text}`", help=f"write `{word.text} e in s: …`, without parentheses")
+
+
+def _signature(mistake: Mistake) -> CompileError | None:
+    """Types in the head of a `fn`; `:` for the default of a dimension."""
+    opened = mistake.opened[-1] if mistake.opened else None
+    if mistake.token.kind == "->" and {"=", "{"} <= mistake.expected:
+        return mistake.fail("a `fn` declares no outputs", help="remove the type")
+    if mistake.token.kind == ":" and opened and mistake.before(opened, 2).kind == "fn":
+        return mistake.fail("a parameter of a `fn` has no type", help="remove the type")
+    if mistake.token.kind == ":" and opened and mistake.before(opened, 2).kind == "moe" and "=" in mistake.expected:
+        return mistake.fail("expected `=`, found `:`", help=f"write `{mistake.previous.text}={mistake.at(1).text}`")
+    return None
+
+
+#: Kind that is missing → the kinds that made it due, and how the whole is written.
+FORMS = {
+    "then": (("if",), "if c then a else b"),
+    "else": (("if",), "if c then a else b"),
+    "in": (("sum", "each"), "{} e in s: …"),
+    ":": (("sum", "each"), "{} e in s: …"),
+    "as": (("split",), "split v as [A, B]"),
+}
+
+
+def _other(mistake: Mistake) -> CompileError:
+    token, wanted = mistake.token, _wanted(mistake.expected)
+    if mistake.in_call and "," in wanted:
+        wanted = [kind for kind in wanted if kind != "="]
+    found = "the end of the file" if token.kind == END else f"`{token.text}`"
+    span = Span(mistake.source, token.start, token.end)
+    if len(wanted) > 4 or not wanted:
+        return mistake.fail(f"unexpected {found}", span)
+    message = f"expected {_spoken(wanted)}, found {found}"
+    for kind in wanted:
+        kinds, form = FORMS.get(kind, ((), ""))
+        if due := mistake.inside(*kinds):
+            cause = Label(mistake.span(due), f"of this `{due.text}`")
+            return mistake.fail(message, span, help=f"write `{form.format(due.text)}`", cause=cause)
+    return mistake.fail(message, span, help="write `=`" if token.text == "==" and "=" in wanted else None)
+
+
+def _wanted(expected: Iterable[str]) -> list[str]:
+    """The kinds that are worth naming: an expression as a whole, no operators where something else is due."""
+    kinds = set(expected)
+    if "NUMBER" in kinds:
+        return ["an expression"]
+    if {"param", "return"} <= kinds:
+        kinds = kinds - {"param", "return", "aux", "fn", "NAME"} | {"a statement"}
+    rest = kinds - CONTINUING
+    if len(rest) > 1:
+        rest.discard(END)
+    return sorted(rest or kinds, key=_listing)
+
+
+def _listing(kind: str) -> tuple[bool, str]:
+    """Closing brackets last."""
+    return kind in OPENING, kind
+
+
+def _spoken(kinds: list[str]) -> str:
+    names = [SPOKEN.get(kind, kind if kind.startswith("a") and " " in kind else f"`{kind}`") for kind in kinds]
+    return " or ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+RULES: tuple[Callable[[Mistake], CompileError | None], ...] = (
+    _string, _point, _character, _comment, _update, _closing, _unclosed, _keyword, _foreign, _dangling, _equals, _target,
+    _number, _beside, _comparison, _not_in, _binder, _signature, _other,
+)  # fmt: skip

@@ -1,0 +1,255 @@
+"""Emits `moe` operations for values: casts, broadcasting, pointwise maps, indexing. It knows no syntax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import ArrayAttr, FileLineColLoc, IntAttr, StringAttr
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+
+from moec.diagnostics import CompileError, Label, fail
+from moec.dialects import moe
+from moec.dialects.types import ELEMENTS, F32, I64, dim_attr, element_of
+from moec.dims import ONE, ZERO, Dim, Unbound
+from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, show
+from moec.source import Span
+
+Emit = Callable[..., SSAValue]
+
+
+class Builder:
+    """Appends operations to the block in hand. `binding` holds the dimensions whose value is known."""
+
+    def __init__(self, binding: Mapping[str, int]) -> None:
+        self.binding = binding
+        self.block = Block()
+        self.span: Span | None = None
+
+    def emit(self, operation: Operation) -> SSAValue:
+        """Appends an operation with the location in hand; returns its first result."""
+        if self.span is not None:
+            operation.location = FileLineColLoc(
+                StringAttr(self.span.source.name), IntAttr(self.span.line), IntAttr(self.span.column)
+            )
+        self.block.add_op(operation)
+        return operation.results[0]
+
+    @contextmanager
+    def inside(self, block: Block) -> Iterator[Block]:
+        """Appends to `block` for a while."""
+        outer, self.block = self.block, block
+        try:
+            yield block
+        finally:
+            self.block = outer
+
+    # what is known of numbers
+
+    def known(self, dim: Dim) -> Any:
+        """The value of a formula, or None while one of its dimensions has none."""
+        try:
+            return dim.evaluate(self.binding)
+        except Unbound:
+            return None
+        except ZeroDivisionError:
+            assert self.span is not None
+            raise fail("E0202", f"`{dim}` divides by zero", self.span) from None
+
+    def at_most(self, least: Dim, most: Dim) -> bool:
+        """Whether `least <= most`, as far as is known."""
+        difference = self.known(most - least)
+        return difference is None or difference >= 0
+
+    def integer(self, value: Value, span: Span, what: str, least: int = 0) -> Dim:
+        """A compile-time integer, as a formula."""
+        if not isinstance(value, Number):
+            raise fail("E0204", f"{what} is a compile-time number, not {kind_of(value)}", span)
+        known = self.known(value.dim)
+        if known is None:
+            return value.dim
+        if isinstance(known, float) or known.denominator != 1:
+            raise fail("E0202", f"{what} `{span.text}` is {known}, which is not an integer", span)
+        if known < least:
+            raise fail("E0206", f"{what} `{span.text}` is {known}, less than {least}", span)
+        return value.dim
+
+    # scalars and casts
+
+    def number(self, dim: Dim, element: Attribute = F32) -> SSAValue:
+        return self.emit(moe.NumberOp.make(value=dim, element=element))
+
+    def cast(self, scalar: SSAValue, to: Attribute) -> SSAValue:
+        """A scalar in another element type; integers and truth values become numbers."""
+        if scalar.type == to:
+            return scalar
+        if scalar.type == I64:
+            scalar = self.emit(arith.SIToFPOp(scalar, F32))
+        elif scalar.type == ELEMENTS["bool"]:
+            scalar = self.emit(arith.UIToFPOp(scalar, F32))
+        elif scalar.type != F32:
+            scalar = self.emit(moe.CastOp.make(scalar, to=F32))
+        return scalar if to == F32 else self.emit(moe.CastOp.make(scalar, to=to))
+
+    # arrays
+
+    def array(self, value: Value, span: Span, element: Attribute = F32) -> Array:
+        """An array or scalar; a number becomes a scalar of `element`."""
+        if isinstance(value, Number):
+            return Array(self.number(value.dim, element), span, bounds=_exactly(value) if element == I64 else None)
+        if isinstance(value, Array):
+            return value
+        suggestion = None
+        if isinstance(value, Selection):
+            suggestion = "`v[selection]` reads the chosen elements of `v`, `ids(selection)` is their indices"
+        raise fail("E0204", f"{kind_of(value)} stands where an array is needed", span, kind_of(value), help=suggestion)
+
+    def pointwise(self, arrays: Sequence[Array], span: Span, emit: Emit) -> Array:
+        """`emit` on the elements of arrays of one shape, and on scalars."""
+        full = [array for array in arrays if array.shape]
+        if not full:
+            return Array(emit(*(array.ssa for array in arrays)), span)
+        self.same_shape(full, span)
+        with self.inside(Block(arg_types=[element_of(array.ssa.type) for array in full])) as block:
+            elements = iter(block.args)
+            value = emit(*(next(elements) if array.shape else array.ssa for array in arrays))
+            body = moe.region_of([], [value], block)
+        map_op = moe.MapOp.make([array.ssa for array in full], regions=[body])
+        return Array(self.emit(map_op), full[0].origin, self.common_restriction(full, span))
+
+    def same_shape(self, arrays: Sequence[Array], span: Span) -> None:
+        first = arrays[0]
+        for other in arrays[1:]:
+            if other.shape != first.shape:
+                raise self.mismatch(first, other, span)
+
+    def mismatch(self, left: Array, right: Array, span: Span) -> CompileError:
+        pairs = list(zip(left.shape, right.shape, strict=False))
+        differ = next((pair for pair in pairs if pair[0] != pair[1]), None)
+        what = f": `{differ[0]}` and `{differ[1]}`" if differ else ""
+        causes = [Label(array.origin, f"{show(array.shape)} comes from here") for array in (left, right)]
+        return fail("E0201", f"shapes {show(left.shape)} and {show(right.shape)} do not fit{what}", span, causes=causes)
+
+    def common_restriction(self, arrays: Sequence[Array], span: Span) -> Selection | None:
+        found = [array.restriction for array in arrays if array.restriction is not None]
+        if any(other is not found[0] for other in found[1:]):
+            raise fail("E0204", "vectors of different selections do not combine", span)
+        return found[0] if found else None
+
+    def cast_array(self, array: Array, to: Attribute, span: Span) -> Array:
+        if element_of(array.ssa.type) == to:
+            return array
+        return self.pointwise([array], span, lambda element: self.cast(element, to))
+
+    def f32(self, value: Value, span: Span) -> Array:
+        array = self.array(value, span)
+        if array.element == "bool":
+            raise fail("E0204", "a truth value stands where a number is needed", span, help="`f32(c)` is 0 or 1")
+        return self.cast_array(array, F32, span)
+
+    def broadcast(self, array: Array, shape: Sequence[Dim]) -> Array:
+        """An array of the leading axes (a scalar has none), repeated to a shape."""
+        if array.shape == tuple(shape):
+            return array
+        operation = moe.BroadcastOp.make(array.ssa, shape=dims_attr(shape))
+        return Array(self.emit(operation), array.origin, array.restriction)
+
+    def masked(self, array: Array) -> Array:
+        """The array with zero in the empty slots of its restriction."""
+        selection = array.restriction
+        if selection is None or not selection.partial:
+            return array
+        filled = Array(self.emit(moe.FilledOp.make(selection.ssa)), array.origin)
+        zero = self.number(ZERO, element_of(array.ssa.type))
+        keep = self.broadcast(filled, array.shape)
+        return self.pointwise(
+            [keep, array], array.origin, lambda c, v: self.emit(arith.SelectOp(c, v, zero))
+        )
+
+    # regions
+
+    def region(self, arg_types: Sequence[Attribute], body: Callable[[Sequence[SSAValue]], SSAValue]) -> Region:
+        """A region whose value `body` emits."""
+        with self.inside(Block(arg_types=arg_types)) as block:
+            value = body(block.args)
+            return moe.region_of([], [value], block)
+
+    # indices
+
+    def extract(self, array: Array, index: Array, span: Span) -> Array:
+        """`array[index]` along the first axis, checked against the axis as far as bounds are known."""
+        axis = array.shape[0]
+        checked = self.check_bounds(index, axis, array, span)
+        operation = moe.ExtractOp.make(array.ssa, index.ssa, checked="run" if checked else None)
+        return Array(self.emit(operation), array.origin)
+
+    def check_bounds(self, index: Array, axis: Dim, array: Array, span: Span) -> bool:
+        """Raises where an index can lie outside; True where only the run can tell."""
+        bounds = index.bounds
+        if bounds is None:
+            return True
+        if self.at_most(bounds.high, axis) and self.at_most(ZERO, bounds.low):
+            return False
+        raise fail(
+            "E0205",
+            f"index in {bounds.low}..{bounds.high} can lie outside an axis of {axis}",
+            span,
+            causes=[Label(array.origin, f"{show(array.shape)} comes from here")],
+            help="`slot(e)` is the position of `e` in its selection" if index.slot else None,
+        )
+
+    def slot_in(self, index: Array, target: Selection) -> SSAValue | None:
+        """The slot of `target` in which a bound variable's index stands, if its selection was chosen from there."""
+        if index.slot is None:
+            return None
+        selection, slot = index.slot
+        if selection is target:
+            return slot
+        for parent, positions in selection.parents:
+            if parent is target:
+                return self.emit(moe.AtOp.make(positions, slot))
+        return None
+
+    def chosen(self, inner: SSAValue, vector: Array, span: Span) -> Selection:
+        """The selection that `inner`, a choice of positions of `vector`, stands for."""
+        outer = vector.restriction
+        size, is_partial = moe.slots(inner), moe.partial(inner)
+        if outer is None:
+            return Selection(inner, size, vector.shape[0], is_partial, span)
+        composed = self.emit(moe.ComposeOp.make(outer.ssa, inner))
+        further = [(parent, self.emit(moe.ComposeOp.make(map, inner))) for parent, map in outer.parents]
+        return Selection(composed, size, outer.domain, is_partial, span, ((outer, inner), *further))
+
+
+def index_bounds(op: str, left: Array, right: Array) -> Bounds | None:
+    """Where the result of integer arithmetic lies, if that is known."""
+    a, b = left.bounds, right.bounds
+    if b is None or a is None and op != "%":
+        return None
+    exact = (b.high - b.low) == ONE
+    match op:
+        case "+" if a:
+            return Bounds(a.low + b.low, a.high + b.high - ONE)
+        case "-" if a:
+            return Bounds(a.low - b.high + ONE, a.high - b.low)
+        case "*" if a and exact:
+            return Bounds(a.low * b.low, (a.high - ONE) * b.low + ONE)
+        case "*" if a:
+            return Bounds(a.low * b.low, (a.high - ONE) * (b.high - ONE) + ONE)
+        case "/" if a and exact:
+            return Bounds(a.low / b.low, a.high / b.low)
+        case "%" if exact:
+            return Bounds(ZERO, b.low)
+        case _:
+            return None
+
+
+def _exactly(value: Number) -> Bounds:
+    return Bounds(value.dim, value.dim + ONE)
+
+
+def dims_attr(shape: Sequence[Dim]) -> Attribute:
+    """A shape as an attribute."""
+    return ArrayAttr([dim_attr(dim) for dim in shape])

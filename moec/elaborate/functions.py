@@ -1,0 +1,361 @@
+"""The functions of the language: one row each, name to the code that emits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+from xdsl.dialects import arith, math
+from xdsl.ir import Operation, SSAValue
+
+from moec.diagnostics import fail
+from moec.dialects import moe
+from moec.dialects.types import BOOL, ELEMENTS, F32, I64, element_of
+from moec.dims import ONE, ZERO, Dim, product
+from moec.elaborate.builder import Builder, dims_attr
+from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, show
+from moec.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An argument's value and where it stands."""
+
+    value: Value
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Called:
+    """A call in hand: the arguments by position and by name."""
+
+    name: str
+    builder: Builder
+    operands: Sequence[Operand]
+    named: Mapping[str, Operand]
+    span: Span
+
+    def array(self, position: int) -> Array:
+        operand = self.operands[position]
+        return self.builder.f32(operand.value, operand.span)
+
+    def raw(self, position: int) -> Array:
+        operand = self.operands[position]
+        return self.builder.array(operand.value, operand.span)
+
+    def vector(self, position: int) -> Array:
+        array = self.array(position)
+        if len(array.shape) != 1:
+            raise fail("E0204", f"`{self.name}` takes a vector, not {kind_of(array)}", self.operands[position].span)
+        return array
+
+    def selection(self, position: int) -> Selection:
+        operand = self.operands[position]
+        return as_selection(self.builder, operand.value, operand.span)
+
+    def integer(self, position: int, what: str, least: int = 0) -> Dim:
+        operand = self.operands[position]
+        return self.builder.integer(operand.value, operand.span, what, least)
+
+    def axis(self, array: Array, default: int = -1, position: int = 1) -> int:
+        """The axis that the call names, counted from 0."""
+        operand = self.named.get("axis") or (self.operands[position] if len(self.operands) > position else None)
+        number = operand.value if operand else Number(Dim.of(default), self.span)
+        axis = number.dim.constant if isinstance(number, Number) else None
+        span = operand.span if operand else self.operands[0].span
+        if not array.shape:
+            raise fail("E0204", f"`{self.name}` takes an array, not a scalar", self.operands[0].span)
+        if axis is None or axis.denominator != 1 or not -len(array.shape) <= axis < len(array.shape):
+            raise fail("E0207", f"an array of shape {show(array.shape)} has no axis `{axis}`", span)
+        return int(axis) % len(array.shape)
+
+
+Implementation = Callable[[Called], Value]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A function: its code, how few and how many arguments by position, and the names it takes."""
+
+    run: Implementation
+    least: int
+    most: int
+    named: tuple[str, ...] = ()
+
+
+def as_selection(builder: Builder, value: Value, span: Span) -> Selection:
+    """A selection; an index is the selection of that one."""
+    if isinstance(value, Selection):
+        return value
+    if isinstance(value, Array) and not value.shape and value.element == "i64":
+        return listed(builder, [value], [span], span)
+    raise fail("E0204", f"{kind_of(value)} stands where a selection is needed", span, kind_of(value))
+
+
+def listed(builder: Builder, values: Sequence[Value], spans: Sequence[Span], span: Span) -> Selection:
+    """`{i, j}`."""
+    indices = [builder.array(value, place, I64) for value, place in zip(values, spans, strict=True)]
+    highest = ZERO
+    for index, place in zip(indices, spans, strict=True):
+        if index.shape or index.element != "i64":
+            raise fail("E0204", f"{kind_of(index)} stands where an index is needed", place)
+        if index.bounds is None:
+            raise fail("E0205", "the range of this index is not known", place, help="`given(ids, n)` checks when it runs")
+        if highest == ZERO or not builder.at_most(index.bounds.high, highest):
+            highest = index.bounds.high
+    ssa = builder.emit(moe.ListedOp.make([index.ssa for index in indices], domain=highest))
+    return Selection(ssa, Dim.of(len(indices)), highest, False, span)
+
+
+def whole(builder: Builder, low: Dim, high: Dim, span: Span) -> Selection:
+    """`low..high`."""
+    ssa = builder.emit(moe.RangeOp.make(low=low, high=high))
+    return Selection(ssa, high - low, high, False, span, start=low)
+
+
+# ── pointwise ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _unary(make: Callable[[SSAValue], Operation]) -> Row:
+    def run(call: Called) -> Array:
+        emit = call.builder.emit
+        return call.builder.pointwise([call.array(0)], call.span, lambda element: emit(make(element)))
+
+    return Row(run, 1, 1)
+
+
+def _extremum(kind: str, make: Callable[[SSAValue, SSAValue], Operation]) -> Row:
+    def run(call: Called) -> Array:
+        if len(call.operands) == 1:
+            return reduce(call, kind)
+        emit = call.builder.emit
+        pair = [call.array(0), call.array(1)]
+        return call.builder.pointwise(pair, call.span, lambda left, right: emit(make(left, right)))
+
+    return Row(run, 1, 2, ("axis",))
+
+
+def _cast(name: str) -> Row:
+    def run(call: Called) -> Value:
+        return call.builder.cast_array(call.raw(0), ELEMENTS[name], call.span)
+
+    return Row(run, 1, 1)
+
+
+# ── reductions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def reduce(call: Called, kind: str) -> Array:
+    builder, array = call.builder, call.raw(0)
+    if array.element != "i64":
+        array = call.array(0)
+    axis = call.axis(array)
+    restriction = array.restriction
+    slots = restriction.ssa if restriction is not None and axis == 0 and restriction.partial else None
+    operation = moe.ReduceOp.make(array.ssa, slots, kind=kind, axis=axis)
+    return Array(builder.emit(operation), array.origin, restriction if axis else None)
+
+
+def _size(call: Called) -> Number:
+    array = call.raw(0)
+    return Number(array.shape[call.axis(array)], call.span)
+
+
+def _argmax(call: Called) -> Array:
+    builder = call.builder
+    chosen = _choose(call, call.vector(0), ONE)
+    first = builder.number(ZERO, I64)
+    bounds = Bounds(ZERO, chosen.domain)
+    return Array(builder.emit(moe.AtOp.make(chosen.ssa, first)), call.span, bounds=bounds, slot=(chosen, first))
+
+
+def _top(call: Called) -> Array:
+    array, count = call.array(0), call.integer(1, "the count", 1)
+    _enough(call, count, array.shape[call.axis(array, position=9)], array)
+    return Array(call.builder.emit(moe.TopOp.make(array.ssa, count=count)), call.span)
+
+
+def _enough(call: Called, count: Dim, size: Dim, array: Array) -> None:
+    if not call.builder.at_most(count, size):
+        what = f"cannot choose {_shown(call, count)} of {_shown(call, size)}"
+        raise fail("E0203", what, call.span, f"{show(array.shape)} has too few")
+
+
+def _shown(call: Called, dim: Dim) -> str:
+    known = call.builder.known(dim)
+    return str(dim) if known is None or dim.constant is not None else f"`{dim}` = {known}"
+
+
+# ── selections ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _choose(call: Called, vector: Array, count: Dim) -> Selection:
+    restriction = vector.restriction
+    slots = restriction.ssa if restriction is not None and restriction.partial else None
+    inner = call.builder.emit(moe.TopKOp.make(vector.ssa, slots, count=count))
+    return call.builder.chosen(inner, vector, call.span)
+
+
+def _topk(call: Called) -> Selection:
+    vector, count = call.vector(0), call.integer(1, "the count", 1)
+    _enough(call, count, vector.shape[0], vector)
+    return _choose(call, vector, count)
+
+
+def _where(call: Called) -> Selection:
+    predicate = call.raw(0)
+    if len(predicate.shape) != 1 or predicate.element != "bool":
+        raise fail("E0204", f"`where` takes a vector of truth values, not {kind_of(predicate)}", call.operands[0].span)
+    restriction = predicate.restriction
+    slots = restriction.ssa if restriction is not None and restriction.partial else None
+    inner = call.builder.emit(moe.WhereOp.make(predicate.ssa, slots))
+    return call.builder.chosen(inner, predicate, call.span)
+
+
+def _given(call: Called) -> Selection:
+    ids, domain = call.raw(0), call.integer(1, "the domain", 1)
+    if len(ids.shape) != 1 or ids.element != "i64":
+        raise fail("E0204", f"`given` takes an `i64` vector, not {kind_of(ids)}", call.operands[0].span)
+    ssa = call.builder.emit(moe.GivenOp.make(ids.ssa, domain=domain))
+    return Selection(ssa, ids.shape[0], domain, True, call.span)
+
+
+def _cross(call: Called) -> Selection:
+    left, right = call.selection(0), call.selection(1)
+    ssa = call.builder.emit(moe.CrossOp.make(left.ssa, right.ssa))
+    partial = left.partial or right.partial
+    return Selection(ssa, left.size * right.size, left.domain * right.domain, partial, call.span)
+
+
+def _slot(call: Called) -> Array:
+    index = call.operands[0].value
+    if not isinstance(index, Array) or index.slot is None:
+        raise fail("E0204", "`slot` takes the variable of a `sum` or `each`", call.operands[0].span)
+    selection, slot = index.slot
+    return Array(slot, call.span, bounds=Bounds(ZERO, selection.size))
+
+
+def _ids(call: Called) -> Array:
+    selection = call.selection(0)
+    bounds = None if selection.partial else Bounds(ZERO, selection.domain)
+    return Array(call.builder.emit(moe.IdsOp.make(selection.ssa)), call.span, selection, bounds)
+
+
+def _mask(call: Called) -> Array:
+    builder, array = call.builder, call.raw(0)
+    keep, fill = call.operands[1], call.operands[2]
+    element = element_of(array.ssa.type)
+    array = array if isinstance(fill.value, Number) or array.element == "i64" else call.array(0)
+    flags = _flags(call, keep, array)
+    other = builder.array(fill.value, fill.span, F32)
+    narrow = isinstance(fill.value, Number)
+
+    def emit(*scalars: SSAValue) -> SSAValue:
+        condition, value, substitute = scalars
+        left, right = builder.cast(value, F32), builder.cast(substitute, F32)
+        chosen = builder.emit(arith.SelectOp(condition, left, right))
+        return builder.cast(chosen, element) if narrow else chosen
+
+    result = builder.pointwise([flags, array, other], call.span, emit)
+    return Array(result.ssa, array.origin, array.restriction)
+
+
+def _flags(call: Called, keep: Operand, array: Array) -> Array:
+    builder = call.builder
+    if isinstance(keep.value, Selection):
+        flags = Array(builder.emit(moe.MembersOp.make(keep.value.ssa)), keep.span)
+        if array.restriction is not None:
+            flags = _members_of_slots(call, keep.value, array.restriction)
+    else:
+        flags = builder.array(keep.value, keep.span, BOOL)
+        if flags.element != "bool":
+            raise fail("E0204", f"`mask` keeps by a selection or by truth values, not {kind_of(flags)}", keep.span)
+    if array.shape[: len(flags.shape)] != flags.shape:
+        raise builder.mismatch(array, flags, call.span)
+    return builder.broadcast(flags, array.shape)
+
+
+def _members_of_slots(call: Called, keep: Selection, restriction: Selection) -> Array:
+    """For each slot of a restricted vector, whether `keep` holds its index."""
+    builder = call.builder
+    body = builder.region([I64, I64], lambda args: builder.emit(moe.ContainsOp.make(keep.ssa, args[0])))
+    return Array(builder.emit(moe.EachOp.make(restriction.ssa, regions=[body])), restriction.origin)
+
+
+# ── axes ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _flatten(call: Called) -> Array:
+    array = call.raw(0)
+    shape = dims_attr([product(array.shape)])
+    keep = array.restriction if len(array.shape) == 1 else None
+    return Array(call.builder.emit(moe.ReshapeOp.make(array.ssa, shape=shape)), array.origin, keep)
+
+
+def _concat(call: Called) -> Array:
+    builder = call.builder
+    arrays = [call.raw(position) for position in range(len(call.operands))]
+    if len({element_of(array.ssa.type) for array in arrays}) > 1:
+        arrays = [call.array(position) for position in range(len(call.operands))]
+    arrays = [array if array.shape else _as_vector(builder, array) for array in arrays]
+    axis = call.axis(arrays[0], default=0, position=len(arrays))
+    for other, operand in zip(arrays[1:], call.operands[1:], strict=True):
+        left, right = list(arrays[0].shape), list(other.shape)
+        if len(left) != len(right) or left[:axis] + left[axis + 1 :] != right[:axis] + right[axis + 1 :]:
+            raise builder.mismatch(arrays[0], other, operand.span)
+    return Array(builder.emit(moe.ConcatOp.make([array.ssa for array in arrays], axis=axis)), call.span)
+
+
+def _as_vector(builder: Builder, array: Array) -> Array:
+    return builder.broadcast(array, [ONE])
+
+
+def power(builder: Builder, base: Array, exponent: Value, span: Span, place: Span) -> Array:
+    """`base ** exponent`; exponents that are known and simple need no logarithm."""
+    known = builder.known(exponent.dim) if isinstance(exponent, Number) else None
+    if known == Fraction(1, 2):
+        return builder.pointwise([base], span, lambda x: builder.emit(math.SqrtOp(x)))
+    if known == Fraction(-1, 2):
+        return builder.pointwise([base], span, lambda x: builder.emit(math.RsqrtOp(x)))
+    if isinstance(known, Fraction) and known.denominator == 1 and 0 < known <= 16:
+        return builder.pointwise([base], span, lambda x: _repeated(builder, x, int(known)))
+    other = builder.f32(exponent, place)
+    return builder.pointwise([base, other], span, lambda x, y: builder.emit(math.PowFOp(x, y)))
+
+
+def _repeated(builder: Builder, value: SSAValue, times: int) -> SSAValue:
+    """A power by squaring."""
+    if times == 1:
+        return value
+    half = _repeated(builder, value, times // 2)
+    square = builder.emit(arith.MulfOp(half, half))
+    return builder.emit(arith.MulfOp(square, value)) if times % 2 else square
+
+
+FUNCTIONS: Final[dict[str, Row]] = {
+    "abs": _unary(math.AbsFOp),
+    "exp": _unary(math.ExpOp),
+    "log": _unary(math.LogOp),
+    "sqrt": _unary(math.SqrtOp),
+    "rsqrt": _unary(math.RsqrtOp),
+    "tanh": _unary(math.TanhOp),
+    "erf": _unary(math.ErfOp),
+    "sum": Row(lambda call: reduce(call, "sum"), 1, 2, ("axis",)),
+    "min": _extremum("min", arith.MinimumfOp),
+    "max": _extremum("max", arith.MaximumfOp),
+    "argmax": Row(_argmax, 1, 1),
+    "size": Row(_size, 1, 2, ("axis",)),
+    "top": Row(_top, 2, 2),
+    "topk": Row(_topk, 2, 2),
+    "where": Row(_where, 1, 1),
+    "given": Row(_given, 2, 2),
+    "cross": Row(_cross, 2, 2),
+    "slot": Row(_slot, 1, 1),
+    "ids": Row(_ids, 1, 1),
+    "mask": Row(_mask, 3, 3),
+    "concat": Row(_concat, 1, 64, ("axis",)),
+    "flatten": Row(_flatten, 1, 1),
+    **{name: _cast(name) for name in ("real", "f32", "bf16", "f16")},
+}

@@ -1,0 +1,234 @@
+"""A file's layer: dimensions, inputs, parameters, statements, outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.ir import Attribute, Region, SSAValue
+
+from moec.diagnostics import Label, fail, nearest
+from moec.dialects import moe
+from moec.dialects.types import ELEMENTS, Shape, array_type, element_name
+from moec.dims import Dim, Unbound
+from moec.elaborate.expressions import Expressions
+from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, kind_of, show
+from moec.language import syntax
+from moec.language.parse import parse
+from moec.source import Source, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Elaborated:
+    """A layer as MLIR, its shapes still formulas, and the dimensions' values."""
+
+    module: ModuleOp
+    name: str
+    binding: dict[str, int]
+
+
+def elaborate(file: syntax.File, dims: Mapping[str, int] | None = None) -> Elaborated:
+    """Checks a file and turns its layer into the `moe` dialect.
+
+    `dims` overrides defaults. A dimension may stay without a value: what depends on it is checked as a formula only.
+    Raises `CompileError` (E01xx, E02xx, E03xx).
+    """
+    layer = _only_layer(file)
+    binding = bind_dimensions(layer, dims or {})
+    return Elaborated(_Layer(file, layer, binding).build(), layer.name.id, binding)
+
+
+def _only_layer(file: syntax.File) -> syntax.Layer:
+    if len(file.layers) == 1:
+        return file.layers[0]
+    if not file.layers:
+        raise fail("E0105", f"`{file.span.source.name}` defines no layer", help="a layer is `moe name[dims](x: [H]) -> [H] { … }`")
+    first, second = file.layers[:2]
+    raise fail("E0105", "a file defines one layer", second.name.span, causes=[Label(first.name.span, "the first is here")])
+
+
+def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, int]:
+    """The values of a layer's dimensions: as given, else as their defaults say."""
+    names = [dimension.name for dimension in layer.dimensions]
+    for name, value in dims.items():
+        if name not in names:
+            raise fail("E0302", f"`{name}` is not a dimension of `{layer.name.id}`", layer.name.span, help=nearest(name, names))
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise fail("E0206", f"dimension `{name}` is {value}, not a positive integer")
+    binding: dict[str, int] = {}
+    seen: dict[str, Span] = {}
+    for dimension in layer.dimensions:
+        if dimension.name in seen:
+            causes = [Label(seen[dimension.name], "first defined here")]
+            raise fail("E0102", f"`{dimension.name}` is defined twice", dimension.span, causes=causes)
+        seen[dimension.name] = dimension.span
+        if dimension.name in dims:
+            binding[dimension.name] = dims[dimension.name]
+        elif dimension.default is not None:
+            value = _default(dimension, [*seen], binding)
+            if value is not None:
+                binding[dimension.name] = value
+    return binding
+
+
+def _default(dimension: syntax.Dimension, names: Sequence[str], binding: dict[str, int]) -> int | None:
+    evaluator = Expressions(binding, Scope())
+    before = {name: Number(Dim.symbol(name), dimension.span) for name in names if name != dimension.name}
+    assert dimension.default is not None
+    value = evaluator.evaluate(dimension.default, Scope(values=dict(before)))
+    dim = evaluator.integer(value, dimension.default.span, f"dimension `{dimension.name}`", 1)
+    known = evaluator.known(dim)
+    return None if known is None else int(known)
+
+
+def missing_dimension(layer: syntax.Layer, error: Unbound) -> Exception:
+    where = next((d.span for d in layer.dimensions if d.name == error.name), layer.name.span)
+    return fail("E0301", f"dimension `{error.name}` has no value", where, help=f"give it one: `--dims {error.name}=…`")
+
+
+@cache
+def prelude() -> syntax.File:
+    """The functions that every file may use."""
+    text = (resources.files("moec.language") / "prelude.moe").read_text()
+    return parse(Source("prelude.moe", text))
+
+
+def _functions(file: syntax.File) -> Scope:
+    outer = Scope()
+    for function in prelude().functions:
+        outer.values[function.name.id] = Function(function.name.id, function, outer)
+    scope = Scope(outer)
+    for function in file.functions:
+        if function.name.id in scope.places:
+            causes = [Label(scope.places[function.name.id], "first defined here")]
+            raise fail("E0102", f"function `{function.name.id}` is defined twice", function.name.span, causes=causes)
+        scope.values[function.name.id] = Function(function.name.id, function, scope)
+        scope.places[function.name.id] = function.name.span
+    return scope
+
+
+class _Layer(Expressions):
+    """Builds the `moe.layer` of one file."""
+
+    def __init__(self, file: syntax.File, layer: syntax.Layer, binding: dict[str, int]) -> None:
+        super().__init__(binding, _functions(file))
+        self._file = file
+        self._layer = layer
+        self._scope = Scope()
+        self._params: list[tuple[str, SSAValue]] = []
+        self._aux: list[tuple[str, SSAValue]] = []
+
+    def build(self) -> ModuleOp:
+        self._dimensions()
+        for given in self._layer.inputs:
+            self._argument(syntax.Name(given.span, given.name), given.type)
+        returned = self._statements()
+        if returned is None:
+            raise fail("E0106", f"`{self._layer.name.id}` returns nothing", self._layer.name.span)
+        outputs = self._outputs(returned)
+        self.emit_last([*outputs, *(value for _, value in self._aux)])
+        return ModuleOp([self._operation(len(outputs))])
+
+    def emit_last(self, values: Sequence[SSAValue]) -> None:
+        self.block.add_op(moe.ReturnOp.build(operands=[list(values)]))
+
+    def _operation(self, outputs: int) -> moe.LayerOp:
+        layer = self._layer
+        names = [output.name or ("y" if outputs == 1 else f"y{i}") for i, output in enumerate(layer.outputs)]
+        types = [output.type.dtype or "real" for output in layer.outputs]
+        types += [element_name(value.type) for _, value in self._aux]
+        return moe.LayerOp.build(
+            properties={
+                "sym_name": StringAttr(layer.name.id),
+                "inputs": _strings([given.name for given in layer.inputs]),
+                "params": _strings([name for name, _ in self._params]),
+                "outputs": _strings(names),
+                "aux": _strings([name for name, _ in self._aux]),
+                "types": _strings(types),
+            },
+            regions=[Region(self.block)],
+        )
+
+    def _dimensions(self) -> None:
+        for dimension in self._layer.dimensions:
+            self._scope.values[dimension.name] = Number(Dim.symbol(dimension.name), dimension.span)
+            self._scope.places[dimension.name] = dimension.span
+
+    def _statements(self) -> syntax.Return | None:
+        for position, statement in enumerate(self._layer.body):
+            match statement:
+                case syntax.Param():
+                    for name in statement.names:
+                        value = self._argument(name, statement.type)
+                        self._params.append((name.id, value))
+                case syntax.Aux():
+                    self._auxiliary(statement)
+                case syntax.Return():
+                    if position + 1 < len(self._layer.body):
+                        raise fail("E0106", "`return` is the last statement", self._layer.body[position + 1].span)
+                    return statement
+                case _:
+                    self.define(statement, self._scope, self._layer.body)
+        return None
+
+    def _argument(self, name: syntax.Name, type: syntax.Type) -> SSAValue:
+        """A block argument for an input or a parameter."""
+        shape = self._shape(type)
+        element = self._element_type(type)
+        ssa = self.block.insert_arg(array_type(element, shape), len(self.block.args))
+        self.name(name, Array(ssa, name.span | type.span if name.span.end <= type.span.start else type.span), self._scope)
+        return ssa
+
+    def _shape(self, type: syntax.Type) -> Shape:
+        shape: list[Dim] = []
+        for axis in type.shape or ():
+            shape.append(self.integer(self.evaluate(axis, self._scope), axis.span, "a dimension", 1))
+        return tuple(shape)
+
+    def _element_type(self, type: syntax.Type) -> Attribute:
+        name = type.dtype or "real"
+        if name not in ELEMENTS:
+            raise fail("E0107", f"`{name}` is not an element type", type.span, help=nearest(name, [*ELEMENTS]))
+        return ELEMENTS[name]
+
+    def _auxiliary(self, statement: syntax.Aux) -> None:
+        value = self.evaluate(statement.value, self._scope)
+        self.name(statement.name, value, self._scope)
+        self._aux.append((statement.name.id, self._leaving(value, statement.value.span).ssa))
+
+    def _leaving(self, value: Value, span: Span) -> Array:
+        if isinstance(value, Selection):
+            return Array(self.emit(moe.IdsOp.make(value.ssa)), span)
+        array = self.masked(self.array(value, span))
+        return array if array.element in ("i64", "bool") else self.f32(array, span)
+
+    def _outputs(self, statement: syntax.Return) -> list[SSAValue]:
+        declared = self._layer.outputs
+        values = [(self.evaluate(node, self._scope), node.span) for node in statement.values]
+        if len(declared) == len(statement.values):
+            return [self._output(value, span, output) for (value, span), output in zip(values, declared, strict=True)]
+        places = [Label(self._layer.name.span, f"{len(declared)} declared here")]
+        raise fail("E0106", f"{len(values)} values are returned", statement.span, causes=places)
+
+    def _output(self, value: Value, span: Span, output: syntax.Output) -> SSAValue:
+        shape, element = self._shape(output.type), output.type.dtype or "real"
+        self._element_type(output.type)
+        if isinstance(value, Selection) and element != "i64":
+            raise fail("E0204", "a selection is returned where an array is declared", span, help="`ids(s)` is its indices")
+        array = self._leaving(value, span)
+        if array.shape != shape:
+            causes = [Label(output.span, f"{show(shape)} is declared here"), Label(array.origin, f"{show(array.shape)} comes from here")]
+            raise fail("E0201", f"the output has shape {show(array.shape)}, not {show(shape)}", span, causes=causes)
+        if (array.element in ("i64", "bool")) != (element in ("i64", "bool")):
+            raise fail("E0204", f"{kind_of(array)} is returned as `{element}`", span)
+        return array.ssa
+
+
+def _strings(names: Sequence[str]) -> ArrayAttr[StringAttr]:
+    return ArrayAttr([StringAttr(name) for name in names])
+
+
+__all__ = ["Elaborated", "bind_dimensions", "elaborate", "missing_dimension", "prelude"]

@@ -1,0 +1,121 @@
+"""What a name stands for while a file is elaborated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from xdsl.ir import SSAValue
+
+from moec.dialects.types import Shape, element_name, shape_of
+from moec.dims import Dim
+from moec.language import syntax
+from moec.source import Span
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Number:
+    """A compile-time number."""
+
+    dim: Dim
+    origin: Span
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Bounds:
+    """An index lies in `low..high`."""
+
+    low: Dim
+    high: Dim
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Array:
+    """An array or a scalar. `origin` is where its shape comes from.
+
+    `restriction` is the selection whose slots the first axis stands for. An index that is known to lie in a range has
+    `bounds`; the variable of a `sum` or `each` has its `slot` in a selection.
+    """
+
+    ssa: SSAValue
+    origin: Span
+    restriction: Selection | None = None
+    bounds: Bounds | None = None
+    slot: tuple[Selection, SSAValue] | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return shape_of(self.ssa.type)
+
+    @property
+    def element(self) -> str:
+        return element_name(self.ssa.type)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Selection:
+    """Indices into `0..domain`, `size` slots of them, some empty if `partial`.
+
+    `parents` lists the selections that this one was chosen from, each with the IR value that maps a slot here to a slot
+    there. `start` is the first index of a range `a..b`.
+    """
+
+    ssa: SSAValue
+    size: Dim
+    domain: Dim
+    partial: bool
+    origin: Span
+    parents: tuple[tuple[Selection, SSAValue], ...] = ()
+    start: Dim | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Function:
+    """A function with the scope that it was defined in; `node` is None for one of the language's own."""
+
+    name: str
+    node: syntax.Function | None = None
+    scope: Scope | None = None
+
+
+Value = Number | Array | Selection | Function
+
+
+@dataclass(eq=False, slots=True)
+class Scope:
+    """Names, with the place where each was given its value, and the scope around."""
+
+    outer: Scope | None = None
+    values: dict[str, Value] = field(default_factory=dict[str, Value])
+    places: dict[str, Span] = field(default_factory=dict[str, Span])
+
+    def find(self, name: str) -> Value | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.outer
+        return None
+
+    def names(self) -> list[str]:
+        return [*self.values, *(self.outer.names() if self.outer else [])]
+
+
+def kind_of(value: Value) -> str:
+    """A value's kind in the words of the language reference."""
+    match value:
+        case Number():
+            return "a compile-time number"
+        case Selection():
+            return "a selection"
+        case Function():
+            return "a function"
+        case Array() if value.shape:
+            return f"an array of shape {show(value.shape)}"
+        case Array() if value.element == "i64":
+            return "an index"
+        case Array():
+            return "a scalar"
+
+
+def show(shape: Shape) -> str:
+    return f"[{', '.join(map(str, shape))}]"

@@ -1,0 +1,182 @@
+"""The parser's tables: what the grammar becomes before a text is read.
+
+lark turns moe.lark into LALR tables, which takes a tenth of a second and the import of lark. They depend on nothing but
+the grammar, so they are kept in the user's cache as JSON, and lark is needed only when the grammar is new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    import lark
+
+#: The layout of `Tables`. Part of the key: change it whenever `build` would make something else of the same grammar.
+VERSION = 2
+
+END = "end of file"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One production. `children` says what its node holds: the value of a symbol, by position; `~position` for all the
+    values of a helper rule's list; None for an optional part that is absent."""
+
+    name: str
+    origin: str  # in angle brackets: a rule and a keyword may share a name
+    size: int
+    children: tuple[int | None, ...]
+    single: bool  # a lone child stands for the node
+    helper: bool  # lark's own rule for a repetition: its node is a list
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The automaton. A kind of token is named by its spelling (`->`, `then`) or, where it has many, by its terminal (NAME)."""
+
+    pattern: str  # one regular expression; a group `k3` for `kinds[3]`
+    kinds: tuple[str, ...]
+    words: frozenset[str]  # the keywords: each is a kind
+    ignored: frozenset[str]
+    rules: tuple[Rule, ...]
+    states: tuple[dict[str, int], ...]  # kind or origin → the next state, or `~rule` to reduce by
+    start: int
+    end: int
+
+
+@cache
+def tables() -> Tables:
+    """The tables of the grammar, from the cache or built anew."""
+    text = grammar()
+    path = cache_directory() / f"grammar-{_digest(str(VERSION), text)[:16]}.json"
+    found = _load(path)
+    if found is None:
+        found = build(text)
+        _save(found, path)
+    return found
+
+
+@cache
+def grammar() -> str:
+    """The text of moe.lark: inside an installed package, or at the top of a checkout."""
+    packaged = Path(__file__).with_name("moe.lark")
+    if packaged.is_file():
+        return packaged.read_text(encoding="utf-8")
+    return (Path(__file__).parents[2] / "grammar" / "moe.lark").read_text(encoding="utf-8")
+
+
+def cache_directory() -> Path:
+    """Where moec keeps what it can make again: `MOEC_CACHE_DIR`, or the user's cache directory."""
+    if chosen := os.environ.get("MOEC_CACHE_DIR"):
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("moec"))
+
+
+def build(text: str) -> Tables:
+    """The tables of a grammar."""
+    import lark
+
+    made = lark.Lark(text, parser="lalr", lexer="basic", start="file", maybe_placeholders=True)
+    names = {terminal.name: _kind(terminal) for terminal in made.terminals} | {"$END": END}
+    rules = {rule: index for index, rule in enumerate(made.rules)}
+    table: Any = cast("Any", made.parser).parser._parse_table
+    order = {state: index for index, state in enumerate(table.states)}
+    words = {names[terminal.name] for terminal in made.terminals if re.fullmatch(r"[a-z]+", names[terminal.name])}
+    lexed = sorted((t for t in made.terminals if names[t.name] not in words), key=_precedence)
+    states: list[dict[str, int]] = []
+    for actions in table.states.values():
+        states.append({})
+        for symbol, (action, target) in actions.items():
+            reduces = action.name == "Reduce"
+            if reduces and target not in rules:
+                continue  # lark's own start rule, which nothing reduces by
+            states[-1][names.get(symbol) or f"<{symbol}>"] = ~rules[target] if reduces else order[target]
+    return Tables(
+        "|".join(f"(?P<k{index}>{terminal.pattern.to_regexp()})" for index, terminal in enumerate(lexed)),
+        tuple(names[terminal.name] for terminal in lexed),
+        frozenset(words),
+        frozenset(names[name] for name in made.ignore_tokens),
+        tuple(map(_rule, made.rules)),
+        tuple(states),
+        order[table.start_states["file"]],
+        order[table.end_states["file"]],
+    )
+
+
+def _kind(terminal: lark.lexer.TerminalDef) -> str:
+    literal = isinstance(terminal.pattern, _lark().lexer.PatternStr)
+    return terminal.pattern.value if literal else terminal.name
+
+
+def _lark() -> Any:
+    import lark
+
+    return lark
+
+
+def _precedence(terminal: lark.lexer.TerminalDef) -> tuple[int, int, int]:
+    pattern = terminal.pattern
+    return -terminal.priority, -pattern.max_width, -len(pattern.value)
+
+
+def _rule(rule: Any) -> Rule:
+    """lark's way of making a node out of a production, as data (lark/parse_tree_builder.py)."""
+    absent = "".join("1" if empty else "0" for empty in rule.options.empty_indices) or "0" * len(rule.expansion)
+    children: list[int | None] = []
+    for position, gaps in enumerate(absent.split("0")):
+        if position:
+            symbol = rule.expansion[position - 1]
+            if not (symbol.is_term and symbol.filter_out):
+                spliced = not symbol.is_term and symbol.name.startswith("_")
+                children.append(~(position - 1) if spliced else position - 1)
+        children += [None] * len(gaps)
+    helper = rule.origin.name.startswith("_")
+    single = bool(rule.options.expand1 and not rule.alias)
+    return Rule(rule.alias or rule.origin.name, f"<{rule.origin.name}>", len(rule.expansion), tuple(children), single, helper)
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _load(path: Path) -> Tables | None:
+    """The tables in a file, or None where it is absent or not what `_save` wrote."""
+    try:
+        digest, _, text = path.read_text(encoding="utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
+    if digest != _digest(text):
+        return None
+    pattern, kinds, words, ignored, rules, states, start, end = json.loads(text)
+    made = tuple(
+        Rule(name, origin, size, tuple(children), single, helper)
+        for name, origin, size, children, single, helper in rules
+    )
+    return Tables(pattern, tuple(kinds), frozenset(words), frozenset(ignored), made, tuple(states), start, end)
+
+
+def _save(made: Tables, path: Path) -> None:
+    """Writes aside and renames, so that no one reads half a file. A cache that cannot be written is no error."""
+    rules = [[r.name, r.origin, r.size, r.children, r.single, r.helper] for r in made.rules]
+    parts = [made.pattern, made.kinds, sorted(made.words), sorted(made.ignored), rules, made.states, made.start, made.end]
+    text = json.dumps(parts, separators=(",", ":"))
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(f"{_digest(text)}\n{text}")
+            os.replace(aside, path)
+        except OSError:
+            Path(aside).unlink(missing_ok=True)

@@ -1,0 +1,85 @@
+"""Joins pointwise work: a `moe.map` whose result only another map reads becomes part of that map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, OpResult, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
+
+from moec.dialects import moe
+
+
+@dataclass(frozen=True)
+class FuseMaps(ModulePass):
+    """Maps are visited in program order, so that chains collapse into their last link."""
+
+    name: ClassVar[str] = "fuse-maps"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for operation in list(op.walk()):
+            if isinstance(operation, moe.MapOp):
+                _absorb(operation)
+
+
+def _absorb(consumer: moe.MapOp) -> None:
+    """Replaces a map by one that computes its producers' work too, where nobody else reads it."""
+    producers = _producers(consumer)
+    if not producers:
+        return
+    inputs, block, mapping = _signature(consumer, producers)
+    for producer in producers:
+        _inline(producer, block, mapping)
+    for value, argument in zip(consumer.arrays, consumer.body.block.args, strict=True):
+        argument.replace_all_uses_with(mapping[value])
+    for operation in list(consumer.body.block.ops):
+        operation.detach()
+        block.add_op(operation)
+    fused = moe.MapOp.make(inputs, regions=[moe.Region(block)])
+    fused.location = consumer.location
+    fused.results[0].name_hint = consumer.results[0].name_hint
+    Rewriter.replace_op(consumer, fused)
+    for producer in producers:
+        producer.detach()
+        producer.erase()
+
+
+def _producers(consumer: moe.MapOp) -> list[moe.MapOp]:
+    found: list[moe.MapOp] = []
+    for value in consumer.arrays:
+        owner = value.owner
+        if not isinstance(value, OpResult) or not isinstance(owner, moe.MapOp) or owner in found:
+            continue
+        if owner.parent is consumer.parent and all(use.operation is consumer for use in value.uses):
+            found.append(owner)
+    return found
+
+
+def _signature(consumer: moe.MapOp, producers: list[moe.MapOp]) -> tuple[list[SSAValue], Block, dict[SSAValue, SSAValue]]:
+    """The arrays that the joined map reads, each once, and its block with an argument for each."""
+    made = {producer.results[0] for producer in producers}
+    inputs: dict[SSAValue, None] = {}
+    for owner in (*producers, consumer):
+        inputs.update({value: None for value in owner.arrays if value not in made})
+    block = Block(arg_types=[moe.element_of(value.type) for value in inputs])
+    return list(inputs), block, dict(zip(inputs, block.args, strict=True))
+
+
+def _inline(producer: moe.MapOp, block: Block, mapping: dict[SSAValue, SSAValue]) -> None:
+    for value, argument in zip(producer.arrays, producer.body.block.args, strict=True):
+        argument.replace_all_uses_with(mapping[value])
+    for operation in list(producer.body.block.ops):
+        if isinstance(operation, moe.YieldOp):
+            mapping[producer.results[0]] = operation.values[0]
+            operation.detach()
+            operation.erase()
+        else:
+            operation.detach()
+            block.add_op(operation)
+
+
+__all__ = ["FuseMaps"]

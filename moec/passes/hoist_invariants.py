@@ -1,0 +1,44 @@
+"""Moves what does not depend on the slot out of sparse sums: it is computed once a token, not once a slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation
+from xdsl.passes import ModulePass
+
+from moec.dialects import moe
+
+
+@dataclass(frozen=True)
+class HoistInvariants(ModulePass):
+    """Inner regions first, so that work climbs as far as it can."""
+
+    name: ClassVar[str] = "hoist-invariants"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        regions = [operation for operation in op.walk() if isinstance(operation, moe.SumOp | moe.EachOp)]
+        for operation in reversed(regions):
+            _hoist(operation)
+
+
+def _hoist(loop: moe.SumOp | moe.EachOp) -> None:
+    body = loop.body.block
+    for operation in list(body.ops):
+        if not isinstance(operation, moe.YieldOp) and _invariant(operation, body):
+            operation.detach()
+            assert loop.parent is not None
+            loop.parent.insert_op_before(operation, loop)
+
+
+def _invariant(operation: Operation, body: Block) -> bool:
+    """Whether nothing that the operation reads, its regions included, is made inside the body."""
+    for inner in operation.walk():
+        for operand in inner.operands:
+            block = operand.owner if isinstance(operand.owner, Block) else operand.owner.parent
+            if block is body:
+                return False
+    return True

@@ -1,0 +1,98 @@
+"""Puts numbers for dimensions and an element type for `real`, in every type and every property."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, IntegerType, ModuleOp, StringAttr, TensorType
+from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
+
+from moec.dialects import moe
+from moec.dialects.types import (
+    ELEMENTS,
+    F32,
+    DimAttr,
+    RealType,
+    SelectionType,
+    array_type,
+    dim_attr,
+    dim_of,
+    element_of,
+    shape_of,
+)
+
+
+@dataclass(frozen=True)
+class Specialize(ModulePass):
+    """`dims` is `("H=4096", …)`, `real` one of f32, bf16, f16."""
+
+    name: ClassVar[str] = "specialize"
+
+    dims: tuple[str, ...] = ()
+    real: str = "f32"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        binding = {name: int(value) for name, _, value in (item.partition("=") for item in self.dims)}
+        substitute = _Substitution(binding, ELEMENTS[self.real])
+        for operation in list(op.walk()):
+            _retype(operation, substitute)
+        for operation in list(op.walk()):
+            if isinstance(operation, moe.NumberOp):
+                Rewriter.replace_op(operation, _constant(operation))
+            elif isinstance(operation, moe.CastOp):
+                _settle(operation)
+            elif isinstance(operation, moe.LayerOp):
+                operation.properties["types"] = _types(operation.types, self.real)
+
+
+@dataclass(frozen=True)
+class _Substitution:
+    binding: Mapping[str, int]
+    real: Attribute
+
+    def __call__(self, attribute: Any) -> Attribute:
+        if isinstance(attribute, DimAttr):
+            return dim_attr(dim_of(attribute).substitute(self.binding))
+        if isinstance(attribute, ArrayAttr):
+            return ArrayAttr([self(item) for item in attribute])  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(attribute, TensorType):
+            shape = [dim.substitute(self.binding) for dim in shape_of(attribute)]
+            return array_type(self(element_of(attribute)), shape)
+        if isinstance(attribute, SelectionType):
+            return SelectionType(self(attribute.size), self(attribute.domain), attribute.kind)
+        return self.real if isinstance(attribute, RealType) else attribute
+
+
+def _retype(operation: Operation, substitute: _Substitution) -> None:
+    values: list[SSAValue] = list(operation.results)
+    values += [argument for region in operation.regions for block in region.blocks for argument in block.args]
+    for value in values:
+        value._type = substitute(value.type)  # pyright: ignore[reportPrivateUsage]
+    for name, attribute in operation.properties.items():
+        operation.properties[name] = substitute(attribute)
+
+
+def _types(names: ArrayAttr[StringAttr], real: str) -> ArrayAttr[StringAttr]:
+    return ArrayAttr([StringAttr(real if name.data == "real" else name.data) for name in names])
+
+
+def _constant(operation: moe.NumberOp) -> arith.ConstantOp:
+    value, element = dim_of(operation.value).evaluate({}), operation.element
+    if isinstance(element, IntegerType):
+        return arith.ConstantOp(IntegerAttr(int(value), element))
+    return arith.ConstantOp(FloatAttr(float(value), element))  # pyright: ignore[reportArgumentType]
+
+
+def _settle(operation: moe.CastOp) -> None:
+    """A cast becomes upstream's, or nothing."""
+    value, target = operation.operand, operation.result.type
+    if value.type == target:
+        Rewriter.replace_op(operation, [], [value])
+    else:
+        Rewriter.replace_op(operation, (arith.ExtFOp if target == F32 else arith.TruncFOp)(value, target))  # pyright: ignore[reportArgumentType]
