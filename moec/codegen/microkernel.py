@@ -6,9 +6,9 @@
   elements first .. first + k of each row and nothing beyond.
 * `panel` is [ceil(k / kstep)][columns][kstep] weights in `shape.dtype`, 64-byte aligned; its missing columns are zero,
   and so is what an odd k leaves of the last step.
-* `c` is MR x columns of f32, rows `ldc` elements apart, 4-byte aligned: added to where `accumulate` is not 0, otherwise
+* `c` is MR x columns of f32, rows `ldc` elements apart, 4-byte aligned: added to where `accumulate` is not 0, else
   only written.
-* While step s runs, `shape.step_bytes` at ahead + s * pace are prefetched; nothing is read there, so any address will do.
+* While step s runs, `shape.step_bytes` at ahead + s * pace are prefetched; nothing is read there, so any address does.
   Panels read once want (panel + 1 KiB, step_bytes). Where B row blocks pass over one panel, block i wants the next
   panel's share (next + i * bytes / B, step_bytes / B): memory then works while the arithmetic does.
 
@@ -36,7 +36,8 @@ _F32, _F16, _PTR = ir.FloatType(), ir.HalfType(), ir.PointerType()
 _PARAMETERS: Final = {
     **dict.fromkeys(("rows", "panel", "c"), _PTR),
     **dict.fromkeys(("ldc", "k", "first", "accumulate"), _I64),
-    **{"ahead": _PTR, "pace": _I64},
+    "ahead": _PTR,
+    "pace": _I64,
 }
 _CACHE_LINE: Final = 64
 #: Multiply-adds in one turn of the loop, at most: amortises the loop where few rows share a step.
