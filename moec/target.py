@@ -186,7 +186,7 @@ class _Machine:
         return "fma" if dtype == "f32" else "dot" if dtype == "bf16" and self.dots else "widen"
 
 
-#: Zen 4: one 512-bit FMA or `vdpbf16ps` a cycle; many broadcasts (12 rows and more) starve it.
+#: Zen 4: one 512-bit FMA or `vdpbf16ps` a cycle; many broadcasts (12 rows and more) starve it (f16 not measured).
 _AVX512_FAST_DOT = _Machine(
     512,
     32,
@@ -195,21 +195,23 @@ _AVX512_FAST_DOT = _Machine(
     f16=(_Tile(8, 48, 0.85), _Tile(6, 64, 0.8), _Tile(12, 32, 0.75), _Tile(4, 96, 0.7)),
     dots=True,
 )
-#: Intel: two 512-bit FMAs a cycle, `vdpbf16ps` at half their rate. Widening six vectors of bf16 needs 36 registers, so
-#: that wide tiles spill; widening shares the FMAs' ports, so that few columns and many rows do best.
+#: Intel (measured on a Granite Rapids at the frequency that the kernel itself leaves): two 512-bit FMAs a cycle,
+#: `vdpbf16ps` at half their rate. Widening shares the FMAs' ports, so few columns and many rows do best; widened pairs
+#: of more than three vectors spill.
 _AVX512 = _Machine(
     512,
     32,
-    f32=(_Tile(8, 48, 0.95), _Tile(6, 64, 0.94), _Tile(12, 32, 0.92), _Tile(4, 96, 0.87)),
-    bf16=(_Tile(8, 48, 0.87), _Tile(12, 32, 0.87)),
-    f16=(_Tile(8, 48, 0.85), _Tile(12, 32, 0.85), _Tile(6, 64, 0.8), _Tile(4, 96, 0.71)),
+    f32=(_Tile(8, 48, 0.99), _Tile(6, 64, 0.99), _Tile(4, 96, 0.95), _Tile(12, 32, 0.93)),
+    bf16=(_Tile(8, 48, 0.88), _Tile(12, 32, 0.88)),
+    f16=(_Tile(12, 32, 0.80), _Tile(8, 48, 0.76), _Tile(6, 64, 0.72)),
 )
+#: Measured with 256-bit code on the same machine.
 _AVX2 = _Machine(
     256,
     16,
-    f32=(_Tile(6, 16, 0.98), _Tile(4, 24, 0.98)),
+    f32=(_Tile(6, 16, 0.99), _Tile(4, 24, 0.99)),
     bf16=(_Tile(6, 16, 0.92), _Tile(3, 24, 0.89)),
-    f16=(_Tile(6, 16, 0.92), _Tile(3, 24, 0.8)),
+    f16=(_Tile(6, 16, 0.90), _Tile(3, 24, 0.79)),
 )
 _SSE2 = _Machine(128, 16, f32=(_Tile(4, 8, 1.0),), bf16=(_Tile(4, 8, 1.0),), f16=(_Tile(4, 8, 1.0),))
 #: Any other machine with vectors: rates not measured, only that nothing spills.

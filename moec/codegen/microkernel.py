@@ -14,7 +14,8 @@
 
 Every output is one chain of multiply-adds in the order of k. So a row's result is the same, bit for bit, whatever rows
 stand beside it, and into how many calls k is cut at multiples of kstep. One chain for each vector still outruns memory
-at MR = 1: each of them takes in 64 bytes every four cycles. Written for `moec.codegen`; knows no plan.
+at MR = 1: each of them takes in 64 bytes every four cycles. `vdpbf16ps` takes subnormals for zero; the other forms keep
+them. Written for `moec.codegen`; knows no plan.
 """
 
 from __future__ import annotations
@@ -271,7 +272,7 @@ def _loop(
 ) -> list[Value]:
     """`body(i, carried)` for i from `start` to `stop` by `stride`; gives what the last turn carried out.
 
-    The test stands at the bottom, and `stop` is reached exactly or (a turn of one) passed.
+    The last turn may start less than `stride` before `stop`.
     """
     before, inside, after = b.block, b.append_basic_block("turn"), b.append_basic_block("done")
     b.cbranch(b.icmp_signed("<", start, stop), inside, after)

@@ -6,6 +6,7 @@ NumPy and the standard library only; everything in `moec.runtime` may import it.
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 from typing import Any, Final
 
 import numpy as np
@@ -28,10 +29,8 @@ def aligned_empty(nbytes: int) -> NDArray[np.uint8]:
     flags: dict[str, Any] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     pages = mmap.mmap(-1, nbytes + _HUGE, **flags)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # A kernel built without them: small pages are right too, only slower.
             pages.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:
-            pass  # A kernel built without them: small pages are right too, only slower.
     raw = np.frombuffer(pages, np.uint8)
     start = -raw.ctypes.data % _HUGE
     return raw[start : start + nbytes]

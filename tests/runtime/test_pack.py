@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -69,6 +71,18 @@ def test_a_used_buffer_is_overwritten_whole() -> None:
     out = np.full(panel_bytes(shape, 50, 7), 0xFF, np.uint8)
     assert pack_panels(weights, shape, out) is out
     assert out.tobytes() == defined([weights], shape).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_packing_holds_next_to_nothing_beside_the_weights(dtype: str) -> None:
+    weights = np.ones((2, 512, 1024), np.float32)
+    for stack in (weights, weights.swapaxes(1, 2), weights[:, ::2]):
+        out = aligned_empty(2 * panel_bytes(SHAPES[dtype], *stack.shape[1:]))
+        tracemalloc.start()
+        pack_panels(stack, SHAPES[dtype], out)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 0.05 * stack.nbytes
 
 
 def test_what_does_not_fit_is_refused() -> None:
