@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
 from moec.language.parse import parse, read
 from moec.reference.functions import ids
-from moec.reference.interpret import Deferred, Interpreter, functions_of, prelude
+from moec.reference.interpret import Deferred, Interpreter
 from moec.reference.values import Array, Data, Selection, Value, array, lift, stored
 from moec.source import Source
 
@@ -88,12 +88,13 @@ class Reference:
         margin: float | None = None,
     ) -> Result:
         """The same, with what the oracle knows of each token. `margin` is what `stable` asks for."""
-        if weights is None and arrays and isinstance(arrays[-1], Mapping):
-            arrays, weights = arrays[:-1], arrays[-1]
-        if len(arrays) == 1 and isinstance(arrays[0], tuple):
-            arrays = arrays[0]
+        given: list[Any] = list(arrays)
+        if weights is None and given and isinstance(given[-1], Mapping):
+            weights = cast("Mapping[str, Any]", given.pop())
+        if len(given) == 1 and isinstance(given[0], tuple):
+            given = list(cast("tuple[Any, ...]", given[0]))
         interpreter = self._interpreter(weights or {})
-        inputs = self._inputs(interpreter, arrays)
+        inputs = self._inputs(interpreter, given)
         wanted = self._wanted(aux)
         tokens = len(next(iter(inputs.values())).data)
         rows = [self._token(interpreter, inputs, token, wanted) for token in range(tokens)]
@@ -119,12 +120,11 @@ class Reference:
         for name in weights:
             if name not in params:
                 raise fail("E0402", f"`{name}` is not a weight of `{self.layer.name.id}`", help=nearest(name, params))
-        return Interpreter(DTYPES[self.dtype], weight)
+        return Interpreter(self.file, DTYPES[self.dtype], weight)
 
     def _scope(self, interpreter: Interpreter) -> dict[str, Any]:
         """The names that the layer's body begins with: the functions, and the dimensions."""
-        below = functions_of(prelude(), interpreter.builtins)
-        return functions_of(self.file, below) | {name: Fraction(value) for name, value in self.dims.items()}
+        return interpreter.functions | {name: Fraction(value) for name, value in self.dims.items()}
 
     def _dimensions(self, interpreter: Interpreter, given: Mapping[str, int]) -> dict[str, int]:
         names, self.dims = [dimension.name for dimension in self.layer.dimensions], {}
@@ -191,7 +191,7 @@ class Reference:
             leaving = _leaving(value)
             if leaving.shape != shape:
                 raise fail("E0201", f"an output of shape {list(leaving.shape)}, not {list(shape)}", node.span)
-            if leaving.dtype is not dtype and not (dtype.floating and leaving.dtype.name != "bool"):
+            if leaving.dtype is not dtype and not (dtype.floating and leaving.dtype.floating):
                 raise fail("E0204", f"an output of {leaving.dtype}, not {dtype}", node.span)
             outputs.append(array(leaving.data, dtype).data)
         return outputs

@@ -12,7 +12,7 @@ from typing import cast as typed
 
 import numpy as np
 
-from moec.dtypes import BF16, BOOL, F16, F32, I64
+from moec.dtypes import BF16, BOOL, F16, F32, I64, DType
 from moec.reference.values import (
     Array,
     Builtin,
@@ -31,17 +31,18 @@ from moec.reference.values import (
     join,
     kind,
     lift,
-    places,
     pointwise,
     real_number,
     rounded,
     whole,
 )
 
+Function = Callable[..., Any]
+
 # ── arithmetic ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _exactly(function: Callable[..., Any], *values: Any) -> Constant:
+def _exactly(function: Function, *values: Any) -> Constant:
     """An operator on compile-time numbers."""
     try:
         result = function(*values)
@@ -54,9 +55,6 @@ def _exactly(function: Callable[..., Any], *values: Any) -> Constant:
     return Fraction(result) if isinstance(result, int) and not isinstance(result, bool) else result
 
 
-Function = Callable[..., Any]
-
-
 def _arithmetic(exactly: Function, integers: Function, floats: Function) -> Callable[[Value, Value], Value]:
     """An operator on two numbers: exact, on integers, or on floating values."""
 
@@ -67,10 +65,22 @@ def _arithmetic(exactly: Function, integers: Function, floats: Function) -> Call
         if whole(left) and whole(right):
             if integers in (np.floor_divide, np.mod) and not lift(right).data.all():
                 raise Fault("E0204", "division by zero")
-            return pointwise(lambda a, b: integers(a.astype(np.int64), b.astype(np.int64)), I64, left, right)
+            return pointwise(integers, I64, _whole(left), _whole(right))
         return pointwise(floats, F32, left, right)
 
     return apply
+
+
+def _whole(value: Value) -> Array:
+    return value if isinstance(value, Array) else array(integer(value), I64)
+
+
+def _divide(left: Any, right: Any) -> Any:
+    return left / right
+
+
+def _raise(left: Any, right: Any) -> Any:
+    return left**right
 
 
 def numbers(*values: Value) -> None:
@@ -90,12 +100,12 @@ def _no_modulo(left: Data, right: Data) -> Data:
 def _power(left: Value, right: Value) -> Value:
     if constant(left) and constant(right):
         small = abs(typed(Any, right)) < 4096  # a larger power is not worth its digits
-        return _exactly(operator.pow, left if small else real_number(typed(Any, left)), right)
+        return _exactly(_raise, left if small else real_number(typed(Any, left)), right)
     numbers(left, right)
     return pointwise(np.power, F32, *(cast(value, F32) for value in (left, right)))
 
 
-def _comparison(function: Callable[..., Any]) -> Callable[..., Value]:
+def _comparison(function: Function) -> Callable[..., Value]:
     def apply(left: Value, right: Value) -> Value:
         if constant(left) and constant(right):
             return bool(function(left, right))
@@ -107,7 +117,7 @@ def _comparison(function: Callable[..., Any]) -> Callable[..., Value]:
     return apply
 
 
-def _logic(function: Callable[..., Any]) -> Callable[..., Value]:
+def _logic(function: Function) -> Callable[..., Value]:
     def apply(left: Value, right: Value) -> Value:
         operands = (truth(left), truth(right))
         if constant(left) and constant(right):
@@ -162,7 +172,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Value]] = {
     "+": _arithmetic(operator.add, np.add, np.add),
     "-": _arithmetic(operator.sub, np.subtract, np.subtract),
     "*": _arithmetic(operator.mul, np.multiply, np.multiply),
-    "/": _arithmetic(operator.truediv, np.floor_divide, np.divide),
+    "/": _arithmetic(_divide, np.floor_divide, np.divide),
     "%": _arithmetic(_modulo, np.mod, _no_modulo),
     "**": _power,
     "@": contract,
@@ -203,15 +213,18 @@ def closeness(a: Data, b: Data, scale: float = 0) -> float:
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
-def _function(name: str, function: Callable[[Data], Data]) -> Callable[[Value], Value]:
+def _function(function: Callable[[Any], Any]) -> Callable[[Value], Value]:
     def apply(v: Value) -> Value:
         if constant(v):
-            return float(function(np.float64(real_number(typed(Any, v)))))
+            return float(function(real_number(typed(Any, v))))
         numbers(v)
-        return pointwise(lambda data: function(data.astype(np.float64)), F32, v)
+        return pointwise(function, F32, cast(v, F32))
 
-    apply.__name__ = name
     return apply
+
+
+def _rsqrt(data: Data) -> Data:
+    return 1 / np.sqrt(data)
 
 
 def absolute(v: Value) -> Value:
@@ -232,7 +245,7 @@ def _extreme(exactly: Function, two: Function, reduction: Function, nothing: flo
         if constant(a) and constant(b):
             return exactly(a, b)
         numbers(a, b)
-        return pointwise(two, join([a, b]) if whole(a) and whole(b) else F32, a, b, exact=True)
+        return pointwise(two, I64 if whole(a) and whole(b) else F32, a, b, exact=True)
 
     return apply
 
@@ -247,7 +260,7 @@ def axis_of(v: Array, axis: Value) -> int:
     return number % len(v.shape)
 
 
-def reduce(value: Value, axis: Value, function: Callable[..., Any], nothing: float) -> Array:
+def reduce(value: Value, axis: Value, function: Function, nothing: float) -> Array:
     """A reduction that ignores empty slots; over no slots at all it gives `nothing`."""
     v = lift(value)
     numbers(v)
@@ -413,13 +426,13 @@ def ids(s: Value) -> Array:
 
 def mask(v: Value, keep: Value, fill: Value) -> Array:
     operand, other = lift(v), lift(fill)
+    numbers(operand, other)
     if isinstance(keep, Array) and keep.dtype is BOOL:
         kept = keep
     else:
-        axis_of(operand, Fraction(0))
-        selection = select(keep)
-        found = places(selection, operand.shape[0], operand.axes[0], clamp=False)
-        kept = array(np.isin(np.arange(operand.shape[0]), found[selection.filled]), BOOL)
+        length, along = operand.shape[axis_of(operand, Fraction(0))], operand.axes[0]
+        indices = np.arange(length) if along is None else along.indices
+        kept = typed(Array, contains(array(indices, I64), keep))
     if operand.shape[: len(kept.shape)] != kept.shape or other.shape not in ((), operand.shape):
         raise Fault("E0201", f"cannot mask {list(operand.shape)} by {list(kept.shape)} with {list(other.shape)}")
     trailing = (1,) * (len(operand.shape) - len(kept.shape))
@@ -469,14 +482,18 @@ def transpose(value: Value) -> Array:
     return array(np.swapaxes(operand.data, -1, -2), operand.dtype, axes, operand.exact)
 
 
+def casting(dtype: DType) -> Callable[[Value], Value]:
+    return lambda v: cast(v, dtype)
+
+
 FUNCTIONS: dict[str, Callable[..., Value]] = {
     "abs": absolute,
-    "exp": _function("exp", np.exp),
-    "log": _function("log", np.log),
-    "sqrt": _function("sqrt", np.sqrt),
-    "rsqrt": _function("rsqrt", lambda data: 1 / np.sqrt(data)),
-    "tanh": _function("tanh", np.tanh),
-    "erf": _function("erf", lambda data: np.asarray(_erf(data), np.float64)),
+    "exp": _function(np.exp),
+    "log": _function(np.log),
+    "sqrt": _function(np.sqrt),
+    "rsqrt": _function(_rsqrt),
+    "tanh": _function(np.tanh),
+    "erf": _function(_erf),
     "min": _extreme(min, np.minimum, np.min, math.inf),
     "max": _extreme(max, np.maximum, np.max, -math.inf),
     "sum": total,
@@ -492,13 +509,13 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "mask": mask,
     "concat": concat,
     "flatten": flatten,
-    "f32": lambda v: cast(v, F32),
-    "bf16": lambda v: cast(v, BF16),
-    "f16": lambda v: cast(v, F16),
+    "f32": casting(F32),
+    "bf16": casting(BF16),
+    "f16": casting(F16),
 }
 
 
-def names(real: Callable[..., Value]) -> dict[str, Any]:
-    """What every text sees before it defines anything; `real` is the cast to the working precision."""
-    functions = {**FUNCTIONS, "real": real}
+def names(real: DType) -> dict[str, Any]:
+    """What every text sees before it defines anything; `real` is the working precision."""
+    functions = {**FUNCTIONS, "real": casting(real)}
     return {name: Builtin(name, function) for name, function in functions.items()} | {"inf": math.inf, "pi": math.pi}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from moec.reference.values import (
     Value,
     array,
     bounds,
-    cast,
     common_axes,
     constant,
     integer,
@@ -43,6 +42,7 @@ from moec.source import Source
 
 T = TypeVar("T")
 Scope = Mapping[str, Any]
+Weight = Callable[[syntax.Name, DType, tuple[int, ...]], Data]
 _signature = cache(inspect.signature)
 
 
@@ -72,14 +72,14 @@ class Interpreter:
     """Evaluates expressions and bodies. `weight` hands out a parameter's array; `margin` is the smallest distance from
     a different decision since it was last set."""
 
-    def __init__(self, real: DType, weight: Callable[[syntax.Name, DType, tuple[int, ...]], Data]) -> None:
+    def __init__(self, file: syntax.File, real: DType, weight: Weight) -> None:
         self._dtypes = {**DTYPES, REAL: real}
         self._weight = weight
         self._probing = False
         self._calls: tuple[int, ...] = ()
         self._probes: dict[tuple[int, ...], Value] = {}
         self.margin = math.inf
-        self.builtins = functions.names(lambda v: cast(v, real))
+        self.functions = functions_of(file, functions_of(prelude(), functions.names(real)))
 
     # ── bodies ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -95,13 +95,13 @@ class Interpreter:
                     scope[node.name.id] = Closure(node, dict(scope))
                 case syntax.Return():
                     return tuple(self.evaluate(value, scope) for value in node.values)
-                case syntax.Param() | syntax.Aux() if aux is None:
+                case _ if aux is None:
                     raise fail("E0204", "a function has neither weights nor extra outputs", node.span)
                 case syntax.Param():
                     self._params(node, scope)
                 case syntax.Aux():
                     aux[node.name.id] = scope[node.name.id] = Deferred(node.value, dict(scope))
-        raise fail("E0106", "a body returns nothing", statements[-1].span if statements else None)
+        raise fail("E0106", "a body returns nothing", statements[0].span if statements else None)
 
     def _assign(self, node: syntax.Assign, scope: dict[str, Any]) -> None:
         results = self._results(node.value, scope)
@@ -137,9 +137,9 @@ class Interpreter:
             deferred.result = self.evaluate(deferred.value, deferred.scope)
         return deferred.result
 
-    def _results(self, node: syntax.Expr, scope: Scope) -> tuple[Any, ...]:
+    def _results(self, node: syntax.Expr, scope: Scope) -> tuple[Value, ...]:
         value = self._checked(lambda: self._value(node, scope), node)
-        return value if isinstance(value, tuple) else (value,)
+        return cast("tuple[Value, ...]", value) if isinstance(value, tuple) else (value,)
 
     def _checked(self, compute: Callable[[], T], node: syntax.Expr) -> T:
         try:
@@ -207,7 +207,7 @@ class Interpreter:
     # ── calls ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _call(self, node: syntax.Call, scope: Scope) -> Any:
-        function = self._name(node.function, scope)
+        function = self._function(node.function, scope)
         positional = [self.evaluate(argument.value, scope) for argument in node.arguments if argument.name is None]
         named = {argument.name: self.evaluate(argument.value, scope) for argument in node.arguments if argument.name}
         if isinstance(function, Closure):
@@ -215,8 +215,6 @@ class Interpreter:
             results = self.body(function.node.body, self._parameters(function, positional, named), None)
             self._calls = outside
             return results
-        if not isinstance(function, Builtin):
-            raise fail("E0204", f"`{node.function.id}` is {kind(function)}, not a function", node.function.span)
         try:
             bound = _signature(function.call).bind(*positional, **named)
         except TypeError as error:
@@ -224,6 +222,14 @@ class Interpreter:
         result = function.call(*bound.args, **bound.kwargs)
         self._decide(_margin(result))
         return result
+
+    def _function(self, node: syntax.Name, scope: Scope) -> Closure | Builtin:
+        """The function of a name. A value of that name does not hide it: after `top = topk(p, K)`, `top(v, 2)` still
+        is the function."""
+        for names in (scope, self.functions):
+            if isinstance(found := names.get(node.id), Closure | Builtin):
+                return found
+        raise fail("E0101", f"`{node.id}` is not a function", node.span, help=nearest(node.id, list(self.functions)))
 
     def _parameters(self, function: Closure, positional: list[Value], named: dict[str, Value]) -> dict[str, Any]:
         """The scope of a function's body: what the function sees, its arguments, and the defaults of the others."""
@@ -249,9 +255,12 @@ class Interpreter:
         if len(node.items) > len(value.shape):
             raise Fault("E0207", f"{len(node.items)} items for {kind(value)}")
         for item in node.items:
-            before, take = len(value.shape), self._slice if isinstance(item, syntax.Slice) else self._at
-            value = take(value, axis, item, scope)
-            axis += len(value.shape) == before
+            rank = len(value.shape)
+            if isinstance(item, syntax.Slice):
+                value = self._slice(value, axis, item, scope)
+            else:
+                value = self._at(value, axis, item, scope)
+            axis += len(value.shape) == rank
         return value
 
     def _at(self, value: Array, axis: int, node: syntax.Expr, scope: Scope) -> Array:
@@ -283,7 +292,7 @@ class Interpreter:
         branches = [self.evaluate(branch, scope) for branch in (node.then, node.otherwise)]
         then, otherwise = map(lift, branches)
         data = np.where(holds.data, then.data, otherwise.data)
-        return array(data, join(branches), common_axes([holds, then, otherwise]), then.exact and otherwise.exact)
+        return array(data, _blend(branches), common_axes([holds, then, otherwise]), then.exact and otherwise.exact)
 
     def _match(self, node: syntax.Match, scope: Scope) -> Value:
         """The first arm that holds; the other arms only lend it their shape and element type."""
@@ -294,12 +303,12 @@ class Interpreter:
             raise Fault("E0204", f"expected an index, found {kind(subject)}")
         value = lift(self.evaluate(self._arm(node, int(subject.data), scope).body, scope))
         arms = [self._probe(arm.body, scope) for arm in node.arms]
-        shapes = {lift(arm).shape for arm in arms} - {()}
+        shapes = sorted({lift(arm).shape for arm in arms} - {()})
         if len(shapes) > 1:
             raise Fault("E0201", "the arms have different shapes: " + ", ".join(str(list(shape)) for shape in shapes))
         if value.shape or not shapes:
-            return array(value.data, join(arms), value.axes, value.exact)
-        return array(np.full(*shapes, value.data), join(arms), exact=value.exact)
+            return array(value.data, _blend(arms), value.axes, value.exact)
+        return array(np.full(shapes[0], value.data), _blend(arms), exact=value.exact)
 
     def _arm(self, node: syntax.Match, index: int, scope: Scope) -> syntax.Arm:
         for arm in node.arms:
@@ -330,40 +339,49 @@ class Interpreter:
     # ── sum and each ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _sum(self, node: syntax.Binder, scope: Scope) -> Array:
-        selection = functions.select(self.evaluate(node.selection, scope))
-        rows = self._rows(node, selection, scope)
-        form, terms = self._form(node, selection, rows, scope), [lift(row) for row in rows if row is not None]
+        _, form, terms = self._rows(node, scope)
         functions.numbers(form)
         data = sum((term.data for term in terms), np.zeros(lift(form).shape, np.int64))
-        return array(data, I64 if lift(form).integer else F32, common_axes([*terms, lift(form)][: len(terms) or 1]))
+        return array(data, I64 if lift(form).integer else F32, terms[0].axes if terms else None)
 
     def _each(self, node: syntax.Binder, scope: Scope) -> Array:
+        selection, form, rows = self._rows(node, scope)
+        like = lift(form)
+        data = np.zeros((len(selection), *like.shape), like.data.dtype)
+        data[selection.filled] = np.reshape([row.data for row in rows], (-1, *like.shape))
+        axes = (None if selection.plain else selection, *(rows[0].axes if rows else (None,) * like.data.ndim))
+        return array(data, join([form]), axes, all(row.exact for row in rows))
+
+    def _rows(self, node: syntax.Binder, scope: Scope) -> tuple[Selection, Value, list[Array]]:
+        """The selection, a value of the shape and element type of the body, and the body for each slot that is not
+        empty."""
         selection = functions.select(self.evaluate(node.selection, scope))
-        rows = self._rows(node, selection, scope)
-        form, arrays = self._form(node, selection, rows, scope), [lift(row) for row in rows if row is not None]
-        data = np.zeros((len(rows), *lift(form).shape), lift(form).data.dtype)
-        data[selection.filled] = [row.data for row in arrays]
-        axes = (None if selection.plain else selection, *common_axes([*arrays, lift(form)][: len(arrays) or 1]))
-        return array(data, join([form]), axes, all(row.exact for row in arrays))
-
-    def _rows(self, node: syntax.Binder, selection: Selection, scope: Scope) -> list[Value | None]:
-        """The body for each slot, None for an empty one."""
-        return [
-            self.evaluate(node.body, {**scope, node.name.id: _index(selection, slot)}) if filled else None
+        rows = [
+            self.evaluate(node.body, {**scope, node.name.id: _index(selection, slot)})
             for slot, filled in enumerate(selection.filled)
+            if filled
         ]
+        if rows:
+            return selection, rows[0], _alike([lift(row) for row in rows])
+        index = _index(selection, 0) if len(selection) else array(0, I64)
+        form = self._probe(node.body, {**scope, node.name.id: index})
+        return selection, form, []
 
-    def _form(self, node: syntax.Binder, selection: Selection, rows: list[Value | None], scope: Scope) -> Value:
-        """A value of the shape and element type of a row, also where all slots are empty."""
-        for row in rows:
-            if row is not None:
-                return row
-        index = _index(selection, 0) if rows else array(0, I64)
-        return self._probe(node.body, {**scope, node.name.id: index})
+
+def _alike(rows: list[Array]) -> list[Array]:
+    """Rows as they leave a `sum` or an `each`: what is restricted to a selection inside becomes plain."""
+    shared = len({row.axes for row in rows}) == 1
+    return rows if shared else [row.plain() for row in rows]
 
 
 def _index(selection: Selection, slot: int) -> Array:
     return replace(array(selection.indices[slot], I64), origin=Origin(selection, slot, bound=True))
+
+
+def _blend(values: Sequence[Value]) -> DType:
+    """The element type of a choice by value: f32, unless all are indices or all are truth values."""
+    dtype = join(values)
+    return F32 if dtype.floating else dtype
 
 
 def _blank(node: syntax.Expr) -> bool:

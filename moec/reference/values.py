@@ -52,15 +52,14 @@ class Selection:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def within(self, axis: Selection | None) -> Data:
-        """Where each slot stands on an axis: in its slots, if the axis is restricted to this selection or to one that
-        it was chosen from; otherwise the index itself."""
-        places, selection = np.arange(len(self)), self
+    def within(self, axis: Selection | None) -> Data | None:
+        """The slot of `axis` in which each slot stands, if this selection is that one or was chosen from it."""
+        spots, selection = np.arange(len(self)), self
         while selection is not axis:
             if selection.parent is None or selection.slots is None:
-                return self.indices
-            places, selection = selection.slots[places], selection.parent
-        return places
+                return None
+            spots, selection = selection.slots[spots], selection.parent
+        return spots
 
     def same(self, other: Selection) -> bool:
         return self is other or (
@@ -259,8 +258,9 @@ def stored(data: Any, dtype: DType) -> Data:
     data = np.asarray(data)
     if dtype in STORAGE:
         return data.astype(STORAGE[dtype])
-    data = data.astype(np.float64)
-    return data.astype(np.float32).astype(np.float64) if dtype is F32 else rounded(data, dtype)
+    if dtype is BF16 and data.dtype == np.float64:
+        return rounded(data, dtype)
+    return data.astype(dtype.numpy).astype(np.float64)
 
 
 def cast(value: Value, dtype: DType) -> Array:
@@ -281,7 +281,8 @@ def place(item: Fraction | float | Array, size: int, axis: Selection | None, cla
     if not item.integer or item.shape:
         raise Fault("E0204", f"expected an index, found {kind(item)}")
     origin = item.origin
-    found = int(origin.selection.within(axis)[origin.slot]) if origin else int(item.data)
+    spots = origin.selection.within(axis) if origin else None
+    found = int(item.data) if origin is None or spots is None else int(spots[origin.slot])
     if clamp:
         return min(max(found, 0), size - 1)
     if origin is not None and not origin.selection.filled[origin.slot]:
@@ -293,7 +294,10 @@ def place(item: Fraction | float | Array, size: int, axis: Selection | None, cla
 
 def places(selection: Selection, size: int, axis: Selection | None, clamp: bool) -> Data:
     """Where the slots of a selection stand on an axis; empty slots stand anywhere."""
-    found = np.where(selection.filled, selection.within(axis), 0)
+    spots = selection.within(axis)
+    if axis is not None and spots is None:
+        raise Fault("E0204", "this vector belongs to another selection")
+    found = np.where(selection.filled, selection.indices if spots is None else spots, 0)
     if clamp:
         return np.clip(found, 0, size - 1)
     if not ((found >= 0) & (found < size)).all():
