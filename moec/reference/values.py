@@ -246,7 +246,8 @@ def rounded(data: Data, dtype: DType) -> Data:
 def _odd(data: Data) -> Data:
     """float64 rounded to odd in float32, from which a second rounding is right (Boldo and Melquiond, 2008): ml_dtypes
     goes to bfloat16 by way of float32, and would round twice."""
-    near = data.astype(np.float32)
+    with np.errstate(over="ignore"):
+        near = data.astype(np.float32)
     bits = near.view(np.int32)
     inexact = (near != data) & ~np.isnan(data)
     toward_zero = bits - (np.abs(near.astype(np.float64)) > np.abs(data))
@@ -260,7 +261,8 @@ def stored(data: Any, dtype: DType) -> Data:
         return data.astype(STORAGE[dtype])
     if dtype is BF16 and data.dtype == np.float64:
         return rounded(data, dtype)
-    return data.astype(dtype.numpy).astype(np.float64)
+    with np.errstate(over="ignore"):
+        return data.astype(dtype.numpy).astype(np.float64)
 
 
 def cast(value: Value, dtype: DType) -> Array:

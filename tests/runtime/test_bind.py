@@ -1,0 +1,137 @@
+"""`bind` blocks: the weights of a layer out of a checkpoint's tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from moec.diagnostics import CompileError
+from moec.language.parse import parse
+from moec.runtime.bind import Stack, bind_weights
+from moec.source import Source
+
+DIMS = {"H": 4, "I": 3, "E": 2}
+
+
+def bound(entry: str, tensors: dict, shape: str = "[E, I, H]", formats=None):
+    """The parameter `w` of a shape, bound by an entry."""
+    text = f"moe m[H, I, E](x: [H]) -> [H] {{ param w: {shape} return x }} bind b {{ {entry} }}"
+    return bind_weights(parse(Source("m.moe", text)), "b", tensors, DIMS, formats)["w"]
+
+
+def counted(*shape: int) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def code(entry: str, tensors: dict, **more) -> tuple[str, str]:
+    with pytest.raises(CompileError) as caught:
+        bound(entry, tensors, **more)
+    return caught.value.diagnostics[0].code, str(caught.value)
+
+
+def test_a_parameter_without_an_entry_is_bound_to_its_own_name():
+    w = counted(2, 3, 4)
+    assert bound("", {"w": w}) is w
+
+
+def test_slices_are_views():
+    both = counted(2, 6, 4)
+    gate, up = bound('w = "gu"[:, :I, :]', {"gu": both}), bound('w = "gu"[:, I:, :]', {"gu": both})
+    np.testing.assert_array_equal(np.concatenate([gate, up], 1), both)
+    assert np.shares_memory(gate, both)
+
+
+def test_interleaved_and_transposed():
+    both = counted(2, 4, 6)
+    np.testing.assert_array_equal(bound('w = "gu"[:, :, 1::2].T', {"gu": both}), both[:, :, 1::2].swapaxes(1, 2))
+    np.testing.assert_array_equal(bound('w = "gu"[:, :, -I:].T', {"gu": both}), both[:, :, 3:].swapaxes(1, 2))
+
+
+def test_split_and_an_index():
+    flat = counted(6, 4)
+    np.testing.assert_array_equal(bound('w = split "w1" as [E, _, H]', {"w1": flat}), flat.reshape(2, 3, 4))
+    np.testing.assert_array_equal(bound('w = "all"[1]', {"all": counted(3, 2, 3, 4)}), counted(3, 2, 3, 4)[1])
+
+
+def test_concat_along_an_axis():
+    a, b = counted(2, 1, 4), -counted(2, 2, 4)
+    np.testing.assert_array_equal(bound('w = concat("a", "b", axis=1)', {"a": a, "b": b}), np.concatenate([a, b], 1))
+
+
+def test_one_tensor_per_expert_is_read_when_asked_for():
+    read = []
+
+    class Checkpoint(dict):
+        def __getitem__(self, name: str):
+            read.append(name)
+            return super().__getitem__(name)
+
+    tensors = Checkpoint({f"e.{e}.w": counted(6, 4) + e for e in range(2)})
+    w = bound('w = "e.{e}.w"[:, I:, :]', tensors)
+    assert isinstance(w, Stack) and w.shape == (2, 3, 4) and w.dtype == np.float32
+    assert "e.1.w" not in read
+    np.testing.assert_array_equal(w[1], counted(6, 4)[3:] + 1)
+    np.testing.assert_array_equal(np.asarray(w), np.stack([counted(6, 4)[3:], counted(6, 4)[3:] + 1]))
+    assert len(list(w)) == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ('w = "e.{e}".T', lambda s: s.swapaxes(1, 2)),
+        ('w = split "e.{e}" as [E, I, H]', lambda s: s.reshape(2, 3, 4)),
+        ('w = split "e.{e}" as [E, _, 4]', lambda s: s.reshape(2, 3, 4)),
+        ('w = concat("e.{e}"[:, :1], "e.{e}"[:, 1:], axis=1).T', lambda s: s.swapaxes(1, 2)),
+        ('w = concat("e.{e}", "e.{e}")[1:3].T', lambda s: np.concatenate([s, s])[1:3].swapaxes(1, 2)),
+        ('w = split "e.{e}"[0] as [1, I, H]', lambda s: s[:1].reshape(1, 3, 4)),
+    ],
+)
+def test_a_stack_is_an_array(entry: str, expected):
+    tensors = {f"e.{e}": counted(4, 3) * (e + 1) for e in range(2)}
+    want = expected(np.stack(list(tensors.values())))
+    shape = f"[{', '.join(map(str, want.shape))}]"
+    np.testing.assert_array_equal(np.asarray(bound(entry, tensors, shape)), want)
+
+
+def test_a_storage_format_is_decoded_before_everything_else():
+    formats = {"nibbles": lambda tensors, name: tensors[name + "_low"] * 2.0}
+    w = bound('w = "q"[:, :I] as nibbles', {"q_low": counted(2, 6, 4)}, formats=formats)
+    np.testing.assert_array_equal(w, counted(2, 6, 4)[:, :3] * 2)
+
+
+@pytest.mark.parametrize(
+    ("entry", "shape", "names"),
+    [
+        ('w = "there"', (2, 3, 5), ["`w`", '"there"', "[2, 3, 4]", "[2, 3, 5]"]),
+        ('w = "their"', (2, 3, 4), ["`w`", "`their`", "did you mean `there`?"]),
+        ('w = "e.{e}"', (2, 3, 4), ["`w`", "`e.0`"]),
+        ('w = "there"[:, :7]', (2, 3, 4), ["`w`", ":7", "length 3"]),
+        ('w = "there"[2]', (2, 3, 4), ["`w`", "index 2"]),
+        ('w = split "there" as [5, _]', (2, 3, 4), ["`w`", "does not split"]),
+        ('w = concat("there", "there", axis=3)', (2, 3, 4), ["`w`", "axis 3"]),
+        ('v = "there"', (2, 3, 4), ["`v` is not a weight"]),
+        ('w = "there" + 1', (2, 3, 4), ["`w`", "takes tensors"]),
+    ],
+)
+def test_what_does_not_fit_is_named(entry: str, shape: tuple[int, ...], names: list[str]):
+    found, text = code(entry, {"there": np.zeros(shape, np.float32)})
+    assert found == "E0405"
+    for name in names:
+        assert name in text
+
+
+def test_experts_that_differ_or_are_missing():
+    found, text = code('w = "e.{e}"', {"e.0": counted(3, 4), "e.2": counted(3, 4)})
+    assert found == "E0405" and "[1, 3, 4]" in text
+    w = bound('w = "e.{e}"', {"e.0": counted(3, 4), "e.1": counted(4, 3)})
+    with pytest.raises(CompileError, match=r"`e\.1` is \[4, 3\]"):
+        np.asarray(w)
+
+
+def test_unknown_names():
+    assert code('w = "q" as mxfp9', {})[0] == "E0901"
+    file = parse(Source("m.moe", "moe m[H](x: [H]) -> [H] { return x } bind transformers { }"))
+    with pytest.raises(CompileError, match="did you mean `transformers`"):
+        bind_weights(file, "transformer", {}, {"H": 4})
+    with pytest.raises(CompileError, match="E0301"):
+        bind_weights(file, "transformers", {}, {})
