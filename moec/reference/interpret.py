@@ -134,7 +134,9 @@ class Interpreter:
 
     def force(self, deferred: Deferred) -> Value:
         if deferred.result is None:
+            outside, self._probing = self._probing, False
             deferred.result = self.evaluate(deferred.value, deferred.scope)
+            self._probing = outside
         return deferred.result
 
     def _results(self, node: syntax.Expr, scope: Scope) -> tuple[Value, ...]:
