@@ -1,7 +1,7 @@
 """Every example with dimensions small enough for a test, and random weights and inputs for any layer.
 
-It needs the syntax tree only: shapes are read from the declarations, so a layer that no part of the compiler understands
-yet can already be fed. Every test module may import it.
+It needs the syntax tree only: shapes are read from the declarations, so a layer that no part of the compiler
+understands yet can already be fed. Every test module may import it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EXAMPLES: Final = Path(__file__).parents[1] / "examples"
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: Dimensions for a test. No two of a layer are equal, few are a multiple of a vector, and groups divide what they group.
+#: Dimensions for a test. No two of a layer are equal, few are a multiple of a vector.
 SMALL: Final[dict[str, dict[str, int]]] = {
     "seed": {"H": 33, "I": 29, "E": 5, "K": 2},
     "mixtral": {"H": 48, "I": 40, "E": 8, "K": 2},
@@ -107,7 +107,7 @@ def random_weights(
     real: str = "f32",
     below: Mapping[str, str] | None = None,
 ) -> dict[str, Array]:
-    """Weights of every declared shape and type. A matrix is scaled by its last axis, so that a product with it is O(1)."""
+    """Weights of every declared shape and type. A matrix is scaled by its last axis, so that its products are O(1)."""
     dims = dimensions(file, given)
     below = BELOW.get(file.layers[0].name.id, {}) if below is None else below
     rng = np.random.default_rng(seed)
@@ -146,7 +146,7 @@ def random_inputs(
 
 
 def deviation(extents: tuple[int, ...]) -> float:
-    """How far a random weight strays: a matrix so far that its products are O(1), a vector as a bias or a factor does."""
+    """How far a random weight strays: a vector as a bias or a factor does, a matrix so that its products are O(1)."""
     return float(extents[-1]) ** -0.5 if len(extents) > 1 else 0.5
 
 

@@ -1,7 +1,7 @@
 """The MoE blocks of `transformers`, each small and random: the other side of a comparison with `examples/`.
 
-A row says which configuration and module hold a block, and which formula over the dimensions of the `.moe` file each of its
-sizes is. Only the functions import torch and transformers.
+A row says which configuration and module hold a block, and which formula over the dimensions of the `.moe` file each
+of its sizes is. Only the functions import torch and transformers.
 """
 
 from __future__ import annotations
