@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from moec.codes import CODES
+from moec.excerpt import Mark, draw, paint
 from moec.source import Span
 
 
@@ -38,17 +38,17 @@ class Diagnostic:
     def __post_init__(self) -> None:
         assert self.code in CODES, self.code
 
-    def render(self) -> str:
-        """The diagnostic as text for a terminal, without colours."""
-        lines = [f"{self.severity}[{self.code}]: {self.message}"]
-        labels = [Label(self.span, self.label)] if self.span else []
-        labels += self.causes
-        width = max((len(str(label.span.line)) for label in labels), default=1)
-        for index, label in enumerate(labels):
-            mark = "^" if index == 0 and self.span else "-"
-            lines += _excerpt(label, mark, width, first=index == 0)
+    def render(self, color: bool = False) -> str:
+        """The diagnostic as text for a terminal."""
+        marks = [Mark(self.span, self.label, "^", self.severity)] if self.span else []
+        marks += [Mark(cause.span, cause.text, "-", "cause") for cause in self.causes]
+        width = max((len(str(mark.last)) for mark in marks), default=1)
+        head = paint(f"{self.severity}[{self.code}]", self.severity, color) + paint(f": {self.message}", "bold", color)
+        lines = [head, *draw(marks, width, color)]
         if self.help:
-            lines.append(f"{' ' * width} = help: {self.help}")
+            if marks:
+                lines.append(" " * width + paint(" |", "gutter", color))
+            lines.append(f"{' ' * width} {paint('=', 'gutter', color)} {paint('help', 'help', color)}: {self.help}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -67,8 +67,15 @@ class CompileError(Exception):
     """The input is wrong. `diagnostics` says how, one entry a mistake."""
 
     def __init__(self, *diagnostics: Diagnostic) -> None:
+        super().__init__(*diagnostics)
         self.diagnostics: tuple[Diagnostic, ...] = diagnostics
-        super().__init__("\n\n".join(diagnostic.render() for diagnostic in diagnostics))
+
+    def __str__(self) -> str:
+        return self.render()
+
+    def render(self, color: bool = False) -> str:
+        """The diagnostics as text for a terminal, an empty line between two."""
+        return "\n\n".join(diagnostic.render(color) for diagnostic in self.diagnostics)
 
 
 def fail(
@@ -80,6 +87,8 @@ def fail(
 
 def nearest(name: str, names: Sequence[str]) -> str | None:
     """The help line that suggests the name most like `name`, if one is near."""
+    from difflib import get_close_matches
+
     matches = get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean `{matches[0]}`?" if matches else None
 
@@ -94,17 +103,3 @@ def _place(span: Span, label: str) -> dict[str, Any]:
         "column": span.column,
         "label": label,
     }
-
-
-def _excerpt(label: Label, mark: str, width: int, first: bool) -> list[str]:
-    span, gutter = label.span, " " * width
-    line = span.source.line(span.line)
-    before = "".join("\t" if char == "\t" else " " for char in line[: span.column - 1])
-    length = max(1, min(span.end - span.start, len(line) - span.column + 1))
-    arrow = "-->" if first else ":::"
-    return [
-        f"{gutter}{arrow} {span.source.name}:{span.line}:{span.column}",
-        f"{gutter} |",
-        f"{span.line:>{width}} | {line}",
-        f"{gutter} | {before}{mark * length}{' ' + label.text if label.text else ''}",
-    ]

@@ -35,7 +35,7 @@ class Source:
 
     def byte_offset(self, offset: int) -> int:
         """The offset in the UTF-8 encoded text of a character offset."""
-        return len(self.text[:offset].encode())
+        return len(self.text[:offset].encode(errors="surrogatepass"))
 
 
 @dataclass(frozen=True, slots=True)
