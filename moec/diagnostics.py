@@ -79,7 +79,12 @@ class CompileError(Exception):
 
 
 def fail(
-    code: str, message: str, span: Span | None = None, label: str = "", causes: Sequence[Label] = (), help: str | None = None
+    code: str,
+    message: str,
+    span: Span | None = None,
+    label: str = "",
+    causes: Sequence[Label] = (),
+    help: str | None = None,
 ) -> CompileError:
     """A `CompileError` of one diagnostic, to be raised."""
     return CompileError(Diagnostic(code, message, span, label, tuple(causes), help))

@@ -160,7 +160,8 @@ class _Excerpt:
         for mark in ordered:
             start, end = view.start(mark.span), view.end(mark.span)
             row.put(self._edge + start, mark.sign * (end - start), mark.style)
-        spoken = sorted((m for m in marks if m.text), key=lambda m: (view.start(m.span), view.end(m.span)), reverse=True)
+        spoken = [mark for mark in marks if mark.text]
+        spoken.sort(key=lambda mark: (view.start(mark.span), view.end(mark.span)), reverse=True)
         reach = max(view.end(mark.span) for mark in marks)
         if spoken and view.end(spoken[0].span) == reach:
             beside = spoken.pop(0)

@@ -27,8 +27,7 @@ def parse(source: Source) -> syntax.File:
         raise fail("E0003", f"`{source.name}` is larger than {MAX_BYTES} bytes")
     tokens = lalr.tokenize(tables(), source.text)
     if len(tokens) == 1:
-        help = "a file holds at least one `moe name[dims](x: [H]) -> [H] { … }`"
-        raise fail("E0002", f"`{source.name}` is empty", help=help)
+        raise fail("E0002", f"`{source.name}` is empty", help="write `moe name[H=64](x: [H]) -> [H] { … }`")
     try:
         return lalr.run(tables(), tokens, _Builder(source).build)
     except lalr.Unexpected as error:
@@ -194,7 +193,7 @@ class _Builder:
 
     def function_(self, span: Span, items: list[Any]) -> Any:
         parameters, body = _listed(items, syntax.Parameter), items[-1]
-        short = not isinstance(body, tuple)
+        short = isinstance(body, syntax.Node)
         statements: Any = (syntax.Return(body.span, (body,)),) if short else body
         return syntax.Function(span, self._name(items[0]), parameters, statements, short)
 

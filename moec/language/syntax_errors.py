@@ -26,29 +26,68 @@ BEGINNING = {"NAME", "NUMBER", "STRING", "ADD", "not", "sum", "each", "if", "mat
 CONTINUING = {"COMPARE", "ADD", "MUL", "**", "@", "..", "and", "or", "in", "(", "[", "_TRANSPOSE"}
 
 #: Kinds with more than one spelling.
-SPOKEN = {"NAME": "a name", "NUMBER": "a number", "STRING": "a string", END: "the end of the file", "_TRANSPOSE": "`.T`"}
-SPOKEN |= {"COMPARE": "a comparison", "ADD": "`+` or `-`", "MUL": "`*` or `/`"}
+SPOKEN = {
+    "NAME": "a name",
+    "NUMBER": "a number",
+    "STRING": "a string",
+    "COMPARE": "a comparison",
+    "ADD": "`+` or `-`",
+    "MUL": "`*` or `/`",
+    "_TRANSPOSE": "`.T`",
+    END: "the end of the file",
+}
 
 #: What other languages write, and what this one does.
 FOREIGN_SIGNS = {
-    "&&": "write `and`", "&": "write `and`", "||": "write `or`", "|": "write `or`", "!": "write `not`", "~": "write `not`",
-    "^": "write `**` for a power", ";": "remove it: statements need nothing between them",
-    "?": "write `if c then a else b`", "\\": "remove it: an expression may go on in the next line",
-    "×": "write `*`", "·": "write `*`", "÷": "write `/`", "−": "write `-`", "–": "write `-`", "≤": "write `<=`", "≥": "write `>=`",  # noqa: RUF001
-    "≠": "write `!=`", "∈": "write `in`", "∑": "write `sum e in s: …`", "→": "write `->`", "∞": "write `inf`",  # noqa: RUF001
-    "“": 'write `"`', "”": 'write `"`', "…": "write `..` for a range",
+    "&&": "write `and`",
+    "&": "write `and`",
+    "||": "write `or`",
+    "|": "write `or`",
+    "!": "write `not`",
+    "~": "write `not`",
+    "^": "write `**` for a power",
+    ";": "remove it: statements need nothing between them",
+    "?": "write `if c then a else b`",
+    "\\": "remove it: an expression may go on in the next line",
+    "×": "write `*`",
+    "·": "write `*`",
+    "÷": "write `/`",
+    "−": "write `-`",
+    "–": "write `-`",
+    "≤": "write `<=`",
+    "≥": "write `>=`",
+    "≠": "write `!=`",
+    "∈": "write `in`",
+    "∑": "write `sum e in s: …`",
+    "→": "write `->`",
+    "∞": "write `inf`",
+    "“": 'write `"`',
+    "”": 'write `"`',
+    "…": "write `..` for a range",
     "\u00a0": "write a plain space",
-}  # fmt: skip
+}
 FOREIGN_WORDS = {
-    "let": "a name needs no keyword: write `x = …`", "var": "a name needs no keyword: write `x = …`",
-    "const": "a name needs no keyword: write `x = …`", "val": "a name needs no keyword: write `x = …`",
-    "def": "write `fn`", "func": "write `fn`", "function": "write `fn`", "fun": "write `fn`", "lambda": "write `fn`",
-    "layer": "write `moe`", "module": "write `moe`", "model": "write `moe`", "class": "write `moe`",
+    "let": "a name needs no keyword: write `x = …`",
+    "var": "a name needs no keyword: write `x = …`",
+    "const": "a name needs no keyword: write `x = …`",
+    "val": "a name needs no keyword: write `x = …`",
+    "def": "write `fn`",
+    "func": "write `fn`",
+    "function": "write `fn`",
+    "fun": "write `fn`",
+    "lambda": "write `fn`",
+    "layer": "write `moe`",
+    "module": "write `moe`",
+    "model": "write `moe`",
+    "class": "write `moe`",
     "for": "there are no loops: write `sum e in s: …` or `each e in s: …`",
     "while": "there are no loops: write `sum e in s: …` or `each e in s: …`",
-    "weight": "write `param`", "parameter": "write `param`", "output": "write `return` or `aux`", "elif": "write `else if`",
-}  # fmt: skip
-FOREIGN_FIELDS = {name: "write `.T`" for name in ("t", "mT", "transpose")} | {"shape": "write `size(v, axis)`"}
+    "weight": "write `param`",
+    "parameter": "write `param`",
+    "output": "write `return` or `aux`",
+    "elif": "write `else if`",
+}
+FOREIGN_FIELDS = dict.fromkeys(("t", "mT", "transpose"), "write `.T`") | {"shape": "write `size(v, axis)`"}
 
 
 def explain(error: Unexpected, source: Source) -> CompileError:
@@ -77,6 +116,11 @@ class Mistake:
     @property
     def previous(self) -> Token:
         return self.at(-1)
+
+    @property
+    def names_statement(self) -> bool:
+        """Whether a statement has begun with a name, and the refused token stands where its `=` should."""
+        return not self.expected ^ {"=", ","}
 
     @property
     def expected(self) -> frozenset[str]:
@@ -121,9 +165,14 @@ class Mistake:
         return self.source.line_column(token.start)[0]
 
     def fail(
-        self, message: str, span: Span | None = None, label: str = "", help: str | None = None, code: str = "E0010",
+        self,
+        message: str,
+        span: Span | None = None,
+        label: str = "",
+        help: str | None = None,
+        code: str = "E0010",
         cause: Label | None = None,
-    ) -> CompileError:  # fmt: skip
+    ) -> CompileError:
         return fail(code, message, span or self.span(self.token), label, (cause,) if cause else (), help)
 
 
@@ -135,7 +184,8 @@ def _string(mistake: Mistake) -> CompileError | None:
     if token.text == '"':
         end = re.compile(r"[^\r\n]*").match(text, token.start)
         assert end
-        return mistake.fail("string is not closed", Span(mistake.source, token.start, end.end()), 'expected `"`', code="E0011")
+        span = Span(mistake.source, token.start, end.end())
+        return mistake.fail("string is not closed", span, 'expected `"`', code="E0011")
     if token.text == "'" and (quoted := re.compile(r"'([^'\"\r\n]*)'").match(text, token.start)):
         span = Span(mistake.source, *quoted.span())
         return mistake.fail("a string has double quotes", span, help=f'write `"{quoted[1]}"`', code="E0012")
@@ -168,7 +218,8 @@ def _character(mistake: Mistake) -> CompileError | None:
         assert word
         span = Span(mistake.source, *word.span())
         return mistake.fail(f"`{word[0]}` is not a name", span, "only a to z, A to Z, 0 to 9 and `_`", code="E0012")
-    sign = next((sign for sign in (text[token.start : token.start + 2], token.text) if sign in FOREIGN_SIGNS), token.text)
+    pair = text[token.start : token.start + 2]
+    sign = pair if pair in FOREIGN_SIGNS else token.text
     spoken = f"`{sign}`" if sign.isprintable() else f"character U+{ord(sign):04X}"
     span = Span(mistake.source, token.start, token.start + len(sign))
     return mistake.fail(f"{spoken} is not in the language", span, help=FOREIGN_SIGNS.get(sign), code="E0012")
@@ -210,7 +261,7 @@ def _closing(mistake: Mistake) -> CompileError | None:
     opened = mistake.opened[-1] if mistake.opened else None
     if token.kind not in OPENING or (opened and CLOSING[opened.kind] == token.kind):
         return None
-    if opened is None or all(CLOSING[other.kind] != token.kind for other in mistake.opened) and opened.kind == "{":
+    if opened is None or (all(CLOSING[other.kind] != token.kind for other in mistake.opened) and opened.kind == "{"):
         return mistake.fail(f"`{token.text}` closes nothing", help="remove it", code="E0011")
     cause = Label(mistake.span(opened), "opened here")
     label = f"expected `{CLOSING[opened.kind]}`"
@@ -253,9 +304,12 @@ def _keyword(mistake: Mistake) -> CompileError | None:
     token, words = mistake.token, tables().words
     if token.kind == "=" and mistake.previous.kind in words:
         token = mistake.previous
-    elif token.kind not in words or "NAME" not in mistake.expected or "NUMBER" in mistake.expected:
-        return None
-    elif "return" in mistake.expected and mistake.at(1).kind not in ("=", ","):
+    elif (
+        token.kind not in words
+        or "NAME" not in mistake.expected
+        or "NUMBER" in mistake.expected
+        or ("return" in mistake.expected and mistake.at(1).kind not in ("=", ","))
+    ):
         return None
     return mistake.fail(f"`{token.text}` is a keyword", mistake.span(token), "expected a name", code="E0013")
 
@@ -264,7 +318,7 @@ def _foreign(mistake: Mistake) -> CompileError | None:
     """`let x = 1`, `def f(x):`."""
     at_start = mistake.line(mistake.previous) != mistake.line(mistake.at(-2)) or not mistake.at(-2).text
     candidates = [mistake.token] if "moe" in mistake.expected else []
-    candidates += [mistake.previous] if mistake.expected == {"=", ","} and at_start else []
+    candidates += [mistake.previous] if mistake.names_statement and at_start else []
     for token in candidates:
         if help := FOREIGN_WORDS.get(token.text):
             return mistake.fail(f"`{token.text}` is not in the language", mistake.span(token), help=help)
@@ -280,7 +334,7 @@ def _dangling(mistake: Mistake) -> CompileError | None:
         operator, found = mistake.previous, mistake.token
     else:
         return None
-    if operator.kind not in operators or mistake.line(found) == mistake.line(operator) and found.kind != END:
+    if operator.kind not in operators or (mistake.line(found) == mistake.line(operator) and found.kind != END):
         return None
     return mistake.fail(f"expected an expression after `{operator.text}`", mistake.span(operator))
 
@@ -300,7 +354,7 @@ def _equals(mistake: Mistake) -> CompileError | None:
 
 def _target(mistake: Mistake) -> CompileError | None:
     """`p[0] = 1`, `f(x) = x`."""
-    if mistake.expected != {"=", ","} or mistake.token.kind not in ("(", "["):
+    if not mistake.names_statement or mistake.token.kind not in ("(", "["):
         return None
     name = mistake.previous.text
     if mistake.token.kind == "(":
@@ -311,7 +365,7 @@ def _target(mistake: Mistake) -> CompileError | None:
 def _beside(mistake: Mistake) -> CompileError | None:
     """`p = softmax x`: an operand without an operator, read as the beginning of a statement."""
     name, before = mistake.previous, mistake.at(-2)
-    if mistake.expected != {"=", ","} or name.kind != "NAME" or before.kind in ("{", "}"):
+    if not mistake.names_statement or name.kind != "NAME" or before.kind in ("{", "}"):
         return None
     if mistake.line(name) != mistake.line(before):
         return None
@@ -348,7 +402,8 @@ def _binder(mistake: Mistake) -> CompileError | None:
         return None
     if word.kind not in ("sum", "each"):
         return None
-    return mistake.fail(f"unexpected `{mistake.token.text}`", help=f"write `{word.text} e in s: …`, without parentheses")
+    help = f"write `{word.text} e in s: …`, without parentheses"
+    return mistake.fail(f"unexpected `{mistake.token.text}`", help=help)
 
 
 def _signature(mistake: Mistake) -> CompileError | None:
@@ -414,6 +469,23 @@ def _spoken(kinds: list[str]) -> str:
 
 
 RULES: tuple[Callable[[Mistake], CompileError | None], ...] = (
-    _string, _point, _character, _comment, _update, _closing, _unclosed, _keyword, _foreign, _dangling, _equals, _target,
-    _number, _beside, _comparison, _not_in, _binder, _signature, _other,
-)  # fmt: skip
+    _string,
+    _point,
+    _character,
+    _comment,
+    _update,
+    _closing,
+    _unclosed,
+    _keyword,
+    _foreign,
+    _dangling,
+    _equals,
+    _target,
+    _number,
+    _beside,
+    _comparison,
+    _not_in,
+    _binder,
+    _signature,
+    _other,
+)

@@ -41,7 +41,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The automaton. A kind of token is named by its spelling (`->`, `then`) or, where it has many, by its terminal (NAME)."""
+    """The automaton. A kind of token is named by its spelling (`->`, `then`), or by its terminal (NAME) if it has many."""
 
     pattern: str  # one regular expression; a group `k3` for `kinds[3]`
     kinds: tuple[str, ...]
@@ -143,7 +143,8 @@ def _rule(rule: Any) -> Rule:
         children += [None] * len(gaps)
     helper = rule.origin.name.startswith("_")
     single = bool(rule.options.expand1 and not rule.alias)
-    return Rule(rule.alias or rule.origin.name, f"<{rule.origin.name}>", len(rule.expansion), tuple(children), single, helper)
+    origin = rule.origin.name
+    return Rule(rule.alias or origin, f"<{origin}>", len(rule.expansion), tuple(children), single, helper)
 
 
 def _digest(*parts: str) -> str:
@@ -169,7 +170,8 @@ def _load(path: Path) -> Tables | None:
 def _save(made: Tables, path: Path) -> None:
     """Writes aside and renames, so that no one reads half a file. A cache that cannot be written is no error."""
     rules = [[r.name, r.origin, r.size, r.children, r.single, r.helper] for r in made.rules]
-    parts = [made.pattern, made.kinds, sorted(made.words), sorted(made.ignored), rules, made.states, made.start, made.end]
+    words, ignored = sorted(made.words), sorted(made.ignored)
+    parts = [made.pattern, made.kinds, words, ignored, rules, made.states, made.start, made.end]
     text = json.dumps(parts, separators=(",", ":"))
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
