@@ -1,4 +1,4 @@
-"""Excerpts of a source with marks below the places that are spoken of, as rustc draws them. Used by `diagnostics` only."""
+"""Excerpts of a source with marks below the places that are spoken of, as rustc draws them; for `diagnostics` only."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class _Excerpt:
 
 
 class _View:
-    """One line as it is shown: tabs spread, wide characters two columns, unprintable ones replaced, cut where very long."""
+    """A line as shown: tabs spread, wide characters two columns, unprintable ones replaced, cut where very long."""
 
     def __init__(self, source: Source, number: int, marks: Sequence[Mark]) -> None:
         line = source.line(number)

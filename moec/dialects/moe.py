@@ -252,7 +252,8 @@ class ContractOp(MoeOp):
     def infer(self) -> Sequence[Attribute]:
         weight, vector = shape_of(self.weight.type), shape_of(self.vector.type)
         require(len(vector) == 1 and weight[-1:] == vector, f"{self.weight.type} @ {self.vector.type}")
-        require(element_of(self.weight.type) == element_of(self.vector.type), "factors of different precision")
+        precision = (element_of(self.weight.type), F32)  # f32 holds what was rounded to the weight's precision
+        require(element_of(self.vector.type) in precision, "the vector has not entered the weight's precision")
         return [array_type(F32, weight[:-1])]
 
 

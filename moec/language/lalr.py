@@ -23,7 +23,7 @@ class Token(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """Something read: a token, or a node. `depth` counts the nodes inside each other; `start` is None for an empty one."""
+    """Something read: a token, or a node. `depth` counts nodes inside each other; `start` is None for an empty one."""
 
     value: Any
     start: int | None

@@ -1,4 +1,4 @@
-"""Text to syntax. The grammar is moe.lark; this module builds the nodes and says what is wrong with a text that is not."""
+"""Text to syntax: builds the nodes of a text, or says why it is not in the language. The grammar is moe.lark."""
 
 from __future__ import annotations
 
@@ -194,7 +194,8 @@ class _Builder:
     def function_(self, span: Span, items: list[Any]) -> Any:
         parameters, body = _listed(items, syntax.Parameter), items[-1]
         short = isinstance(body, syntax.Node)
-        statements: Any = (syntax.Return(body.span, (body,)),) if short else body
+        value: Any = body
+        statements: Any = (syntax.Return(value.span, (value,)),) if short else body
         return syntax.Function(span, self._name(items[0]), parameters, statements, short)
 
     def body_(self, span: Span, items: list[Any]) -> Any:

@@ -1,8 +1,8 @@
 """What is wrong with a text that is not in the language, said as its writer would see it.
 
-The parser stops at the first token that cannot follow. `RULES` are the mistakes that people make, most telling first: each
-looks at that token, at what stands around it and at what was open, and answers with an error or with None. What none of them
-knows becomes "expected this, found that".
+The parser stops at the first token that cannot follow. `RULES` are the mistakes that people make, most telling first:
+each looks at that token, at what stands around it and at what was open, and answers with an error or with None. What
+none of them knows becomes "expected this, found that".
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from moec.source import Source, Span
 CLOSING = {"(": ")", "[": "]", "{": "}"}
 OPENING = {closing: opening for opening, closing in CLOSING.items()}
 
-#: Kinds that begin an expression, and kinds that continue one.
-BEGINNING = {"NAME", "NUMBER", "STRING", "ADD", "not", "sum", "each", "if", "match", "split", "(", "{"}
+#: Kinds that continue an expression.
 CONTINUING = {"COMPARE", "ADD", "MUL", "**", "@", "..", "and", "or", "in", "(", "[", "_TRANSPOSE"}
 
 #: Kinds with more than one spelling.

@@ -41,7 +41,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The automaton. A kind of token is named by its spelling (`->`, `then`), or by its terminal (NAME) if it has many."""
+    """The automaton. A kind of token is named by its spelling (`->`, `then`), or if it has many by its terminal."""
 
     pattern: str  # one regular expression; a group `k3` for `kinds[3]`
     kinds: tuple[str, ...]

@@ -1,0 +1,128 @@
+"""Where everything of a call lies: the frame that stages share, the workspace, the domains.
+
+A call is `i64 run(i64 tokens, ptr arguments)`. `arguments` points to pointers: inputs, outputs, auxiliary outputs, raw parameters, packed
+weights, the workspace. The frame is an array of 64-bit words that `run` fills in and every stage reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from xdsl.ir import SSAValue
+
+from moec.codegen.llvm import I64, PTR, SIZES, Emitter, Value, i64
+from moec.codegen.rows import chosen_like
+from moec.codegen.selections import Chosen
+from moec.codegen.views import View
+from moec.dialects import plan
+from moec.dialects.types import SelectionType, element_name, integer, static_shape
+
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class Field:
+    """A word of the frame."""
+
+    index: int
+
+
+@dataclass
+class Frame:
+    """The words of the frame: each key has one."""
+
+    fields: dict[object, Field] = field(default_factory=dict[object, Field])
+
+    def field(self, key: object) -> Field:
+        return self.fields.setdefault(key, Field(len(self.fields)))
+
+    @property
+    def size(self) -> int:
+        return 8 * len(self.fields)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Workspace of `bytes_per_token` for each token and `fixed` bytes besides."""
+
+    key: object
+    bytes_per_token: int
+    fixed: int = 0
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A set of rows: at most `per_token` for each token. `outer` is what it was expanded from, by a selection of `slots`."""
+
+    value: SSAValue
+    per_token: int
+    outer: Domain | None = None
+    expand: plan.ExpandOp | None = None
+    slots: int = 1
+    indices: int = 1
+    partial: bool = False
+
+    def keys(self, name: str) -> tuple[SSAValue, str]:
+        """The frame's key for one of the domain's arrays: `count`, `parent`, `position`, `offsets`."""
+        return self.value, name
+
+
+def row_layout(type: Any) -> tuple[str, tuple[int, ...]]:
+    """The element type and shape of one row's value as it lies in memory."""
+    if isinstance(type, SelectionType):
+        return "i64", (integer(type.size),)
+    return element_name(type), static_shape(type)
+
+
+def row_bytes(type: Any) -> int:
+    dtype, shape = row_layout(type)
+    return prod(shape) * SIZES[dtype]
+
+
+class StageFrame:
+    """The frame inside one stage: words are loaded once, where the stage begins."""
+
+    def __init__(self, e: Emitter, frame: Frame, pointer: Value) -> None:
+        self.e = e
+        self.frame = frame
+        self.pointer = pointer
+        self._entry = e.b.block
+        self._loaded: dict[tuple[object, bool], Value] = {}
+
+    def pointer_of(self, key: object) -> Value:
+        return self._load(key, PTR)
+
+    def number_of(self, key: object) -> Value:
+        return self._load(key, I64)
+
+    def _load(self, key: object, type: Any) -> Value:
+        found = (key, type is PTR)
+        if found not in self._loaded:
+            b, place = self.e.b, self.frame.field(key)
+            with b.goto_block(self._entry):
+                address = self.e.at(self.pointer, i64(place.index), 8)
+                self._loaded[found] = b.load(address, typ=type, align=8)
+        return self._loaded[found]
+
+
+def put_field(e: Emitter, frame: Frame, pointer: Value, key: object, value: Value) -> None:
+    """Writes a word of the frame."""
+    e.b.store(value, e.at(pointer, i64(frame.field(key).index), 8), align=8)
+
+
+def row_value(e: Emitter, type: Any, pointer: Value, row: Value) -> Any:
+    """A row's value in a buffer: a view, a selection, or the scalar itself."""
+    dtype, shape = row_layout(type)
+    place = e.at(pointer, e.b.mul(row, i64(row_bytes(type))), 1)
+    if isinstance(type, SelectionType):
+        chosen = chosen_like(type)
+        return Chosen(chosen.size, chosen.domain, chosen.partial, place)
+    return View.dense(place, dtype, shape)
+
+
+def total(regions: Sequence[Region]) -> tuple[int, int]:
+    """The bytes of a workspace: for each token, and fixed (with room to align each part)."""
+    return sum(r.bytes_per_token for r in regions), sum(r.fixed + ALIGNMENT for r in regions)

@@ -1,0 +1,195 @@
+"""What every emitter needs of LLVM: types, constants, loops, branches, vectors in memory.
+
+`Emitter` wraps an `IRBuilder`. Element types of the language have one representation here: f32 is `float`, bf16 is `i16`
+(its bit pattern), f16 is `half` where the target converts it and `i16` elsewhere, i64 is `i64`, bool is `i1` in registers and a
+byte in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+from llvmlite import ir
+
+from moec.target import Target
+
+Value: TypeAlias = Any
+
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+F32, F16 = ir.FloatType(), ir.HalfType()
+PTR: Final = ir.PointerType()
+VOID: Final = ir.VoidType()
+
+#: Bytes of an element in memory.
+SIZES: Final = {"f32": 4, "bf16": 2, "f16": 2, "i64": 8, "bool": 1}
+
+
+def i64(value: int) -> Value:
+    return ir.Constant(I64, value)
+
+
+def vector(element: Any, width: int) -> Any:
+    """A vector type, or the element itself where the width is 0."""
+    return ir.VectorType(element, width) if width else element
+
+
+def width_of(value: Value) -> int:
+    """How many lanes a value has; 0 for a scalar."""
+    return value.type.count if isinstance(value.type, ir.VectorType) else 0
+
+
+class Emitter:
+    """Appends instructions to a function. `target` says what the machine has."""
+
+    def __init__(self, builder: ir.IRBuilder, target: Target) -> None:
+        self.b: Any = builder
+        self.target = target
+        self.lanes = max(1, target.vector_bits // 32)
+
+    # types
+
+    def register(self, dtype: str) -> Any:
+        """The type of a scalar of an element type in a register."""
+        if dtype == "f16":
+            return F16 if self.target.converts_f16 else I16
+        return {"f32": F32, "bf16": I16, "i64": I64, "bool": I1}[dtype]
+
+    def memory(self, dtype: str) -> Any:
+        return I8 if dtype == "bool" else self.register(dtype)
+
+    # values
+
+    def splat(self, scalar: Value, width: int) -> Value:
+        """A scalar in every lane."""
+        if not width or width_of(scalar):
+            return scalar
+        type = ir.VectorType(scalar.type, width)
+        if isinstance(scalar, ir.Constant):
+            return ir.Constant(type, [scalar.constant] * width)
+        first = self.b.insert_element(ir.Constant(type, ir.Undefined), scalar, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, width), None))
+
+    def like(self, other: Value, value: float) -> Value:
+        """A constant of another value's type."""
+        if isinstance(other.type, ir.VectorType):
+            return ir.Constant(other.type, [value] * other.type.count)
+        return ir.Constant(other.type, value)
+
+    def call(self, name: str, result: Any, *arguments: Value) -> Value:
+        """A call of an intrinsic, declared on first use."""
+        module = self.b.module
+        if name not in module.globals:
+            ir.Function(module, ir.FunctionType(result, [argument.type for argument in arguments]), name)
+        return self.b.call(module.globals[name], arguments)
+
+    def overloaded(self, name: str, *arguments: Value) -> Value:
+        """A call of an intrinsic that is overloaded by the type of its arguments, which it returns."""
+        type = arguments[0].type
+        width, element = width_of(arguments[0]), type.element if width_of(arguments[0]) else type
+        suffix = f"v{width}" if width else ""
+        scalar = f"i{element.width}" if isinstance(element, ir.IntType) else "f32"
+        return self.call(f"{name}.{suffix}{scalar}", type, *arguments)
+
+    # memory
+
+    def at(self, pointer: Value, index: Value, size: int) -> Value:
+        """The address of element `index` of elements of `size` bytes."""
+        if isinstance(index, int):
+            return pointer if index == 0 else self.b.gep(pointer, [i64(index * size)], source_etype=I8)
+        element = {1: I8, 2: I16, 4: I32, 8: I64}[size]
+        return self.b.gep(pointer, [index], source_etype=element)
+
+    def load(self, pointer: Value, dtype: str, width: int = 0) -> Value:
+        """A scalar or a vector of consecutive elements."""
+        type = vector(self.memory(dtype), width)
+        value = self.b.load(pointer, typ=type, align=SIZES[dtype])
+        if dtype == "bool":
+            return self.b.icmp_unsigned("!=", value, ir.Constant(type, None))
+        return value
+
+    def store(self, value: Value, pointer: Value, dtype: str) -> None:
+        if dtype == "bool":
+            value = self.b.zext(value, vector(I8, width_of(value)))
+        self.b.store(value, pointer, align=SIZES[dtype])
+
+    def fill(self, pointer: Value, size: Value, byte: int = 0) -> None:
+        """Sets bytes of memory."""
+        size = i64(size) if isinstance(size, int) else size
+        self.call("llvm.memset.p0.i64", VOID, pointer, ir.Constant(I8, byte), size, ir.Constant(I1, 0))
+
+    def copy(self, to: Value, source: Value, size: int) -> None:
+        self.call("llvm.memcpy.p0.p0.i64", VOID, to, source, i64(size), ir.Constant(I1, 0))
+
+    # control
+
+    def loop(
+        self,
+        start: Value | int,
+        stop: Value | int,
+        body: Callable[..., Sequence[Value] | None],
+        carried: Sequence[Value] = (),
+        step: Value | int = 1,
+    ) -> list[Value]:
+        """`body(i, *carried)` for i from `start` below `stop`; the carried values after the last turn."""
+        b = self.b
+        if isinstance(start, int) and isinstance(stop, int) and start >= stop:
+            return list(carried)
+        start, stop, step = (i64(end) if isinstance(end, int) else end for end in (start, stop, step))
+        before = b.block
+        inside, after = b.append_basic_block("loop"), b.append_basic_block("end")
+        sure = isinstance(start, ir.Constant) and isinstance(stop, ir.Constant)
+        if sure:
+            b.branch(inside)
+        else:
+            b.cbranch(b.icmp_signed("<", start, stop), inside, after)
+        b.position_at_end(inside)
+        index = b.phi(I64, "i")
+        index.add_incoming(start, before)
+        values = [b.phi(value.type) for value in carried]
+        for phi, value in zip(values, carried, strict=True):
+            phi.add_incoming(value, before)
+        results = list(body(index, *values) or ())
+        following = b.add(index, step, flags=["nsw"])
+        index.add_incoming(following, b.block)
+        for phi, value in zip(values, results, strict=True):
+            phi.add_incoming(value, b.block)
+        last = b.block
+        b.cbranch(b.icmp_signed("<", following, stop), inside, after)
+        b.position_at_end(after)
+        leaving: list[Value] = []
+        for first, value in zip(carried, results, strict=True):
+            phi = b.phi(value.type)
+            if not sure:
+                phi.add_incoming(first, before)
+            phi.add_incoming(value, last)
+            leaving.append(phi)
+        return leaving
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """Code that runs only where a condition holds."""
+        b = self.b
+        inside, after = b.append_basic_block("then"), b.append_basic_block("endif")
+        b.cbranch(condition, inside, after)
+        b.position_at_end(inside)
+        yield
+        b.branch(after)
+        b.position_at_end(after)
+
+    @contextmanager
+    def either(self, condition: Value) -> Iterator[tuple[Callable[[], None], Any]]:
+        """`with either(c) as (otherwise, _): …; otherwise(); …`: two branches."""
+        b = self.b
+        yes, no, after = (b.append_basic_block(name) for name in ("then", "else", "endif"))
+        b.cbranch(condition, yes, no)
+        b.position_at_end(yes)
+
+        def otherwise() -> None:
+            b.branch(after)
+            b.position_at_end(no)
+
+        yield otherwise, None
+        b.branch(after)
+        b.position_at_end(after)

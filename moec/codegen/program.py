@@ -1,0 +1,295 @@
+"""A whole program: its stages, the domains between them, and `run`, which calls them in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, SSAValue
+
+from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_bytes, row_layout
+from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
+from moec.codegen.stages import FLAG, Stage, Stages
+from moec.dialects import plan
+from moec.dialects.types import SelectionType, integer
+from moec.target import Target
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Weights that a program reads as panels: the parameters, how each becomes a stack of matrices, and the tile."""
+
+    params: tuple[str, ...]
+    views: tuple[tuple[str, ...], ...]
+    keys: int
+    n: int
+    k: int
+    dtype: str
+    tile: str
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array of the call: one row for each token, or a parameter."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a caller has to know: the arrays in the order of the arguments, and the workspace."""
+
+    name: str
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    aux: tuple[Array, ...]
+    params: tuple[Array, ...]
+    raw: tuple[str, ...]
+    packed: tuple[Packed, ...]
+    bytes_per_token: int
+    fixed_bytes: int
+
+
+def emit(module: ModuleOp, target: Target) -> tuple[Any, Interface]:
+    """The LLVM module of a plan, and the interface of its `run`."""
+    (program,) = (op for op in module.body.block.ops if isinstance(op, plan.ProgramOp))
+    return _Program(program, target).emit()
+
+
+class _Program:
+    def __init__(self, program: plan.ProgramOp, target: Target) -> None:
+        self.program = program
+        self.target = target
+        self.module = ir.Module(program.sym_name.data)
+        self.module.triple = target.triple
+        self.frame = Frame()
+        self.arguments: list[object] = []
+        self.regions: list[Region] = []
+        self.domains: dict[SSAValue, Domain] = {}
+        self.packed: list[Packed] = []
+        self.block = program.body.block
+        self.count = len(program.inputs)
+        tokens = self.block.args[0]
+        self.domains[tokens] = Domain(tokens, 1)
+        self.stages = Stages(self.module, target, self.frame, self.domains, program)
+        self.outputs = list(self.block.last_op.operands) if self.block.last_op else []
+
+    def emit(self) -> tuple[Any, Interface]:
+        self.arguments += self.block.args[1 : 1 + self.count]
+        self.arguments += self.outputs
+        raw = self._raw_params()
+        self.arguments += [("param", value) for value in raw]
+        matmuls = [op for op in self.block.ops if isinstance(op, plan.MatmulOp)]
+        self.arguments += [("packed", op.value) for op in matmuls]
+        self.packed = [self._pack(op) for op in matmuls]
+        steps = [step for step in map(self._step, self.block.ops) if step is not None]
+        scratch = max((step.scratch for step in steps if isinstance(step, Stage)), default=0)
+        self.regions.append(Region("scratch", 0, scratch))
+        self.regions.append(Region(FLAG, 0, 64))
+        self._run(steps)
+        return self.module, self._interface(raw)
+
+    def _raw_params(self) -> list[SSAValue]:
+        """The parameters that are read as they are, not as panels."""
+        params = self.block.args[1 + self.count :]
+        weights = {(op, i) for op in self.block.ops if isinstance(op, plan.MatmulOp) for i, _ in enumerate(op.operands)}
+        return [p for p in params if any((use.operation, use.index) not in weights for use in p.uses)]
+
+    def _pack(self, op: plan.MatmulOp) -> Packed:
+        names = [self._param_name(value) for value in op.weights]
+        views = tuple(tuple(step.data for step in steps) for steps in op.views)
+        return Packed(tuple(names), views, integer(op.keys), integer(op.n), integer(op.k), op.dtype.data, op.tile.data)
+
+    def _param_name(self, value: SSAValue) -> str:
+        assert isinstance(value.owner, Block)
+        return self.program.params.data[self.block.args.index(value) - 1 - self.count].data  # pyright: ignore
+
+    # steps
+
+    def _step(self, op: Any) -> Any:
+        name = f"stage_{len(self.frame.fields)}_{op.name.split('.')[1]}"
+        match op:
+            case plan.ExpandOp():
+                return self._expand(op)
+            case plan.GroupOp():
+                domain = self.domains[op.domain]
+                self.regions.append(Region((op.result, "order"), 8 * domain.per_token))
+                self.regions.append(Region((op.result, "offsets"), 0, 8 * (integer(op.keys) + 2)))
+                return op
+            case plan.RowsOp():
+                for value in op.values:
+                    self._buffer(value, self.domains[op.domain])
+                return self.stages.rows(op, name)
+            case plan.MatmulOp():
+                domain = self.domains[op.domain]
+                self._buffer(op.value, domain)
+                self.regions.append(Region((op.value, "pointers"), 8 * domain.per_token))
+                return self.stages.matmul(op, name)
+            case _:
+                return None
+
+    def _buffer(self, value: SSAValue, domain: Domain) -> None:
+        if value not in self.outputs:
+            assert isinstance(value.type, plan.RowsType)
+            self.regions.append(Region(value, row_bytes(value.type.row) * domain.per_token))
+
+    def _expand(self, op: plan.ExpandOp) -> plan.ExpandOp:
+        outer = self.domains[op.domain]
+        assert isinstance(op.slots.type, plan.RowsType) and isinstance(op.slots.type.row, SelectionType)
+        type = op.slots.type.row
+        slots, indices = integer(type.size), integer(type.domain)
+        domain = Domain(op.rows, outer.per_token * slots, outer, op, slots, indices, type.kind.data != "full")
+        self.domains[op.rows] = domain
+        for key in (op.index, op.slot, domain.keys("parent"), domain.keys("position")):
+            self.regions.append(Region(key, 8 * domain.per_token))
+        self.regions.append(Region(domain.keys("offsets"), 0, 8 * (indices + 2)))
+        return op
+
+    # the call
+
+    def _run(self, steps: list[Any]) -> None:
+        function = ir.Function(self.module, ir.FunctionType(I64, [I64, PTR]), "moec_run")
+        tokens, arguments = function.args
+        tokens.name, arguments.name = "tokens", "arguments"
+        e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), self.target)
+        for key in (*self.arguments, "workspace", *(region.key for region in self.regions)):
+            self.frame.field(key)
+        for domain in self.domains.values():
+            self.frame.field(domain.keys("count"))
+        frame = e.b.alloca(I64, size=len(self.frame.fields))
+        frame.type = PTR  # llvmlite would have it point to i64
+        for position, key in enumerate([*self.arguments, "workspace"]):
+            pointer = e.b.load(e.at(arguments, i64(position), 8), typ=PTR, align=8)
+            put_field(e, self.frame, frame, key, pointer)
+        self._lay_out(e, frame, tokens)
+        put_field(e, self.frame, frame, self.domains[self.block.args[0]].keys("count"), tokens)
+        e.b.store(i64(0), self._pointer(e, frame, FLAG), align=8)
+        for step in steps:
+            self._call(e, frame, step)
+        e.b.ret(e.b.load(self._pointer(e, frame, FLAG), typ=I64, align=8))
+
+    def _pointer(self, e: Emitter, frame: Value, key: object) -> Value:
+        return e.b.load(e.at(frame, i64(self.frame.field(key).index), 8), typ=PTR, align=8)
+
+    def _number(self, e: Emitter, frame: Value, key: object) -> Value:
+        return e.b.load(e.at(frame, i64(self.frame.field(key).index), 8), typ=I64, align=8)
+
+    def _lay_out(self, e: Emitter, frame: Value, tokens: Value) -> None:
+        """Hands out the workspace: each part aligned, one after the other."""
+        place = e.b.ptrtoint(self._pointer(e, frame, "workspace"), I64)
+        for region in self.regions:
+            put_field(e, self.frame, frame, region.key, e.b.inttoptr(place, PTR))
+            used = e.b.add(e.b.mul(tokens, i64(region.bytes_per_token)), i64(region.fixed + ALIGNMENT - 1))
+            place = e.b.add(place, e.b.and_(used, i64(-ALIGNMENT)))
+
+    def _call(self, e: Emitter, frame: Value, step: Any) -> None:
+        match step:
+            case Stage():
+                count = self._number(e, frame, step.domain.keys("count"))
+                units = count if step.units is None else i64(step.units)
+                stage = self.module.globals[step.name]
+                e.b.call(stage, [frame, i64(0), units, self._pointer(e, frame, "scratch")])
+            case plan.ExpandOp():
+                self._sort_slots(e, frame, step)
+            case _:
+                self._sort_keys(e, frame, step)
+
+    # sorting
+
+    def _sort_slots(self, e: Emitter, frame: Value, op: plan.ExpandOp) -> None:
+        """Counts the slots of each index, then gives each slot its row: a counting sort, so a stable one."""
+        domain = self.domains[op.rows]
+        outer = domain.outer
+        assert outer is not None
+        source = self.domains[plan.domain_of(op.slots)]
+        if source is not outer:
+            raise NotImplementedError("a selection of an outer domain")
+        slots, rows = domain.slots, self._number(e, frame, outer.keys("count"))
+        ids = self._pointer(e, frame, op.slots)
+        offsets = self._pointer(e, frame, domain.keys("offsets"))
+        parent, position = (self._pointer(e, frame, domain.keys(name)) for name in ("parent", "position"))
+        index_at, slot_at = self._pointer(e, frame, op.index), self._pointer(e, frame, op.slot)
+        total = e.b.mul(rows, i64(slots))
+
+        def place(i: Value, index: Value, to: Value) -> None:
+            e.store(e.b.udiv(i, i64(slots)), e.at(parent, to, 8), "i64")
+            e.store(index, e.at(index_at, to, 8), "i64")
+            e.store(e.b.urem(i, i64(slots)), e.at(slot_at, to, 8), "i64")
+            e.store(to, e.at(position, i, 8), "i64")
+
+        count = _counting_sort(e, ids, offsets, total, domain.indices, place)
+        put_field(e, self.frame, frame, domain.keys("count"), count)
+
+    def _sort_keys(self, e: Emitter, frame: Value, op: plan.GroupOp) -> None:
+        domain = self.domains[op.domain]
+        rows = self._number(e, frame, domain.keys("count"))
+        keys, offsets, order = (self._pointer(e, frame, key) for key in (op.key, (op.result, "offsets"), (op.result, "order")))
+        _counting_sort(e, keys, offsets, rows, integer(op.keys), lambda i, key, to: e.store(i, e.at(order, to, 8), "i64"))
+
+    def _interface(self, raw: list[SSAValue]) -> Interface:
+        program, block, count = self.program, self.block, self.count
+        inputs = [_array(name.data, arg.type) for name, arg in zip(program.inputs, block.args[1:], strict=False)]
+        params = [_array(name.data, arg.type) for name, arg in zip(program.params, block.args[1 + count :], strict=True)]
+        names = [name.data for name in (*program.outputs, *program.aux)]
+        outputs = [_array(name, value.type) for name, value in zip(names, self.outputs, strict=True)]
+        per_token = sum(region.bytes_per_token for region in self.regions)
+        fixed = sum(region.fixed + ALIGNMENT for region in self.regions)
+        split = len(program.outputs)
+        return Interface(
+            program.sym_name.data,
+            tuple(inputs),
+            tuple(outputs[:split]),
+            tuple(outputs[split:]),
+            tuple(params),
+            tuple(self._param_name(value) for value in raw),
+            tuple(self.packed),
+            per_token,
+            fixed,
+        )
+
+
+def _array(name: str, type: Any) -> Array:
+    dtype, shape = row_layout(type.row if isinstance(type, plan.RowsType) else type)
+    return Array(name, dtype, shape)
+
+
+def _counting_sort(e: Emitter, keys: Value, offsets: Value, count: Value, buckets: int, place: Any) -> Value:
+    """Calls `place(i, key, position)` for each i whose key is below `buckets`; `offsets` ends as each key's first position.
+
+    Returns how many there are. `offsets` has room for `buckets + 2`.
+    """
+    b = e.b
+    e.fill(offsets, 8 * (buckets + 2))
+
+    def each_key(use: Any) -> None:
+        def turn(i: Value) -> None:
+            key = e.load(e.at(keys, i, 8), "i64")
+            with e.when(b.icmp_unsigned("<", key, i64(buckets))):
+                use(i, key)
+
+        e.loop(0, count, turn)
+
+    def add_one(i: Value, key: Value) -> None:
+        slot = e.at(offsets, b.add(key, i64(2)), 8)
+        e.store(b.add(e.load(slot, "i64"), i64(1)), slot, "i64")
+
+    def advance(i: Value, key: Value) -> None:
+        slot = e.at(offsets, b.add(key, i64(1)), 8)
+        to = e.load(slot, "i64")
+        place(i, key, to)
+        e.store(b.add(to, i64(1)), slot, "i64")
+
+    def accumulate(i: Value, total: Value) -> list[Value]:
+        slot = e.at(offsets, i, 8)
+        total = b.add(total, e.load(slot, "i64"))
+        e.store(total, slot, "i64")
+        return [total]
+
+    each_key(add_one)
+    (total,) = e.loop(2, buckets + 2, accumulate, [i64(0)])
+    each_key(advance)
+    return total

@@ -1,0 +1,132 @@
+"""Selections in native code: choosing the largest, compacting, composing.
+
+A selection is `size` indices in memory; an empty slot holds the domain's size. A range needs no memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llvmlite import ir
+
+from moec.codegen.elements import widen
+from moec.codegen.llvm import F32, I32, I64, Emitter, Value, i64, vector, width_of
+from moec.codegen.views import View
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A selection: its indices in memory, or the first of a range."""
+
+    size: int
+    domain: int
+    partial: bool
+    pointer: Value = None
+    low: int = 0
+
+    def at(self, e: Emitter, slot: Value | int) -> Value:
+        """The index in a slot."""
+        if self.pointer is None:
+            slot = i64(slot) if isinstance(slot, int) else slot
+            return e.b.add(slot, i64(self.low))
+        return e.load(e.at(self.pointer, slot, 8), "i64")
+
+    def filled(self, e: Emitter, index: Value) -> Value:
+        """Whether the index of a slot says that the slot is filled."""
+        return e.b.icmp_unsigned("<", index, i64(self.domain))
+
+    def put(self, e: Emitter, slot: Value | int, index: Value) -> None:
+        e.store(index, e.at(self.pointer, slot, 8), "i64")
+
+
+#: Below the key of every number: marks what is taken or absent.
+_TAKEN = -(1 << 31)
+
+
+def sort_keys(e: Emitter, value: Value) -> Value:
+    """i32 keys in the order of floats: -0 as 0, NaN above infinity."""
+    b, width = e.b, width_of(value)
+    value = b.fadd(value, e.like(value, 0.0))
+    bits = b.bitcast(value, vector(I32, width))
+    negative = b.ashr(bits, e.like(bits, 31))
+    ordered = b.xor(bits, b.and_(negative, e.like(bits, 0x7FFFFFFF)))
+    return b.select(b.fcmp_unordered("uno", value, value), e.like(bits, 0x7FFFFFFF), ordered)
+
+
+class Largest:
+    """Takes the largest of a vector again and again: keys in `scratch` (i32), taken ones struck out."""
+
+    def __init__(self, e: Emitter, scratch: Value, source: View, slots: Chosen | None = None) -> None:
+        self.e = e
+        self.keys = scratch
+        self.size = source.size
+        self.padded = -(-self.size // e.lanes) * e.lanes
+        self._write_keys(source, slots)
+
+    @staticmethod
+    def scratch_bytes(e: Emitter, size: int) -> int:
+        return 4 * (-(-size // e.lanes) * e.lanes)
+
+    def _write_keys(self, source: View, slots: Chosen | None) -> None:
+        e, lanes = self.e, self.e.lanes
+        whole = self.size - self.size % lanes
+
+        def put(at: Value | int, width: int) -> None:
+            value = source.load(e, at, width)
+            value = value if source.dtype == "f32" else widen(e, value, source.dtype)
+            keys = sort_keys(e, value)
+            if slots is not None and slots.partial:
+                indices = e.load(e.at(slots.pointer, at, 8), "i64", width)
+                filled = e.b.icmp_unsigned("<", indices, e.like(indices, slots.domain))
+                keys = e.b.select(filled, keys, e.like(keys, _TAKEN))
+            e.b.store(keys, e.at(self.keys, at, 4), align=4)
+
+        if self.padded > self.size:
+            tail = vector(I32, lanes)
+            taken = ir.Constant(tail, [_TAKEN] * lanes) if lanes else None
+            e.b.store(taken, e.at(self.keys, self.padded - lanes, 4), align=4)
+        e.loop(0, whole, lambda i: put(i, lanes), step=lanes)
+        if self.size % lanes:
+            put(whole, self.size % lanes if self.size % lanes > 1 else 0)
+
+    def take(self) -> tuple[Value, Value]:
+        """The largest key that is left and its position, the lowest of equals; then it is struck out."""
+        e, b, lanes = self.e, self.e.b, self.e.lanes
+        word = ir.VectorType(I32, lanes)
+        ramp = ir.Constant(word, list(range(lanes)))
+        first = b.load(self.keys, typ=word, align=4)
+
+        def turn(i: Value, best: Value, where: Value) -> list[Value]:
+            keys = b.load(e.at(self.keys, i, 4), typ=word, align=4)
+            position = b.add(e.splat(b.trunc(i, I32), lanes), ramp)
+            better = b.icmp_signed(">", keys, best)
+            return [b.select(better, keys, best), b.select(better, position, where)]
+
+        best, where = e.loop(lanes, self.padded, turn, [first, ramp], step=lanes)
+        key = e.call(f"llvm.vector.reduce.smax.v{lanes}i32", I32, best)
+        equal = b.icmp_signed("==", best, e.splat(key, lanes))
+        candidates = b.select(equal, where, e.like(where, 0x7FFFFFFF))
+        position = b.zext(e.call(f"llvm.vector.reduce.smin.v{lanes}i32", I32, candidates), I64)
+        b.store(ir.Constant(I32, _TAKEN), e.at(self.keys, position, 4), align=4)
+        return key, position
+
+
+def is_taken(e: Emitter, key: Value) -> Value:
+    """Whether nothing was left to take."""
+    return e.b.icmp_signed("==", key, ir.Constant(I32, _TAKEN))
+
+
+def contains(e: Emitter, chosen: Chosen, index: Value) -> Value:
+    """Whether a selection holds an index."""
+    inside = chosen.filled(e, index)
+    if chosen.pointer is None:
+        return e.b.and_(inside, e.b.icmp_signed(">=", index, i64(chosen.low)))
+
+    def turn(slot: Value, found: Value) -> list[Value]:
+        return [e.b.or_(found, e.b.icmp_signed("==", chosen.at(e, slot), index))]
+
+    (found,) = e.loop(0, chosen.size, turn, [ir.Constant(ir.IntType(1), 0)])
+    return e.b.and_(found, inside)
+
+
+__all__ = ["F32", "Chosen", "Largest", "contains", "is_taken", "sort_keys"]

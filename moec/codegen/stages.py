@@ -1,0 +1,357 @@
+"""A stage of the plan as one LLVM function: `void stage(ptr frame, i64 begin, i64 end, ptr scratch)`.
+
+What `begin` and `end` count is the stage's own: rows for `plan.rows`, panels for `plan.matmul`. So a stage can be cut among
+threads wherever it likes to be cut; what it writes does not depend on the cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from xdsl.ir import Block, Operation, SSAValue
+
+from moec.codegen.frame import Domain, Frame, StageFrame, row_bytes, row_layout, row_value
+from moec.codegen.llvm import I64, PTR, SIZES, VOID, Emitter, Value, i64
+from moec.codegen.microkernel import emit_microkernel
+from moec.codegen.rows import Row, Scratch, map_into, put
+from moec.codegen.selections import Chosen
+from moec.codegen.views import View
+from moec.dialects import moe, plan
+from moec.dialects.types import element_name, integer
+from moec.runtime.pack import panel_bytes
+from moec.target import KernelShape, Target
+
+STAGE_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR])
+
+#: The word of the frame that is set when an index from the input lies outside its table.
+FLAG = "flag"
+
+
+@dataclass
+class Stage:
+    """A finished stage: how many units a call has (`units` for each, or the rows of `domain`) and the scratch that it needs."""
+
+    name: str
+    domain: Domain
+    units: int | None
+    scratch: int
+
+
+class Stages:
+    """Emits stages into a module. `domains` and `frame` are the program's."""
+
+    def __init__(self, module: Any, target: Target, frame: Frame, domains: dict[SSAValue, Domain], program: plan.ProgramOp) -> None:
+        self.module = module
+        self.target = target
+        self.frame = frame
+        self.domains = domains
+        self.program = program
+
+    def begin(self, name: str) -> tuple[Emitter, StageFrame, Value]:
+        """A new function, positioned after its loads from the frame."""
+        function = ir.Function(self.module, STAGE_TYPE, name)
+        function.linkage = "internal"
+        function.attributes.add("nounwind")
+        for argument, label in zip(function.args, ("frame", "begin", "end", "scratch"), strict=True):
+            argument.name = label
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        e = Emitter(builder, self.target)
+        frame = StageFrame(e, self.frame, function.args[0])
+        body = builder.append_basic_block("body")
+        builder.position_at_end(body)
+        return e, frame, function
+
+    @staticmethod
+    def finish(e: Emitter, function: Value) -> None:
+        e.b.ret_void()
+        entry, body = function.blocks[0], function.blocks[1]
+        ir.IRBuilder(entry).branch(body)
+
+    # rows
+
+    def rows(self, op: plan.RowsOp, name: str) -> Stage:
+        e, frame, function = self.begin(name)
+        domain = self.domains[op.domain]
+        scratch = Scratch(function.args[3])
+
+        def turn(index: Value) -> None:
+            row = Row(e, Surroundings(self, frame, e, domain, op.body.block.args[0]), scratch)
+            row.values[op.body.block.args[0]] = index
+            last = op.body.block.last_op
+            assert last is not None
+            places = self._places(e, frame, op, last, index)
+            for value, place in places:
+                row.places.setdefault(value, place)
+            row.run(op.body.block)
+            for value, place in places:
+                _leave(e, row[value], place)
+
+        e.loop(function.args[1], function.args[2], turn)
+        self.finish(e, function)
+        return Stage(name, domain, None, scratch.size)
+
+    def _places(self, e: Emitter, frame: StageFrame, op: plan.RowsOp, last: Operation, index: Value) -> list[tuple[SSAValue, Any]]:
+        return [
+            (value, row_value(e, value.type, frame.pointer_of(result), index))
+            for value, result in zip(last.operands, op.values, strict=True)
+        ]
+
+    # matrix products
+
+    def matmul(self, op: plan.MatmulOp, name: str) -> Stage:
+        from moec.passes.schedule import parse_tile
+
+        shape = parse_tile(op.tile.data, op.dtype.data)
+        return _Matmul(self, op, shape, name).emit()
+
+
+def _leave(e: Emitter, value: Any, place: Any) -> None:
+    if isinstance(value, Chosen):
+        if value.pointer is not place.pointer:
+            e.loop(0, value.size, lambda slot: place.put(e, slot, value.at(e, slot)))
+    else:
+        put(e, value, place)
+
+
+class Surroundings:
+    """What a row reads from around it: parameters, and the rows of other stages, its own domain's or an outer one's."""
+
+    def __init__(self, stages: Stages, frame: StageFrame, e: Emitter, domain: Domain, row: SSAValue) -> None:
+        self._stages = stages
+        self._frame = frame
+        self._e = e
+        self._domains: dict[SSAValue, Domain] = {row: domain}
+
+    def param(self, value: SSAValue) -> View:
+        assert isinstance(value.owner, Block), value
+        dtype, shape = row_layout(value.type)
+        return View.dense(self._frame.pointer_of(("param", value)), dtype, shape)
+
+    def read(self, source: SSAValue, row: SSAValue, index: Value) -> Any:
+        target = self._stages.domains[plan.domain_of(source)]
+        index = ascend(self._e, self._frame, self._domain(row), target, index)
+        assert isinstance(source.type, plan.RowsType)
+        found = row_value(self._e, source.type.row, self._frame.pointer_of(source), index)
+        if isinstance(found, View) and not found.shape:
+            return self._e.load(found.pointer, found.dtype)
+        return found
+
+    def _domain(self, row: SSAValue) -> Domain:
+        if row not in self._domains:
+            owner = row.owner
+            assert isinstance(owner, plan.DescendOp)
+            self._domains[row] = self._stages.domains[owner.domain]
+        return self._domains[row]
+
+    def descend(self, domain: SSAValue, row: Value, slot: Value) -> Value:
+        inner, e = self._stages.domains[domain], self._e
+        place = e.b.add(e.b.mul(row, i64(inner.slots)), slot)
+        return e.load(e.at(self._frame.pointer_of(inner.keys("position")), place, 8), "i64")
+
+    def flag_outside(self) -> None:
+        e = self._e
+        e.b.store(i64(1), self._frame.pointer_of(FLAG), align=8)
+
+
+def ascend(e: Emitter, frame: StageFrame, domain: Domain, target: Domain, index: Value) -> Value:
+    """The row of an outer domain that a row was expanded from."""
+    while domain is not target:
+        assert domain.outer is not None
+        index = e.load(e.at(frame.pointer_of(domain.keys("parent")), index, 8), "i64")
+        domain = domain.outer
+    return index
+
+
+class _Matmul:
+    """Loops around the microkernels of one `plan.matmul`.
+
+    For each key with rows, for each panel: blocks of rows pass over the panel while it is in cache. A panel that is too large
+    for that is cut along k; then the sums of up to `CUT_ROWS` rows wait in scratch memory.
+    """
+
+    CUT_ROWS = 256
+
+    def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
+        self.stages = stages
+        self.op = op
+        self.shape = shape
+        self.name = name
+        self.domain = stages.domains[op.domain]
+        self.n, self.k, self.keys = (integer(item) for item in (op.n, op.k, op.keys))
+        self.parts = len(op.weights)
+        self.columns = shape.columns // self.parts
+        self.panels = -(-self.n // self.columns)
+        self.panel_bytes = shape.steps(self.k) * shape.step_bytes
+        self.expert_bytes = panel_bytes(shape, self.n, self.k, self.parts)
+        limit = max(shape.step_bytes * 64, stages.target.l2 // 2)
+        cuts = -(-self.panel_bytes // limit)
+        self.cut = -(-shape.steps(self.k) // cuts) * shape.kstep
+        self.block = shape.rows if cuts == 1 else self.CUT_ROWS
+        self.kernels = [emit_microkernel(stages.module, stages.target, shape, rows) for rows in range(1, shape.rows + 1)]
+
+    def emit(self) -> Stage:
+        e, frame, function = self.stages.begin(self.name)
+        self.e, self.frame, self.function = e, frame, function
+        self.scratch = Scratch(function.args[3])
+        self.sums = self.scratch.take(e, self.block * self.shape.columns * 4)
+        self.pointers = frame.pointer_of((self.op.value, "pointers"))
+        self.weights = frame.pointer_of(("packed", self.op.value))
+        e.loop(0, self.keys, self._key) if self.keys > 1 else self._key(i64(0))
+        self.stages.finish(e, function)
+        return Stage(self.name, self.domain, self.panels, self.scratch.size)
+
+    # rows
+
+    def _rows(self, key: Value) -> tuple[Value, Value]:
+        """The first row of a key and the one after its last, in the order of the grouping."""
+        e, frame = self.e, self.frame
+        match self.op.grouping.data:
+            case "none":
+                return i64(0), frame.number_of(self.domain.keys("count"))
+            case "index":
+                offsets = frame.pointer_of(self.domain.keys("offsets"))
+            case _:
+                offsets = frame.pointer_of((self.op.group, "offsets"))
+        return e.load(e.at(offsets, key, 8), "i64"), e.load(e.at(offsets, e.b.add(key, i64(1)), 8), "i64")
+
+    def _row(self, place: Value) -> Value:
+        """The row at a place of the grouping."""
+        if self.op.grouping.data != "key":
+            return place
+        return self.e.load(self.e.at(self.frame.pointer_of((self.op.group, "order")), place, 8), "i64")
+
+    def _key(self, key: Value) -> None:
+        e = self.e
+        first, stop = self._rows(key)
+        with e.when(e.b.icmp_signed("<", first, stop)):
+            e.loop(first, stop, lambda place: self._point(place))
+            weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
+            e.loop(self.function.args[1], self.function.args[2], lambda panel: self._panel(panel, weights, first, stop))
+
+    def _point(self, place: Value) -> None:
+        """Writes the address of the vector of a row."""
+        e, source = self.e, self.op.vector
+        target = self.stages.domains[plan.domain_of(source)]
+        index = ascend(e, self.frame, self.domain, target, self._row(place))
+        assert isinstance(source.type, plan.RowsType)
+        address = e.at(self.frame.pointer_of(source), e.b.mul(index, i64(row_bytes(source.type.row))), 1)
+        e.b.store(address, self._pointer(place), align=8)
+
+    def _pointer(self, place: Value) -> Value:
+        """Each thread has pointers of its own, behind its scratch memory."""
+        return self.e.at(self.pointers, place, 8)
+
+    # panels
+
+    def _panel(self, panel: Value, weights: Value, first: Value, stop: Value) -> None:
+        e = self.e
+        start = e.at(weights, e.b.mul(panel, i64(self.panel_bytes)), 1)
+        column = e.b.mul(panel, i64(self.columns))
+        rows = e.b.sub(stop, first)
+        blocks = e.b.udiv(e.b.add(rows, i64(self.block - 1)), i64(self.block))
+
+        def turn(block: Value) -> None:
+            low, high = (e.b.add(first, e.b.udiv(e.b.mul(rows, at), blocks)) for at in (block, e.b.add(block, i64(1))))
+            self._products(start, low, high, block, blocks)
+            self._finish(panel, column, low, high)
+
+        e.loop(0, blocks, turn)
+
+    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
+        """The sums of the rows `low` to `high`, cut along k."""
+        e = self.e
+        if self.block == self.shape.rows:
+            alone = e.b.icmp_signed("==", blocks, i64(1))
+            share = e.b.udiv(i64(self.panel_bytes), blocks)
+            following = e.at(panel, e.b.add(i64(self.panel_bytes), e.b.mul(block, share)), 1)
+            ahead = e.b.select(alone, e.at(panel, 1024, 1), following)
+            pace = e.b.select(alone, i64(self.shape.step_bytes), e.b.udiv(i64(self.shape.step_bytes), blocks))
+            self._call(low, high, panel, i64(self.k), i64(0), self.sums, ahead, pace)
+            return
+        rows = self.shape.rows
+        for at in range(0, self.k, self.cut):
+            part = e.at(panel, at // self.shape.kstep * self.shape.step_bytes, 1)
+            depth = min(self.cut, self.k - at)
+            ahead, pace = e.at(part, 1024, 1), i64(self.shape.step_bytes)
+            count = e.b.sub(high, low)
+            turns = e.b.udiv(e.b.add(count, i64(rows - 1)), i64(rows))
+
+            def turn(i: Value, part: Value = part, depth: int = depth, at: int = at, ahead: Value = ahead, pace: Value = pace, turns: Value = turns, count: Value = count) -> None:
+                a, b = (e.b.add(low, e.b.udiv(e.b.mul(count, j), turns)) for j in (i, e.b.add(i, i64(1))))
+                place = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
+                self._call(a, b, part, i64(depth), i64(at), place, ahead, pace)
+
+            e.loop(0, turns, turn)
+
+    def _call(self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value) -> None:
+        """The microkernel for so many rows."""
+        e = self.e
+        count = e.b.sub(high, low)
+        arguments = [self._pointer(low), panel, sums, i64(self.shape.columns), depth, at, at, ahead, pace]
+        done = e.b.append_basic_block("multiplied")
+        switch = e.b.switch(count, done)
+        for rows, kernel in enumerate(self.kernels, 1):
+            case = e.b.append_basic_block(f"rows{rows}")
+            switch.add_case(i64(rows), case)
+            e.b.position_at_end(case)
+            e.b.call(kernel, arguments)
+            e.b.branch(done)
+        e.b.position_at_end(done)
+
+    # what follows the sums
+
+    def _finish(self, panel: Value, column: Value, low: Value, high: Value) -> None:
+        e = self.e
+        rest = self.n % self.columns
+        if not rest or self.panels == 1:
+            self._epilogue(column, low, high, rest or self.columns)
+            return
+        whole = e.b.icmp_signed("!=", panel, i64(self.panels - 1))
+        with e.either(whole) as (otherwise, _):
+            self._epilogue(column, low, high, self.columns)
+            otherwise()
+            self._epilogue(column, low, high, rest)
+
+    def _epilogue(self, column: Value, low: Value, high: Value, width: int) -> None:
+        e = self.e
+
+        def turn(place: Value) -> None:
+            sums = e.at(self.sums, e.b.mul(e.b.sub(place, low), i64(self.shape.columns * 4)), 1)
+            self._row_epilogue(self._row(place), sums, column, width)
+
+        e.loop(low, high, turn)
+
+    def _row_epilogue(self, index: Value, sums: Value, column: Value, width: int) -> None:
+        """The region on `width` columns of one row."""
+        e, block = self.e, self.op.body.block
+        assert isinstance(self.op.value.type, plan.RowsType)
+        row = Row(e, Surroundings(self.stages, self.frame, e, self.domain, block.args[0]), self.scratch)
+        row.values[block.args[0]] = index
+        for part, argument in enumerate(block.args[1:]):
+            row.values[argument] = View.dense(e.at(sums, part * self.columns * 4, 1), "f32", (width,))
+        made = {argument for argument in block.args[1:]}
+        last = block.last_op
+        assert last is not None
+        value = last.operands[0]
+        dtype = element_name(self.op.value.type.row)
+        start = e.at(self.frame.pointer_of(self.op.value), e.b.mul(index, i64(row_bytes(self.op.value.type.row))), 1)
+        to = View.dense(e.at(start, column, SIZES[dtype]), dtype, (width,))
+        for operation in block.ops:
+            if operation is last or operation is value.owner:
+                break
+            row.emit(operation)
+        if isinstance(value.owner, moe.MapOp):
+            views = [_window(e, row[array], None if array in made else column, width) for array in value.owner.arrays]
+            map_into(row, value.owner, views, to)
+        else:
+            put(e, row[value], to)
+
+
+def _window(e: Emitter, view: View, column: Value | None, width: int) -> View:
+    """`width` elements of a contiguous view from a column on; sums stand there already."""
+    if column is None:
+        return view
+    return View.dense(view.moved(e, column), view.dtype, (width,))
+

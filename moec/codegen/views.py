@@ -1,0 +1,130 @@
+"""Arrays in memory as strided views, and how to read, write and walk them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from moec.codegen.llvm import SIZES, Emitter, Value, i64
+
+
+@dataclass(frozen=True)
+class View:
+    """`shape` elements of `dtype` from `pointer`, `strides` elements apart along each axis; 0 repeats."""
+
+    pointer: Value
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @staticmethod
+    def dense(pointer: Value, dtype: str, shape: Sequence[int]) -> View:
+        strides = tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
+        return View(pointer, dtype, tuple(shape), strides)
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def contiguous(self) -> bool:
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+    @property
+    def repeated(self) -> bool:
+        """Whether every element is the same one."""
+        return all(stride == 0 or size == 1 for size, stride in zip(self.shape, self.strides, strict=True))
+
+    def moved(self, e: Emitter, offset: Value | int) -> Value:
+        """The address of an element, counted in elements."""
+        return e.at(self.pointer, offset, SIZES[self.dtype])
+
+    def part(self, e: Emitter, index: Value | int) -> View:
+        """The part at one index of the first axis."""
+        stride = self.strides[0]
+        offset = index * stride if isinstance(index, int) else e.b.mul(index, i64(stride))
+        return View(self.moved(e, offset), self.dtype, self.shape[1:], self.strides[1:])
+
+    def slice(self, e: Emitter, axis: int, offset: int, size: int, step: int) -> View:
+        shape, strides = list(self.shape), list(self.strides)
+        pointer = self.moved(e, offset * strides[axis])
+        shape[axis], strides[axis] = size, strides[axis] * step
+        return View(pointer, self.dtype, tuple(shape), tuple(strides))
+
+    def transposed(self) -> View:
+        *shape, rows, columns = self.shape
+        *strides, outer, inner = self.strides
+        return View(self.pointer, self.dtype, (*shape, columns, rows), (*strides, inner, outer))
+
+    def reshaped(self, shape: Sequence[int]) -> View:
+        """Another shape of a view that is contiguous or one element repeated."""
+        if self.repeated:
+            return View(self.pointer, self.dtype, tuple(shape), (0,) * len(shape))
+        assert self.contiguous
+        return View.dense(self.pointer, self.dtype, shape)
+
+    def repeat(self, shape: Sequence[int]) -> View:
+        """The leading axes of `shape` as they are, the others repeated."""
+        extra = len(shape) - len(self.shape)
+        return replace(self, shape=tuple(shape), strides=(*self.strides, *(0,) * extra))
+
+    def load(self, e: Emitter, flat: Value | int = 0, width: int = 0) -> Value:
+        """Elements of a contiguous or repeated view, or of the last axis of one whose last stride is 0 or 1."""
+        if self.repeated and self.shape:
+            return e.splat(e.load(self.pointer, self.dtype), width)
+        return e.load(self.moved(e, flat), self.dtype, width)
+
+
+Step = Callable[[Sequence[View], "Value | int", int], None]
+
+
+def walk(e: Emitter, views: Sequence[View], step: Step) -> None:
+    """Calls `step(rows, at, width)` until every element of views of one shape is visited, in vectors where it can.
+
+    `rows` are flat views; `at` is the offset of `width` consecutive elements in each (0: one element).
+    """
+    if all(view.contiguous or view.repeated for view in views):
+        size = views[0].size
+        _run(e, [view.reshaped((size,)) for view in views], size, step)
+        return
+    shape = views[0].shape
+    if len(shape) > 1:
+        e.loop(0, shape[0], lambda i: walk(e, [view.part(e, i) for view in views], step))
+        return
+    if all(view.strides[0] in (0, 1) for view in views):
+        _run(e, views, shape[0], step)
+        return
+
+    def single(i: Value) -> None:
+        step([View(view.part(e, i).pointer, view.dtype, (1,), (1,)) for view in views], 0, 0)
+
+    e.loop(0, shape[0], single)
+
+
+def _run(e: Emitter, views: Sequence[View], size: int, step: Step) -> None:
+    """Whole vectors, then what remains as one shorter vector."""
+    lanes = e.lanes
+    whole = size - size % lanes
+    if whole == lanes:
+        step(views, 0, lanes)
+    else:
+        e.loop(0, whole, lambda i: step(views, i, lanes), step=lanes)
+    if size % lanes == 1:
+        step(views, whole, 0)
+    elif size % lanes:
+        step(views, whole, size % lanes)
+
+
+def copy(e: Emitter, source: View, to: View) -> None:
+    """The elements of one view into another of the same type."""
+
+    def step(views: Sequence[View], at: Value | int, width: int) -> None:
+        e.store(views[0].load(e, at, width), views[1].moved(e, at), to.dtype)
+
+    walk(e, [source, to], step)

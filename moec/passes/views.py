@@ -1,0 +1,96 @@
+"""What is a view of a parameter: slices, transposes, reshapes, casts and indexing, undone step by step.
+
+Used by the passes that ask whether a contraction's weight can be packed ahead of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from xdsl.dialects import arith
+from xdsl.ir import Block, SSAValue
+
+from moec.dialects import moe
+from moec.dialects.types import element_name, integer, static_shape
+
+
+@dataclass(frozen=True, slots=True)
+class WeightView:
+    """A stack of matrices made of a parameter.
+
+    `steps` turn the whole parameter into an array [*lead, …, columns, depth] in NumPy's terms; `indices` are the run-time
+    indices of the leading axes, of the sizes `lead`.
+    """
+
+    param: SSAValue
+    steps: tuple[str, ...]
+    indices: tuple[SSAValue, ...]
+    lead: tuple[int, ...]
+    columns: int
+    depth: int
+    dtype: str
+
+    @property
+    def keys(self) -> int:
+        return prod(self.lead)
+
+
+def weight_view(value: SSAValue) -> WeightView | None:
+    """The view that a contraction's weight is, or None where it is computed for each token."""
+    found = _trace(value)
+    if found is None:
+        return None
+    param, steps, indices, lead = found
+    shape = static_shape(value.type)
+    if len(shape) < 2:
+        return None
+    return WeightView(param, steps, indices, lead, prod(shape[:-1]), shape[-1], element_name(value.type))
+
+
+_Trace = tuple[SSAValue, tuple[str, ...], tuple[SSAValue, ...], tuple[int, ...]]
+
+
+def _trace(value: SSAValue) -> _Trace | None:
+    owner = value.owner
+    if isinstance(owner, Block):
+        return (value, (), (), ()) if isinstance(owner.parent_op(), moe.LayerOp) else None
+    if not isinstance(owner, moe.ExtractOp | moe.SliceOp | moe.ReshapeOp | moe.TransposeOp | moe.MapOp):
+        return None
+    found = _trace(owner.operands[0])
+    if found is None:
+        return None
+    param, steps, indices, lead = found
+    match owner:
+        case moe.ExtractOp():
+            size = static_shape(owner.operand.type)[0]
+            return param, steps, (*indices, owner.index), (*lead, size)
+        case moe.SliceOp():
+            low, size, step = integer(owner.offset), integer(owner.size), integer(owner.step)
+            text = f"slice {owner.axis.value.data + len(lead)} {low} {low + (size - 1) * step + 1} {step}"
+        case moe.ReshapeOp():
+            text = "reshape " + " ".join(map(str, (*lead, *static_shape(owner.result.type))))
+        case moe.TransposeOp():
+            text = "transpose"
+        case moe.MapOp():
+            if not is_cast(owner):
+                return None
+            text = f"cast {element_name(owner.results[0].type)}"
+    return param, (*steps, text), indices, lead
+
+
+def is_cast(operation: moe.MapOp) -> bool:
+    """Whether a map only changes the element type."""
+    first, *rest = operation.body.block.ops
+    casts = isinstance(first, arith.ExtFOp | arith.TruncFOp) and len(rest) == 1
+    return casts and moe.yielded(operation.body)[0] is first.results[0]
+
+
+def is_matmul(operation: object) -> bool:
+    """Whether a contraction's weight can be packed ahead of time."""
+    return isinstance(operation, moe.ContractOp) and weight_view(operation.weight) is not None
+
+
+def is_heavy(operation: object) -> bool:
+    """Whether a sparse sum holds such a contraction."""
+    return isinstance(operation, moe.SumOp | moe.EachOp) and any(is_matmul(inner) for inner in operation.walk())

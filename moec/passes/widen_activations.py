@@ -1,0 +1,52 @@
+"""Keeps vectors in the element type that the target's kernels read.
+
+Where 16-bit weights are widened in the inner loop, the kernel reads f32: the vector is rounded as the layer says and
+stored wide, once, instead of being widened for every panel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from moec.dialects import moe
+from moec.dialects.types import F32, element_name, element_of
+from moec.passes.views import weight_view
+from moec.target import Target
+
+
+@dataclass(frozen=True)
+class WidenActivations(ModulePass):
+    """`target` prints as `moec.target.Target` does."""
+
+    name: ClassVar[str] = "widen-activations"
+
+    target: str = ""
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        target = Target.parse(self.target) if self.target else Target.host()
+        wide: dict[SSAValue, SSAValue] = {}
+        for operation in list(op.walk()):
+            if isinstance(operation, moe.ContractOp) and weight_view(operation.weight) is not None:
+                dtype, vector = element_name(operation.weight.type), operation.vector
+                if element_of(vector.type) != F32 and target.kernel(dtype).activation == "f32":
+                    if vector not in wide:
+                        wide[vector] = _widened(vector)
+                    operation.operands[1] = wide[vector]
+
+
+def _widened(vector: SSAValue) -> SSAValue:
+    """The vector in f32, computed where the vector is."""
+    block = Block(arg_types=[element_of(vector.type)])
+    convert = arith.ExtFOp(block.args[0], F32)  # pyright: ignore[reportArgumentType]
+    operation = moe.MapOp.make([vector], regions=[moe.region_of([convert], [convert.result], block)])
+    owner = vector.owner
+    Rewriter.insert_op(operation, InsertPoint.at_start(owner) if isinstance(owner, Block) else InsertPoint.after(owner))
+    return operation.results[0]
