@@ -1,12 +1,13 @@
 """Documents that know how to break: the algebra of Wadler's "A prettier printer", with comments at the ends of lines.
 
-A document is text and places where a line may end. `render` lays it out in a width: a group stands on one line if it fits.
+A document is text and places where a line may end. `render` lays it out: a group stands on one line where it fits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 WIDTH = 100
 INDENT = 4
@@ -19,7 +20,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A place to break: `flat` where its group stands on one line. `offset` shifts the next line; `hard` always breaks."""
+    """A place to break: `flat` if its group stands on one line. `offset` shifts the next line; `hard` always breaks."""
 
     flat: str = " "
     offset: int = 0
@@ -154,15 +155,8 @@ def _fits(room: int, item: _Item, rest: Sequence[_Item]) -> bool:
 def _remarked(lines: Sequence[tuple[str, str]]) -> str:
     """The lines with their comments, two columns behind the longest of the consecutive lines that have one."""
     out: list[str] = []
-    for index, (code, remark) in enumerate(lines):
-        if not remark:
-            out.append(code)
-            continue
-        first = last = index
-        while first and lines[first - 1][1]:
-            first -= 1
-        while last + 1 < len(lines) and lines[last + 1][1]:
-            last += 1
-        column = max(len(code) for code, _ in lines[first : last + 1]) + 2
-        out.append(f"{code:<{column}}{remark}")
+    for remarked, run in groupby(lines, key=lambda line: bool(line[1])):
+        run = list(run)
+        column = max(len(code) for code, _ in run) + 2
+        out += [f"{code:<{column}}{remark}" if remarked else code for code, remark in run]
     return "\n".join(out)
