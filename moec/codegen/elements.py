@@ -75,6 +75,7 @@ def choose_nan(e: Emitter, order: str, left: Value, right: Value) -> Value:
 
 _FLOAT_ORDER: Final = {1: ("==", True), 2: (">", True), 3: (">=", True), 4: ("<", True), 5: ("<=", True), 13: ("!=", False)}
 _INTEGER_ORDER: Final = {0: "==", 1: "!=", 2: "<", 3: "<=", 4: ">", 5: ">="}
+_UNSIGNED_ORDER: Final = {6: "<", 7: "<=", 8: ">", 9: ">="}
 
 
 def _compare_floats(e: Emitter, operation: arith.CmpfOp, v: Sequence[Value]) -> Value:
@@ -83,7 +84,10 @@ def _compare_floats(e: Emitter, operation: arith.CmpfOp, v: Sequence[Value]) -> 
 
 
 def _compare_integers(e: Emitter, operation: arith.CmpiOp, v: Sequence[Value]) -> Value:
-    return e.b.icmp_signed(_INTEGER_ORDER[operation.predicate.value.data], v[0], v[1])
+    predicate = operation.predicate.value.data
+    if predicate in _UNSIGNED_ORDER:
+        return e.b.icmp_unsigned(_UNSIGNED_ORDER[predicate], v[0], v[1])
+    return e.b.icmp_signed(_INTEGER_ORDER[predicate], v[0], v[1])
 
 
 def _floor_division(e: Emitter, operation: Operation, v: Sequence[Value]) -> Value:
@@ -175,6 +179,8 @@ ELEMENTS: Final[dict[str, _Emit]] = {
     "arith.subi": _binary("sub"),
     "arith.muli": _binary("mul"),
     "arith.floordivsi": _floor_division,
+    "arith.maxsi": lambda e, operation, v: e.b.select(e.b.icmp_signed(">", v[0], v[1]), v[0], v[1]),
+    "arith.minsi": lambda e, operation, v: e.b.select(e.b.icmp_signed("<", v[0], v[1]), v[0], v[1]),
     "arith.andi": _binary("and_"),
     "arith.ori": _binary("or_"),
     "arith.xori": _binary("xor"),

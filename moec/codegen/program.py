@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -14,44 +13,8 @@ from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
 from moec.codegen.stages import FLAG, Stage, Stages
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
+from moec.runtime.interface import Array, Interface, Packed
 from moec.target import Target
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Weights that a program reads as panels: the parameters, how each becomes a stack of matrices, and the tile."""
-
-    params: tuple[str, ...]
-    views: tuple[tuple[str, ...], ...]
-    keys: int
-    n: int
-    k: int
-    dtype: str
-    tile: str
-
-
-@dataclass(frozen=True)
-class Array:
-    """An array of the call: one row for each token, or a parameter."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Interface:
-    """What a caller has to know: the arrays in the order of the arguments, and the workspace."""
-
-    name: str
-    inputs: tuple[Array, ...]
-    outputs: tuple[Array, ...]
-    aux: tuple[Array, ...]
-    params: tuple[Array, ...]
-    raw: tuple[str, ...]
-    packed: tuple[Packed, ...]
-    bytes_per_token: int
-    fixed_bytes: int
 
 
 def emit(module: ModuleOp, target: Target) -> tuple[Any, Interface]:
@@ -225,10 +188,13 @@ class _Program:
         put_field(e, self.frame, frame, domain.keys("count"), count)
 
     def _sort_keys(self, e: Emitter, frame: Value, op: plan.GroupOp) -> None:
+        """Orders rows by key. A key that no matrix has comes from an input: then the call fails."""
         domain = self.domains[op.domain]
         rows = self._number(e, frame, domain.keys("count"))
         keys, offsets, order = (self._pointer(e, frame, key) for key in (op.key, (op.result, "offsets"), (op.result, "order")))
-        _counting_sort(e, keys, offsets, rows, integer(op.keys), lambda i, key, to: e.store(i, e.at(order, to, 8), "i64"))
+        count = _counting_sort(e, keys, offsets, rows, integer(op.keys), lambda i, _, to: e.store(i, e.at(order, to, 8), "i64"))
+        with e.when(e.b.icmp_signed("!=", count, rows)):
+            e.b.store(i64(1), self._pointer(e, frame, FLAG), align=8)
 
     def _interface(self, raw: list[SSAValue]) -> Interface:
         program, block, count = self.program, self.block, self.count

@@ -101,9 +101,7 @@ class Stages:
     # matrix products
 
     def matmul(self, op: plan.MatmulOp, name: str) -> Stage:
-        from moec.passes.schedule import parse_tile
-
-        shape = parse_tile(op.tile.data, op.dtype.data)
+        shape = KernelShape.parse(op.tile.data, op.dtype.data)
         return _Matmul(self, op, shape, name).emit()
 
 

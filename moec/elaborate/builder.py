@@ -188,7 +188,7 @@ class Builder:
     def check_bounds(self, index: Array, axis: Dim, array: Array, span: Span) -> bool:
         """Raises where an index can lie outside; True where only the run can tell."""
         bounds = index.bounds
-        if bounds is None:
+        if bounds is None or not bounds.finite:
             return True
         if self.at_most(bounds.high, axis) and self.at_most(ZERO, bounds.low):
             return False
@@ -202,9 +202,12 @@ class Builder:
 
     def slot_in(self, index: Array, target: Selection) -> SSAValue | None:
         """The slot of `target` in which a bound variable's index stands, if its selection was chosen from there."""
-        if index.slot is None:
+        if index.choice is not None:
+            selection, slot = index.choice, self.number(ZERO, I64)
+        elif index.slot is not None:
+            selection, slot = index.slot
+        else:
             return None
-        selection, slot = index.slot
         if selection is target:
             return slot
         for parent, positions in selection.parents:
@@ -226,7 +229,7 @@ class Builder:
 def index_bounds(op: str, left: Array, right: Array) -> Bounds | None:
     """Where the result of integer arithmetic lies, if that is known."""
     a, b = left.bounds, right.bounds
-    if b is None or a is None and op != "%":
+    if b is None or not b.finite or (a is None or not a.finite) and op != "%":
         return None
     exact = (b.high - b.low) == ONE
     match op:

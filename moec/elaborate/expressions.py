@@ -7,15 +7,15 @@ from functools import singledispatchmethod
 from typing import Any, Final
 
 from xdsl.dialects import arith
-from xdsl.ir import Operation, Region, SSAValue
+from xdsl.ir import Block, Operation, Region, SSAValue
 
 from moec.diagnostics import CompileError, Diagnostic, Label, fail, nearest
 from moec.dialects import moe
 from moec.dialects.types import BOOL, I64, element_of
 from moec.dims import ONE, ZERO, Dim, product
 from moec.elaborate.builder import Builder, dims_attr, index_bounds
-from moec.elaborate.functions import FUNCTIONS, Called, Operand, as_selection, listed, power, whole
-from moec.elaborate.values import Array, Bounds, Function, Number, Scope, Selection, Value, kind_of, show
+from moec.elaborate.functions import FUNCTIONS, Called, Operand, as_selection, is_integral, listed, power, whole
+from moec.elaborate.values import ANYWHERE, Array, Bounds, Function, Number, Scope, Selection, Value, kind_of, show
 from moec.language import syntax
 from moec.source import Span
 
@@ -33,7 +33,10 @@ _INTEGER_OPS: Final[dict[str, Callable[..., Operation]]] = {
 }
 _COMPARE: Final = {"<": ("olt", "slt"), "<=": ("ole", "sle"), ">": ("ogt", "sgt"), ">=": ("oge", "sge"), "==": ("oeq", "eq"), "!=": ("une", "ne")}  # fmt: skip
 _LOGIC: Final[dict[str, Callable[..., Operation]]] = {"and": arith.AndIOp, "or": arith.OrIOp}
-_CONSTANTS: Final = ("inf", "pi", "nan")
+_CONSTANTS: Final = ("inf", "pi")
+
+#: How deep functions may call each other before one is said to need itself.
+_MAX_CALLS: Final = 64
 
 
 class Expressions(Builder):
@@ -115,7 +118,7 @@ class Expressions(Builder):
     def _arithmetic(self, node: syntax.Binary, left: Value, right: Value) -> Value:
         if isinstance(left, Number) and isinstance(right, Number):
             return self._fold(node, left.dim, right.dim)
-        if _integral(left) and _integral(right):
+        if is_integral(left) and is_integral(right):
             pair = (self.array(left, node.left.span, I64), self.array(right, node.right.span, I64))
             return self._integers(node.op, *pair, node.span)
         if node.op == "%":
@@ -170,7 +173,7 @@ class Expressions(Builder):
         floats, integers = _COMPARE[node.op]
         if isinstance(left, Number) and isinstance(right, Number):
             return self._compare_numbers(node, left, right)
-        if _integral(left) and _integral(right):
+        if is_integral(left) and is_integral(right):
             pair = (self.array(left, node.left.span, I64), self.array(right, node.right.span, I64))
             return self.pointwise(pair, node.span, lambda a, b: self.emit(arith.CmpiOp(a, b, integers)))
         pair = (self.f32(left, node.left.span), self.f32(right, node.right.span))
@@ -238,7 +241,7 @@ class Expressions(Builder):
         array = self.array(self.evaluate(node.operand, scope), node.operand.span)
         if len(array.shape) < 2:
             raise fail("E0207", f"`.T` needs two axes, this has shape {show(array.shape)}", node.span)
-        return Array(self.emit(moe.TransposeOp.make(array.ssa)), array.origin)
+        return Array(self.emit(moe.TransposeOp.make(self.masked(array).ssa)), array.origin)
 
     @_eval.register
     def _split(self, node: syntax.Split, scope: Scope) -> Value:
@@ -257,7 +260,7 @@ class Expressions(Builder):
         if product(shape) != total and (None in known or known[0] != known[1]):
             label = Label(array.origin, f"{show(array.shape)} comes from here")
             raise fail("E0202", f"{show(array.shape)} does not split as {show(tuple(shape))}", node.span, causes=[label])
-        return Array(self.emit(moe.ReshapeOp.make(array.ssa, shape=dims_attr(shape))), array.origin)
+        return Array(self.emit(moe.ReshapeOp.make(self.masked(array).ssa, shape=dims_attr(shape))), array.origin)
 
     def _quotient(self, node: syntax.Split, total: Dim, part: Dim) -> Dim:
         known = self.known(total / part)
@@ -369,6 +372,7 @@ class Expressions(Builder):
         return size + dim if (self.known(dim) or 0) < 0 else dim
 
     def _part(self, array: Array, axis: int, offset: Dim, size: Dim, step: Dim) -> Array:
+        array = array if axis else self.masked(array)
         operation = moe.SliceOp.make(array.ssa, axis=axis, offset=offset, size=size, step=step)
         return Array(self.emit(operation), array.origin, array.restriction if axis else None)
 
@@ -417,7 +421,7 @@ class Expressions(Builder):
         flags = self._bool(condition, node.condition.span)
         pair = [self.evaluate(branch, scope) for branch in (node.then, node.otherwise)]
         spans = (node.then.span, node.otherwise.span)
-        integral = all(map(_integral, pair)) and not all(isinstance(value, Number) for value in pair)
+        integral = all(map(is_integral, pair)) and not all(isinstance(value, Number) for value in pair)
         arrays = [
             self.array(value, span, I64) if integral else self.f32(value, span)
             for value, span in zip(pair, spans, strict=True)
@@ -445,9 +449,8 @@ class Expressions(Builder):
         index = self.array(subject, node.subject.span, I64)
         if index.shape or index.element != "i64":
             raise fail("E0204", f"`match` takes an index, not {kind_of(index)}", node.subject.span)
-        whole_range = index.bounds or Bounds(-Dim.symbol("inf"), Dim.symbol("inf"))
-        arms = self._arms(node, whole_range, scope)
-        values = [self._arm(arm, bounds, node, index, scope) for arm, bounds in arms]
+        arms = self._arms(node, index.bounds or ANYWHERE, scope)
+        values = self._unified([(arm, *self._arm(arm, bounds, node, index, scope)) for arm, bounds in arms])
         shape = next((array.shape for _, array in values if array.shape), ())
         regions = [self._close(block, array, shape, node) for block, array in values]
         ends = dims_attr([bounds.high for _, bounds in arms])
@@ -457,7 +460,7 @@ class Expressions(Builder):
     def _match_number(self, node: syntax.Match, subject: Number, scope: Scope) -> Value:
         value = self.known(subject.dim)
         for arm in node.arms:
-            low, high = self._pattern(arm.pattern, Bounds(-Dim.symbol("inf"), Dim.symbol("inf")), scope)
+            low, high = self._pattern(arm.pattern, ANYWHERE, scope)
             if value is not None and self.known(low) <= value < self.known(high):
                 return self.evaluate(arm.body, scope)
         raise fail("E0208", f"no arm holds `{node.subject.span.text}` = {value}", node.span)
@@ -488,17 +491,25 @@ class Expressions(Builder):
             raise fail("E0208", f"`match` leaves out {at}..{whole_range.high}", node.span)
         return arms
 
-    def _arm(self, arm: syntax.Arm, bounds: Bounds, node: syntax.Match, index: Array, scope: Scope) -> tuple[Any, Array]:
+    def _arm(self, arm: syntax.Arm, bounds: Bounds, node: syntax.Match, index: Array, scope: Scope) -> tuple[Block, Value]:
         """An arm's block, still open, and its value. The subject is known to lie in the arm's range."""
-        from xdsl.ir import Block
-
         inner = scope
         if isinstance(node.subject, syntax.Name):
-            narrowed = Array(index.ssa, index.origin, bounds=bounds, slot=index.slot)
+            narrowed = Array(index.ssa, index.origin, None, bounds, index.slot, index.choice)
             inner = Scope(scope, {node.subject.id: narrowed}, {node.subject.id: node.subject.span})
         with self.inside(Block()) as block:
-            value = self.f32(self.evaluate(arm.body, inner), arm.body.span)
-        return block, value
+            return block, self.evaluate(arm.body, inner)
+
+    def _unified(self, arms: Sequence[tuple[syntax.Arm, Block, Value]]) -> list[tuple[Block, Array]]:
+        """The arms' values with one element type: integers if all are, else f32."""
+        values = [value for _, _, value in arms]
+        integral = all(map(is_integral, values)) and not all(isinstance(value, Number) for value in values)
+        unified: list[tuple[Block, Array]] = []
+        for arm, block, value in arms:
+            with self.inside(block):
+                array = self.array(value, arm.body.span, I64) if integral else self.f32(value, arm.body.span)
+                unified.append((block, self.masked(array)))
+        return unified
 
     def _close(self, block: Any, array: Array, shape: tuple[Dim, ...], node: syntax.Match) -> Region:
         with self.inside(block):
@@ -543,8 +554,8 @@ class Expressions(Builder):
     def _inline(self, callee: Function, operands: list[tuple[str | None, Operand]], node: syntax.Call) -> Sequence[Value]:
         function = callee.node
         assert function is not None
-        if any(active is function for active, _ in self._calls):
-            chain = [Label(place, "called here") for _, place in self._calls[-3:]]
+        if len(self._calls) >= _MAX_CALLS:
+            chain = [Label(place, "called here") for _, place in self._calls[:3]]
             raise fail("E0103", f"`{callee.name}` needs itself", node.span, causes=chain, help="functions do not recurse")
         scope = Scope(callee.scope)
         self._arguments(function, operands, scope, node)
@@ -617,13 +628,6 @@ class Expressions(Builder):
         scope.places[name.id] = name.span
         if isinstance(value, Array | Selection) and value.ssa.name_hint is None:
             value.ssa.name_hint = name.id
-
-
-def _integral(value: Value) -> bool:
-    if isinstance(value, Number):
-        constant = value.dim.constant
-        return constant is None or constant.denominator == 1
-    return isinstance(value, Array) and value.element == "i64"
 
 
 def _truth(condition: bool, span: Span) -> Number:

@@ -15,7 +15,7 @@ from moec.dialects import moe
 from moec.dialects.types import BOOL, ELEMENTS, F32, I64, element_of
 from moec.dims import ONE, ZERO, Dim, product
 from moec.elaborate.builder import Builder, dims_attr
-from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, show
+from moec.elaborate.values import ANYWHERE, Array, Bounds, Number, Selection, Value, kind_of, show
 from moec.source import Span
 
 
@@ -86,12 +86,14 @@ class Row:
 
 
 def as_selection(builder: Builder, value: Value, span: Span) -> Selection:
-    """A selection; an index is the selection of that one."""
+    """A selection; `argmax` is the selection of that one."""
     if isinstance(value, Selection):
         return value
-    if isinstance(value, Array) and not value.shape and value.element == "i64":
-        return listed(builder, [value], [span], span)
-    raise fail("E0204", f"{kind_of(value)} stands where a selection is needed", span, kind_of(value))
+    if isinstance(value, Array) and value.choice is not None:
+        return value.choice
+    index = isinstance(value, Array) and not value.shape and value.element == "i64"
+    hint = f"`{{{span.text}}}` is the selection of that one" if index else None
+    raise fail("E0204", f"{kind_of(value)} stands where a selection is needed", span, kind_of(value), help=hint)
 
 
 def listed(builder: Builder, values: Sequence[Value], spans: Sequence[Span], span: Span) -> Selection:
@@ -118,6 +120,26 @@ def whole(builder: Builder, low: Dim, high: Dim, span: Span) -> Selection:
 # ── pointwise ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def is_integral(value: Value) -> bool:
+    """Whether a value is an integer: an index, integers, or a number that may be one."""
+    if isinstance(value, Number):
+        constant = value.dim.constant
+        return constant is None or constant.denominator == 1
+    return isinstance(value, Array) and value.element == "i64"
+
+
+def _abs(call: Called) -> Array:
+    builder, value = call.builder, call.operands[0].value
+    if not (isinstance(value, Array) and value.element == "i64"):
+        return builder.pointwise([call.array(0)], call.span, lambda x: builder.emit(math.AbsFOp(x)))
+    zero = builder.number(ZERO, I64)
+
+    def emit(x: SSAValue) -> SSAValue:
+        return builder.emit(arith.MaxSIOp(x, builder.emit(arith.SubiOp(zero, x))))
+
+    return builder.pointwise([value], call.span, emit)
+
+
 def _unary(make: Callable[[SSAValue], Operation]) -> Row:
     def run(call: Called) -> Array:
         emit = call.builder.emit
@@ -126,15 +148,30 @@ def _unary(make: Callable[[SSAValue], Operation]) -> Row:
     return Row(run, 1, 1)
 
 
-def _extremum(kind: str, make: Callable[[SSAValue, SSAValue], Operation]) -> Row:
+def _extremum(kind: str, floats: Callable[..., Operation], integers: Callable[..., Operation]) -> Row:
     def run(call: Called) -> Array:
         if len(call.operands) == 1:
             return reduce(call, kind)
-        emit = call.builder.emit
-        pair = [call.array(0), call.array(1)]
-        return call.builder.pointwise(pair, call.span, lambda left, right: emit(make(left, right)))
+        builder, values = call.builder, [operand.value for operand in call.operands]
+        integral = all(map(is_integral, values)) and not all(isinstance(value, Number) for value in values)
+        make = integers if integral else floats
+        pair = [
+            builder.array(operand.value, operand.span, I64) if integral else call.array(position)
+            for position, operand in enumerate(call.operands)
+        ]
+        result = builder.pointwise(pair, call.span, lambda left, right: builder.emit(make(left, right)))
+        bounds = _extremum_bounds(builder, kind, *pair) if integral and not result.shape else None
+        return Array(result.ssa, result.origin, result.restriction, bounds)
 
     return Row(run, 1, 2, ("axis",))
+
+
+def _extremum_bounds(builder: Builder, kind: str, left: Array, right: Array) -> Bounds:
+    a, b = left.bounds or ANYWHERE, right.bounds or ANYWHERE
+    smaller = lambda x, y: x if builder.at_most(x, y) else y  # noqa: E731
+    larger = lambda x, y: y if builder.at_most(x, y) else x  # noqa: E731
+    pick: Callable[[Dim, Dim], Dim] = smaller if kind == "min" else larger
+    return Bounds(pick(a.low, b.low), pick(a.high, b.high))
 
 
 def _cast(name: str) -> Row:
@@ -166,9 +203,9 @@ def _size(call: Called) -> Number:
 def _argmax(call: Called) -> Array:
     builder = call.builder
     chosen = _choose(call, call.vector(0), ONE)
-    first = builder.number(ZERO, I64)
-    bounds = Bounds(ZERO, chosen.domain)
-    return Array(builder.emit(moe.AtOp.make(chosen.ssa, first)), call.span, bounds=bounds, slot=(chosen, first))
+    bounds = ANYWHERE if chosen.partial else Bounds(ZERO, chosen.domain)
+    index = builder.emit(moe.AtOp.make(chosen.ssa, builder.number(ZERO, I64)))
+    return Array(index, call.span, bounds=bounds, choice=chosen)
 
 
 def _top(call: Called) -> Array:
@@ -239,8 +276,7 @@ def _slot(call: Called) -> Array:
 
 def _ids(call: Called) -> Array:
     selection = call.selection(0)
-    bounds = None if selection.partial else Bounds(ZERO, selection.domain)
-    return Array(call.builder.emit(moe.IdsOp.make(selection.ssa)), call.span, selection, bounds)
+    return Array(call.builder.emit(moe.IdsOp.make(selection.ssa)), call.span)
 
 
 def _mask(call: Called) -> Array:
@@ -289,17 +325,19 @@ def _members_of_slots(call: Called, keep: Selection, restriction: Selection) -> 
 
 def _flatten(call: Called) -> Array:
     array = call.raw(0)
+    if len(array.shape) == 1:
+        return array
     shape = dims_attr([product(array.shape)])
-    keep = array.restriction if len(array.shape) == 1 else None
-    return Array(call.builder.emit(moe.ReshapeOp.make(array.ssa, shape=shape)), array.origin, keep)
+    return Array(call.builder.emit(moe.ReshapeOp.make(call.builder.masked(array).ssa, shape=shape)), array.origin)
 
 
 def _concat(call: Called) -> Array:
     builder = call.builder
-    arrays = [call.raw(position) for position in range(len(call.operands))]
+    integral = all(map(is_integral, [operand.value for operand in call.operands]))
+    arrays = [builder.array(operand.value, operand.span, I64 if integral else F32) for operand in call.operands]
     if len({element_of(array.ssa.type) for array in arrays}) > 1:
         arrays = [call.array(position) for position in range(len(call.operands))]
-    arrays = [array if array.shape else _as_vector(builder, array) for array in arrays]
+    arrays = [builder.masked(array) if array.shape else _as_vector(builder, array) for array in arrays]
     axis = call.axis(arrays[0], default=0, position=len(arrays))
     for other, operand in zip(arrays[1:], call.operands[1:], strict=True):
         left, right = list(arrays[0].shape), list(other.shape)
@@ -335,7 +373,7 @@ def _repeated(builder: Builder, value: SSAValue, times: int) -> SSAValue:
 
 
 FUNCTIONS: Final[dict[str, Row]] = {
-    "abs": _unary(math.AbsFOp),
+    "abs": Row(_abs, 1, 1),
     "exp": _unary(math.ExpOp),
     "log": _unary(math.LogOp),
     "sqrt": _unary(math.SqrtOp),
@@ -343,8 +381,8 @@ FUNCTIONS: Final[dict[str, Row]] = {
     "tanh": _unary(math.TanhOp),
     "erf": _unary(math.ErfOp),
     "sum": Row(lambda call: reduce(call, "sum"), 1, 2, ("axis",)),
-    "min": _extremum("min", arith.MinimumfOp),
-    "max": _extremum("max", arith.MaximumfOp),
+    "min": _extremum("min", arith.MinimumfOp, arith.MinSIOp),
+    "max": _extremum("max", arith.MaximumfOp, arith.MaxSIOp),
     "argmax": Row(_argmax, 1, 1),
     "size": Row(_size, 1, 2, ("axis",)),
     "top": Row(_top, 2, 2),

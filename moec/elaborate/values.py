@@ -22,10 +22,14 @@ class Number:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Bounds:
-    """An index lies in `low..high`."""
+    """An index lies in `low..high`. An end may be infinite."""
 
     low: Dim
     high: Dim
+
+    @property
+    def finite(self) -> bool:
+        return not any(factor == "inf" for end in (self.low, self.high) for monomial, _ in end.terms for factor, _ in monomial)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -33,7 +37,7 @@ class Array:
     """An array or a scalar. `origin` is where its shape comes from.
 
     `restriction` is the selection whose slots the first axis stands for. An index that is known to lie in a range has
-    `bounds`; the variable of a `sum` or `each` has its `slot` in a selection.
+    `bounds`; the variable of a `sum` or `each` has its `slot` in a selection; `argmax` has the `choice` that it made.
     """
 
     ssa: SSAValue
@@ -41,6 +45,7 @@ class Array:
     restriction: Selection | None = None
     bounds: Bounds | None = None
     slot: tuple[Selection, SSAValue] | None = None
+    choice: Selection | None = None
 
     @property
     def shape(self) -> Shape:
@@ -78,6 +83,9 @@ class Function:
 
 
 Value = Number | Array | Selection | Function
+
+#: What is known of an integer that comes from an input.
+ANYWHERE = Bounds(-Dim.symbol("inf"), Dim.symbol("inf"))
 
 
 @dataclass(eq=False, slots=True)

@@ -23,7 +23,7 @@ from xdsl.passes import ModulePass
 from moec.dialects import moe, plan
 from moec.dialects.types import I64, SelectionType, shape_of
 from moec.passes.views import WeightView, is_cast, is_heavy, weight_view
-from moec.target import KernelShape, Target
+from moec.target import Target
 
 
 @dataclass(frozen=True)
@@ -364,7 +364,7 @@ class _Body:
                 "n": IntegerAttr(first.columns, 64),
                 "k": IntegerAttr(first.depth, 64),
                 "dtype": StringAttr(first.dtype),
-                "tile": StringAttr(print_tile(shape)),
+                "tile": StringAttr(shape.tile),
             },
             regions=[self._epilogue(unit)],
             result_types=[plan.RowsType(unit.result.type)],
@@ -396,8 +396,12 @@ class _Body:
         for index, size in zip(view.indices[1:], view.lead[1:], strict=True):
             factor = arith.ConstantOp(IntegerAttr(size, 64))
             scaled = arith.MuliOp(total, factor.result)
-            joined = arith.AddiOp(scaled.result, cloner(index))
-            block.add_ops([factor, scaled, joined])
+            # An index beyond its axis must not pass for one of the next matrix: it becomes a key that there is not.
+            inside = arith.CmpiOp(cloner(index), factor.result, "ult")
+            nowhere = arith.ConstantOp(IntegerAttr(view.keys, 64))
+            local = arith.SelectOp(inside.result, cloner(index), nowhere.result)
+            joined = arith.AddiOp(scaled.result, local.result)
+            block.add_ops([factor, scaled, inside, nowhere, local, joined])
             total = joined.result
         block.add_op(plan.YieldOp.build(operands=[[total]]))
         stage = plan.RowsOp.build(operands=[self.domain], regions=[Region(block)], result_types=[[plan.RowsType(I64)]])
@@ -475,16 +479,4 @@ class _Cloner:
         return self._add(type(loop).make(slots, regions=[region]))
 
 
-def print_tile(shape: KernelShape) -> str:
-    """A microkernel's shape as it stands in `plan.matmul`."""
-    return f"{shape.form} {shape.rows}x{shape.columns} kstep {shape.kstep} lanes {shape.lanes}"
-
-
-def parse_tile(text: str, dtype: str) -> KernelShape:
-    """The inverse of `print_tile`."""
-    form, tile, _, kstep, _, lanes = text.split()
-    rows, columns = tile.split("x")
-    return KernelShape(dtype, form, int(rows), int(columns), int(kstep), int(lanes))  # pyright: ignore[reportArgumentType]
-
-
-__all__ = ["Schedule", "SelectionType", "parse_tile", "print_tile"]
+__all__ = ["Schedule", "SelectionType"]
