@@ -16,6 +16,7 @@ from moec.dtypes import DTYPES
 #: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
 #: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`).
 Form = Literal["fma", "widen", "dot"]
+_FORMS: Final[dict[str, Form]] = {"fma": "fma", "widen": "widen", "dot": "dot"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,20 @@ class KernelShape:
     def steps(self, k: int) -> int:
         """How many groups of `kstep` hold `k` elements."""
         return -(-k // self.kstep)
+
+    @property
+    def tile(self) -> str:
+        """All but the dtype, as it stands in `plan.matmul`: `dot 8x48 kstep 2 lanes 16`."""
+        return f"{self.form} {self.rows}x{self.columns} kstep {self.kstep} lanes {self.lanes}"
+
+    @staticmethod
+    def parse(tile: str, dtype: str) -> KernelShape:
+        """The shape for `dtype` whose `tile` is that text. Raises `ValueError`."""
+        form, size, _, kstep, _, lanes = tile.split()
+        rows, columns = map(int, size.split("x"))
+        if form not in _FORMS:
+            raise ValueError(f"no form of product is called `{form}`")
+        return KernelShape(dtype, _FORMS[form], rows, columns, int(kstep), int(lanes))
 
     def __str__(self) -> str:
         return f"{self.form}_{self.dtype}_{self.rows}x{self.columns}"

@@ -1,0 +1,90 @@
+"""What a compiled layer tells its caller: arrays, how weights become panels, the size of the workspace.
+
+The compiler writes it, the runtime reads it, and it lies beside the object in the cache; so it is plain data that goes
+to JSON and back. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """An array of the call: one row of `shape` for each token, or a parameter."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Weights that a program reads as panels: the parameters, how each becomes a stack of matrices, and the tile.
+
+    `views` has for each parameter the steps that turn it into [*lead, columns, depth] (`slice axis low high step`,
+    `reshape sizes…`, `transpose`, `cast dtype`); `keys` matrices of [`n`, `k`] come of it. `tile` is a `KernelShape`'s.
+    """
+
+    params: tuple[str, ...]
+    views: tuple[tuple[str, ...], ...]
+    keys: int
+    n: int
+    k: int
+    dtype: str
+    tile: str
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What a caller has to know: the arrays in the order of the arguments, and the workspace.
+
+    `raw` are the parameters that are read as they are, `packed` those that are read as panels; one parameter may be
+    both. `dims` has the dimensions' values. `extras` names every auxiliary output that the layer could give, `aux` has
+    those that this program does.
+    """
+
+    name: str
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+    aux: tuple[Array, ...]
+    params: tuple[Array, ...]
+    raw: tuple[str, ...]
+    packed: tuple[Packed, ...]
+    bytes_per_token: int
+    fixed_bytes: int
+    dims: Mapping[str, int] = field(default_factory=dict[str, int])
+    extras: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The interface as plain data."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Interface:
+        """The inverse of `to_json`. Raises `KeyError`, `TypeError` or `ValueError` on other data."""
+        return Interface(
+            name=str(data["name"]),
+            inputs=_arrays(data["inputs"]),
+            outputs=_arrays(data["outputs"]),
+            aux=_arrays(data["aux"]),
+            params=_arrays(data["params"]),
+            raw=tuple(map(str, data["raw"])),
+            packed=tuple(_packed(item) for item in data["packed"]),
+            bytes_per_token=int(data["bytes_per_token"]),
+            fixed_bytes=int(data["fixed_bytes"]),
+            dims={str(name): int(value) for name, value in data["dims"].items()},
+            extras=tuple(map(str, data["extras"])),
+        )
+
+
+def _arrays(items: list[Mapping[str, Any]]) -> tuple[Array, ...]:
+    return tuple(Array(str(item["name"]), str(item["dtype"]), tuple(map(int, item["shape"]))) for item in items)
+
+
+def _packed(item: Mapping[str, Any]) -> Packed:
+    views = tuple(tuple(map(str, steps)) for steps in item["views"])
+    keys, n, k = (int(item[name]) for name in ("keys", "n", "k"))
+    return Packed(tuple(map(str, item["params"])), views, keys, n, k, str(item["dtype"]), str(item["tile"]))
