@@ -183,7 +183,7 @@ class _Matmul:
         self.panels = -(-self.n // self.columns)
         self.panel_bytes = shape.steps(self.k) * shape.step_bytes
         self.expert_bytes = panel_bytes(shape, self.n, self.k, self.parts)
-        limit = max(shape.step_bytes * 64, stages.target.l2 // 2)
+        limit = max(shape.step_bytes * 64, stages.target.l2 // 8)
         cuts = -(-self.panel_bytes // limit)
         self.cut = -(-shape.steps(self.k) // cuts) * shape.kstep
         self.block = shape.rows if cuts == 1 else self.CUT_ROWS
@@ -258,30 +258,39 @@ class _Matmul:
         e.loop(0, blocks, turn)
 
     def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
-        """The sums of the rows `low` to `high`, cut along k."""
+        """The sums of the rows `low` to `high`."""
         e = self.e
         if self.block == self.shape.rows:
-            alone = e.b.icmp_signed("==", blocks, i64(1))
-            share = e.b.udiv(i64(self.panel_bytes), blocks)
-            following = e.at(panel, e.b.add(i64(self.panel_bytes), e.b.mul(block, share)), 1)
-            ahead = e.b.select(alone, e.at(panel, 1024, 1), following)
-            pace = e.b.select(alone, i64(self.shape.step_bytes), e.b.udiv(i64(self.shape.step_bytes), blocks))
+            ahead, pace = self._ahead(panel, self.panel_bytes, block, blocks)
             self._call(low, high, panel, i64(self.k), i64(0), self.sums, ahead, pace)
             return
-        rows = self.shape.rows
+        count = e.b.sub(high, low)
+        turns = e.b.udiv(e.b.add(count, i64(self.shape.rows - 1)), i64(self.shape.rows))
         for at in range(0, self.k, self.cut):
-            part = e.at(panel, at // self.shape.kstep * self.shape.step_bytes, 1)
-            depth = min(self.cut, self.k - at)
-            ahead, pace = e.at(part, 1024, 1), i64(self.shape.step_bytes)
-            count = e.b.sub(high, low)
-            turns = e.b.udiv(e.b.add(count, i64(rows - 1)), i64(rows))
+            self._part(panel, at, low, count, turns)
 
-            def turn(i: Value, part: Value = part, depth: int = depth, at: int = at, ahead: Value = ahead, pace: Value = pace, turns: Value = turns, count: Value = count) -> None:
-                a, b = (e.b.add(low, e.b.udiv(e.b.mul(count, j), turns)) for j in (i, e.b.add(i, i64(1))))
-                place = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
-                self._call(a, b, part, i64(depth), i64(at), place, ahead, pace)
+    def _part(self, panel: Value, at: int, low: Value, count: Value, turns: Value) -> None:
+        """The products with one part of a panel, from element `at` of k on."""
+        e, depth = self.e, min(self.cut, self.k - at)
+        part = e.at(panel, at // self.shape.kstep * self.shape.step_bytes, 1)
 
-            e.loop(0, turns, turn)
+        def turn(i: Value) -> None:
+            a, b = (e.b.add(low, e.b.udiv(e.b.mul(count, j), turns)) for j in (i, e.b.add(i, i64(1))))
+            sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
+            ahead, pace = self._ahead(part, self.shape.steps(depth) * self.shape.step_bytes, i, turns)
+            self._call(a, b, part, i64(depth), i64(at), sums, ahead, pace)
+
+        e.loop(0, turns, turn)
+
+    def _ahead(self, part: Value, size: int, block: Value, blocks: Value) -> tuple[Value, Value]:
+        """What to prefetch while a block of rows passes over a part of a panel: if it is the only one, what it is about to
+        read; else its share of the part that follows."""
+        e = self.e
+        alone = e.b.icmp_signed("==", blocks, i64(1))
+        share = e.b.udiv(i64(size), blocks)
+        following = e.at(part, e.b.add(i64(size), e.b.mul(block, share)), 1)
+        ahead = e.b.select(alone, e.at(part, 1024, 1), following)
+        return ahead, e.b.select(alone, i64(self.shape.step_bytes), e.b.udiv(i64(self.shape.step_bytes), blocks))
 
     def _call(self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value) -> None:
         """The microkernel for so many rows."""

@@ -23,6 +23,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, ParametrizedAttribute, TypeAttribute
 from xdsl.irdl import irdl_attr_definition
+from xdsl.utils.exceptions import VerifyException
 
 from moec.dims import Dim, parse_dim
 
@@ -133,10 +134,11 @@ def with_element(type: Attribute, element: Attribute) -> Attribute:
 
 
 def static_shape(type: Attribute) -> tuple[int, ...]:
-    """The shape of an array all of whose dimensions have a value."""
+    """The shape of an array all of whose dimensions have a value. Raises `VerifyException` where one has none."""
     if not isinstance(type, TensorType):
         return ()
-    assert isinstance(type.encoding, NoneAttr), type
+    if not isinstance(type.encoding, NoneAttr):
+        raise VerifyException(f"{type} has a dimension without a value: `specialize` comes first")
     return type.get_shape()
 
 

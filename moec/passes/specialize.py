@@ -12,6 +12,7 @@ from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, IntegerType
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
+from xdsl.utils.exceptions import PassFailedException
 
 from moec.dialects import moe
 from moec.dialects.types import (
@@ -38,6 +39,8 @@ class Specialize(ModulePass):
     real: str = "f32"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        if self.real not in ("f32", "bf16", "f16"):
+            raise PassFailedException(f"`real` is f32, bf16 or f16, not `{self.real}`")
         binding = {name: int(value) for name, _, value in (item.partition("=") for item in self.dims)}
         substitute = _Substitution(binding, ELEMENTS[self.real])
         for operation in list(op.walk()):
