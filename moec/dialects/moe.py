@@ -1,8 +1,8 @@
 """The `moe` dialect: what happens to one token.
 
-Pointwise work is upstream `arith` and `math` on scalars inside `moe.map`; contractions, selections and the sparse sum are
-operations of this dialect. It knows no batch, no memory and no machine. Every operation can infer its result types, which
-serves building, verifying and the pass `infer-shapes` alike.
+Pointwise work is upstream `arith` and `math` on scalars inside `moe.map`; contractions, selections and the sparse sum
+are operations of this dialect. It knows no batch, no memory and no machine. Every operation can infer its result types,
+which serves building, verifying and the pass `infer-shapes` alike.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ class ReduceOp(MoeOp):
 
 @irdl_op_definition
 class ExtractOp(MoeOp):
-    """The part of an array at one index of its first axis. `checked = "run"` where only the run can tell that it is inside."""
+    """The part of an array at one index of its first axis. `checked = "run"` where only the run can tell if it is inside."""
 
     name = "moe.extract"
     operand = operand_def()
@@ -636,9 +636,9 @@ def region_of(operations: Sequence[Operation], values: Sequence[SSAValue], block
 Moe = Dialect(
     "moe",
     [
-        LayerOp, ReturnOp, YieldOp, NumberOp, CastOp, MapOp, BroadcastOp, ContractOp, ReduceOp, ExtractOp, GatherOp, SliceOp,
-        ReshapeOp, TransposeOp, ConcatOp, TopOp, TopKOp, WhereOp, GivenOp, CrossOp, ListedOp, RangeOp, ComposeOp, IdsOp, AtOp,
-        ContainsOp, MembersOp, FilledOp, SumOp, EachOp, MatchOp,
+        LayerOp, ReturnOp, YieldOp, NumberOp, CastOp, MapOp, BroadcastOp, ContractOp, ReduceOp, ExtractOp, GatherOp,
+        SliceOp, ReshapeOp, TransposeOp, ConcatOp, TopOp, TopKOp, WhereOp, GivenOp, CrossOp, ListedOp, RangeOp, ComposeOp,
+        IdsOp, AtOp, ContainsOp, MembersOp, FilledOp, SumOp, EachOp, MatchOp,
     ],
     [RealType, DimAttr, ShapeAttr, SelectionType],
 )  # fmt: skip

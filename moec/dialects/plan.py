@@ -1,8 +1,8 @@
 """The `plan` dialect: what runs, in which order, over which rows, with which tiles. It knows no LLVM.
 
-A *domain* is a set of rows: the tokens, or the slots of a selection of another domain's rows, sorted by index. A value of
-type `!plan.rows<T>` holds one T for each row of a domain. A stage (`plan.rows`, `plan.matmul`) runs over all rows of a
-domain; its region says what happens to one row, in the operations of the `moe` dialect.
+A *domain* is a set of rows: the tokens, or the slots of a selection of another domain's rows, sorted by index. A value
+of type `!plan.rows<T>` holds one T for each row of a domain. A stage (`plan.rows`, `plan.matmul`) runs over all rows of
+a domain; its region says what happens to one row, in the operations of the `moe` dialect.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class RowsOp(IRDLOperation):
 class MatmulOp(IRDLOperation):
     """Products of weight matrices with one vector a row, then the region on the sums.
 
-    `grouping` says which matrix a row takes: `none`, there is one; `index`, the domain's own index; `key`, the key of `group`.
+    `grouping` says which matrix a row takes: `none`, there is one; `index`, the domain's own index; `key`, that of `group`.
     `views` says how each parameter becomes a stack of [keys, columns, depth] before it is packed. The tile (`rows` by
     `columns`, `kstep`, `form`) is the microkernel's. The region's arguments are the row's number, then for each
     weight the sums.

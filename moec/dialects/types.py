@@ -117,7 +117,8 @@ def shape_of(type: Attribute) -> Shape:
 
 def element_of(type: Attribute) -> Attribute:
     """The element type of an array or scalar."""
-    return type.get_element_type() if isinstance(type, TensorType) else type
+    array: Any = type
+    return array.get_element_type() if isinstance(type, TensorType) else type
 
 
 def element_name(type: Attribute) -> str:
@@ -148,5 +149,6 @@ def selection_type(size: Dim, domain: Dim, partial: bool) -> SelectionType:
 
 def integer(attribute: Attribute) -> int:
     """The value of an integer attribute."""
+    number: Any = attribute
     assert isinstance(attribute, IntegerAttr | IntAttr), attribute
-    return attribute.data if isinstance(attribute, IntAttr) else attribute.value.data
+    return number.data if isinstance(attribute, IntAttr) else number.value.data
