@@ -280,7 +280,7 @@ class ReduceOp(MoeOp):
 
 @irdl_op_definition
 class ExtractOp(MoeOp):
-    """The part of an array at one index of its first axis. `checked = "run"` where only the run can tell if it is inside."""
+    """The part of an array at one index of its first axis. `checked = "run"` where only the run can tell."""
 
     name = "moe.extract"
     operand = operand_def()
@@ -637,8 +637,8 @@ Moe = Dialect(
     "moe",
     [
         LayerOp, ReturnOp, YieldOp, NumberOp, CastOp, MapOp, BroadcastOp, ContractOp, ReduceOp, ExtractOp, GatherOp,
-        SliceOp, ReshapeOp, TransposeOp, ConcatOp, TopOp, TopKOp, WhereOp, GivenOp, CrossOp, ListedOp, RangeOp, ComposeOp,
-        IdsOp, AtOp, ContainsOp, MembersOp, FilledOp, SumOp, EachOp, MatchOp,
+        SliceOp, ReshapeOp, TransposeOp, ConcatOp, TopOp, TopKOp, WhereOp, GivenOp, CrossOp, ListedOp, RangeOp,
+        ComposeOp, IdsOp, AtOp, ContainsOp, MembersOp, FilledOp, SumOp, EachOp, MatchOp,
     ],
     [RealType, DimAttr, ShapeAttr, SelectionType],
 )  # fmt: skip

@@ -126,7 +126,7 @@ class RowsOp(IRDLOperation):
 class MatmulOp(IRDLOperation):
     """Products of weight matrices with one vector a row, then the region on the sums.
 
-    `grouping` says which matrix a row takes: `none`, there is one; `index`, the domain's own index; `key`, that of `group`.
+    `grouping` says which matrix a row takes: `none`, the one; `index`, the domain's own index; `key`, that of `group`.
     `views` says how each parameter becomes a stack of [keys, columns, depth] before it is packed. The tile (`rows` by
     `columns`, `kstep`, `form`) is the microkernel's. The region's arguments are the row's number, then for each
     weight the sums.
