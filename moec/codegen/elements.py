@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from llvmlite import ir
-from xdsl.dialects import arith, math
+from xdsl.dialects import arith
 from xdsl.dialects.builtin import BFloat16Type, Float16Type, FloatAttr, IntegerAttr
 from xdsl.ir import Block, Operation, SSAValue
 
@@ -73,7 +73,14 @@ def choose_nan(e: Emitter, order: str, left: Value, right: Value) -> Value:
     return e.b.select(wins, left, right)
 
 
-_FLOAT_ORDER: Final = {1: ("==", True), 2: (">", True), 3: (">=", True), 4: ("<", True), 5: ("<=", True), 13: ("!=", False)}
+_FLOAT_ORDER: Final = {
+    1: ("==", True),
+    2: (">", True),
+    3: (">=", True),
+    4: ("<", True),
+    5: ("<=", True),
+    13: ("!=", False),
+}
 _INTEGER_ORDER: Final = {0: "==", 1: "!=", 2: "<", 3: "<=", 4: ">", 5: ">="}
 _UNSIGNED_ORDER: Final = {6: "<", 7: "<=", 8: ">", 9: ">="}
 
@@ -140,7 +147,10 @@ def narrow(e: Emitter, value: Value, dtype: str) -> Value:
 def _narrow_f16(e: Emitter, value: Value) -> Value:
     """f32 to f16 by integers: rounds at the place where the f16's last bit stands, by adding and taking away."""
     b, width = e.b, width_of(value)
-    word = lambda constant: ir_like(I32, width, constant)  # noqa: E731
+
+    def word(constant: int) -> Value:
+        return ir_like(I32, width, constant)
+
     bits = b.bitcast(value, vector(I32, width))
     sign = b.and_(b.lshr(bits, word(16)), word(0x8000))
     magnitude = b.and_(bits, word(0x7FFFFFFF))
@@ -190,5 +200,3 @@ ELEMENTS: Final[dict[str, _Emit]] = {
     "arith.truncf": _round,
     **{name: _math(function) for name, function in FUNCTIONS.items()},
 }
-
-__all__ = ["ELEMENTS", "I16", "choose_nan", "emit_region", "emit_scalar", "is_scalar", "math", "narrow", "widen"]

@@ -7,7 +7,7 @@ byte in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
@@ -124,15 +124,24 @@ class Emitter:
 
     # control
 
-    def loop(
+    def loop(self, start: Value | int, stop: Value | int, body: Callable[[Value], None], step: Value | int = 1) -> None:
+        """`body(i)` for i from `start` below `stop`."""
+
+        def turn(index: Value, values: Sequence[Value]) -> Sequence[Value]:
+            body(index)
+            return values
+
+        self.fold(start, stop, [], turn, step)
+
+    def fold(
         self,
         start: Value | int,
         stop: Value | int,
-        body: Callable[..., Sequence[Value] | None],
-        carried: Sequence[Value] = (),
+        carried: Sequence[Value],
+        body: Callable[[Value, Sequence[Value]], Sequence[Value]],
         step: Value | int = 1,
     ) -> list[Value]:
-        """`body(i, *carried)` for i from `start` below `stop`; the carried values after the last turn."""
+        """`carried = body(i, carried)` for i from `start` below `stop`; what is carried after the last turn."""
         b = self.b
         if isinstance(start, int) and isinstance(stop, int) and start >= stop:
             return list(carried)
@@ -150,7 +159,7 @@ class Emitter:
         values = [b.phi(value.type) for value in carried]
         for phi, value in zip(values, carried, strict=True):
             phi.add_incoming(value, before)
-        results = list(body(index, *values) or ())
+        results = list(body(index, values))
         following = b.add(index, step, flags=["nsw"])
         index.add_incoming(following, b.block)
         for phi, value in zip(values, results, strict=True):
@@ -168,7 +177,7 @@ class Emitter:
         return leaving
 
     @contextmanager
-    def when(self, condition: Value) -> Iterator[None]:
+    def when(self, condition: Value) -> Generator[None]:
         """Code that runs only where a condition holds."""
         b = self.b
         inside, after = b.append_basic_block("then"), b.append_basic_block("endif")
@@ -179,8 +188,8 @@ class Emitter:
         b.position_at_end(after)
 
     @contextmanager
-    def either(self, condition: Value) -> Iterator[tuple[Callable[[], None], Any]]:
-        """`with either(c) as (otherwise, _): …; otherwise(); …`: two branches."""
+    def either(self, condition: Value) -> Generator[Callable[[], None]]:
+        """`with either(c) as otherwise: …; otherwise(); …`: two branches."""
         b = self.b
         yes, no, after = (b.append_basic_block(name) for name in ("then", "else", "endif"))
         b.cbranch(condition, yes, no)
@@ -190,6 +199,6 @@ class Emitter:
             b.branch(after)
             b.position_at_end(no)
 
-        yield otherwise, None
+        yield otherwise
         b.branch(after)
         b.position_at_end(after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -191,15 +192,23 @@ class _Program:
         """Orders rows by key. A key that no matrix has comes from an input: then the call fails."""
         domain = self.domains[op.domain]
         rows = self._number(e, frame, domain.keys("count"))
-        keys, offsets, order = (self._pointer(e, frame, key) for key in (op.key, (op.result, "offsets"), (op.result, "order")))
-        count = _counting_sort(e, keys, offsets, rows, integer(op.keys), lambda i, _, to: e.store(i, e.at(order, to, 8), "i64"))
+        keys, offsets, order = (
+            self._pointer(e, frame, key) for key in (op.key, (op.result, "offsets"), (op.result, "order"))
+        )
+
+        def place(i: Value, key: Value, to: Value) -> None:
+            e.store(i, e.at(order, to, 8), "i64")
+
+        count = _counting_sort(e, keys, offsets, rows, integer(op.keys), place)
         with e.when(e.b.icmp_signed("!=", count, rows)):
             e.b.store(i64(1), self._pointer(e, frame, FLAG), align=8)
 
     def _interface(self, raw: list[SSAValue]) -> Interface:
         program, block, count = self.program, self.block, self.count
         inputs = [_array(name.data, arg.type) for name, arg in zip(program.inputs, block.args[1:], strict=False)]
-        params = [_array(name.data, arg.type) for name, arg in zip(program.params, block.args[1 + count :], strict=True)]
+        params = [
+            _array(name.data, arg.type) for name, arg in zip(program.params, block.args[1 + count :], strict=True)
+        ]
         names = [name.data for name in (*program.outputs, *program.aux)]
         outputs = [_array(name, value.type) for name, value in zip(names, self.outputs, strict=True)]
         per_token = sum(region.bytes_per_token for region in self.regions)
@@ -223,7 +232,9 @@ def _array(name: str, type: Any) -> Array:
     return Array(name, dtype, shape)
 
 
-def _counting_sort(e: Emitter, keys: Value, offsets: Value, count: Value, buckets: int, place: Any) -> Value:
+def _counting_sort(
+    e: Emitter, keys: Value, offsets: Value, count: Value, buckets: int, place: Callable[[Value, Value, Value], None]
+) -> Value:
     """Calls `place(i, key, position)` for each i whose key is below `buckets`; `offsets` ends as each key's first position.
 
     Returns how many there are. `offsets` has room for `buckets + 2`.
@@ -249,13 +260,13 @@ def _counting_sort(e: Emitter, keys: Value, offsets: Value, count: Value, bucket
         place(i, key, to)
         e.store(b.add(to, i64(1)), slot, "i64")
 
-    def accumulate(i: Value, total: Value) -> list[Value]:
+    def accumulate(i: Value, carried: Sequence[Value]) -> list[Value]:
         slot = e.at(offsets, i, 8)
-        total = b.add(total, e.load(slot, "i64"))
+        total = b.add(carried[0], e.load(slot, "i64"))
         e.store(total, slot, "i64")
         return [total]
 
     each_key(add_one)
-    (total,) = e.loop(2, buckets + 2, accumulate, [i64(0)])
+    (total,) = e.fold(2, buckets + 2, [i64(0)], accumulate)
     each_key(advance)
     return total

@@ -223,9 +223,9 @@ def _reduce_vector(row: Row, kind: str, source: View, slots: Chosen | None) -> V
     whole = size - size % lanes if lanes else 0
     if whole:
         first = _start(kind, source.dtype, lanes)
-        (sums,) = e.loop(0, whole, lambda i, v: [_combine(e, kind, v, element(i, lanes))], [first], step=lanes)
+        (sums,) = e.fold(0, whole, [first], lambda i, v: [_combine(e, kind, v[0], element(i, lanes))], lanes)
         total = _across(e, kind, sums)
-    (total,) = e.loop(whole, size, lambda i, v: [_combine(e, kind, v, element(i, 0))], [total])
+    (total,) = e.fold(whole, size, [total], lambda i, v: [_combine(e, kind, v[0], element(i, 0))])
     return total
 
 
@@ -235,7 +235,9 @@ def _across(e: Emitter, kind: str, value: Value) -> Value:
     while width > 1:
         width //= 2
         low, high = (
-            e.b.shuffle_vector(value, value, ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(at, at + width))))
+            e.b.shuffle_vector(
+                value, value, ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(at, at + width)))
+            )
             for at in (0, width)
         )
         value = _combine(e, kind, low, high)
@@ -246,7 +248,9 @@ def _reduce_outer(row: Row, kind: str, source: View, axis: int, result: View, sl
     """Over an axis that is not the last: whole inner parts, one onto the other."""
     e = row.e
     if axis:
-        e.loop(0, source.shape[0], lambda i: _reduce_outer(row, kind, source.part(e, i), axis - 1, result.part(e, i), None))
+        e.loop(
+            0, source.shape[0], lambda i: _reduce_outer(row, kind, source.part(e, i), axis - 1, result.part(e, i), None)
+        )
         return
     _set(e, result, _start(kind, result.dtype, 0))
 
@@ -319,12 +323,18 @@ def _dot(row: Row, left: View, right: View) -> Value:
     sums = [_start("sum", "f32", lanes)] * chains
     if whole:
         step = chains * lanes
-        sums = e.loop(0, whole, lambda i, *v: [product(e.b.add(i, i64(c * lanes)), lanes, v[c]) for c in range(chains)], sums, step=step)
+        sums = e.fold(
+            0,
+            whole,
+            sums,
+            lambda i, v: [product(e.b.add(i, i64(c * lanes)), lanes, v[c]) for c in range(chains)],
+            step,
+        )
     rest = size - size % lanes
-    (sums[0],) = e.loop(whole, rest, lambda i, v: [product(i, lanes, v)], [sums[0]], step=lanes)
+    (sums[0],) = e.fold(whole, rest, [sums[0]], lambda i, v: [product(i, lanes, v[0])], lanes)
     joined = e.b.fadd(e.b.fadd(sums[0], sums[1]), e.b.fadd(sums[2], sums[3]))
     total = _across(e, "sum", joined)
-    (total,) = e.loop(rest, size, lambda i, v: [product(i, 0, v)], [total])
+    (total,) = e.fold(rest, size, [total], lambda i, v: [product(i, 0, v[0])])
     return total
 
 
@@ -351,7 +361,7 @@ def _gather(row: Row, op: moe.GatherOp) -> View:
         if not slots.partial:
             copy_part(e, source.part(e, index), to)
             return
-        with e.either(slots.filled(e, index)) as (otherwise, _):
+        with e.either(slots.filled(e, index)) as otherwise:
             copy_part(e, source.part(e, index), to)
             otherwise()
             _zero(e, to)
@@ -440,14 +450,15 @@ def _where(row: Row, op: moe.WhereOp) -> Chosen:
     chosen = row.alloc_selection(op.result)
     slots = row[op.slots] if op.slots is not None else None
 
-    def turn(i: Value, count: Value) -> list[Value]:
+    def turn(i: Value, carried: Sequence[Value]) -> list[Value]:
+        (count,) = carried
         holds = e.load(source.part(e, i).pointer, "bool")
         if slots is not None:
             holds = e.b.and_(holds, slots.filled(e, slots.at(e, i)))
         chosen.put(e, count, i)
         return [e.b.add(count, e.b.zext(holds, I64))]
 
-    (count,) = e.loop(0, chosen.size, turn, [i64(0)])
+    (count,) = e.fold(0, chosen.size, [i64(0)], turn)
     e.loop(count, chosen.size, lambda slot: chosen.put(e, slot, i64(chosen.domain)))
     return chosen
 
@@ -521,7 +532,9 @@ def _compose(row: Row, op: moe.ComposeOp) -> Chosen:
 def _ids(row: Row, op: moe.IdsOp) -> View:
     chosen: Chosen = row[op.slots]
     result = row.alloc(op.result)
-    row.e.loop(0, chosen.size, lambda slot: row.e.store(chosen.at(row.e, slot), result.part(row.e, slot).pointer, "i64"))
+    row.e.loop(
+        0, chosen.size, lambda slot: row.e.store(chosen.at(row.e, slot), result.part(row.e, slot).pointer, "i64")
+    )
     return result
 
 
@@ -550,14 +563,18 @@ def _members(row: Row, op: moe.MembersOp) -> View:
 def _filled(row: Row, op: moe.FilledOp) -> View:
     e, chosen = row.e, row[op.slots]
     result = row.alloc(op.result)
-    e.loop(0, chosen.size, lambda slot: e.store(chosen.filled(e, chosen.at(e, slot)), result.part(e, slot).pointer, "bool"))
+    e.loop(
+        0, chosen.size, lambda slot: e.store(chosen.filled(e, chosen.at(e, slot)), result.part(e, slot).pointer, "bool")
+    )
     return result
 
 
 # ── regions ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _over(row: Row, slots: Chosen, region: Region, leave: Callable[[Value, Value, Any], None], empty: Callable[[Value], None]) -> None:
+def _over(
+    row: Row, slots: Chosen, region: Region, leave: Callable[[Value, Value, Any], None], empty: Callable[[Value], None]
+) -> None:
     """The region for each slot: `leave(slot, index, value)`; `empty(slot)` where nothing is chosen."""
     e, block = row.e, region.block
 
@@ -571,7 +588,7 @@ def _over(row: Row, slots: Chosen, region: Region, leave: Callable[[Value, Value
         if not slots.partial:
             body(slot, index)
             return
-        with e.either(slots.filled(e, index)) as (otherwise, _):
+        with e.either(slots.filled(e, index)) as otherwise:
             body(slot, index)
             otherwise()
             empty(slot)

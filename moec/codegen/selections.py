@@ -5,12 +5,13 @@ A selection is `size` indices in memory; an empty slot holds the domain's size. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
 
 from moec.codegen.elements import widen
-from moec.codegen.llvm import F32, I32, I64, Emitter, Value, i64, vector, width_of
+from moec.codegen.llvm import I32, I64, Emitter, Value, i64, vector, width_of
 from moec.codegen.views import View
 
 
@@ -96,13 +97,14 @@ class Largest:
         ramp = ir.Constant(word, list(range(lanes)))
         first = b.load(self.keys, typ=word, align=4)
 
-        def turn(i: Value, best: Value, where: Value) -> list[Value]:
+        def turn(i: Value, carried: Sequence[Value]) -> list[Value]:
+            best, where = carried
             keys = b.load(e.at(self.keys, i, 4), typ=word, align=4)
             position = b.add(e.splat(b.trunc(i, I32), lanes), ramp)
             better = b.icmp_signed(">", keys, best)
             return [b.select(better, keys, best), b.select(better, position, where)]
 
-        best, where = e.loop(lanes, self.padded, turn, [first, ramp], step=lanes)
+        best, where = e.fold(lanes, self.padded, [first, ramp], turn, lanes)
         key = e.call(f"llvm.vector.reduce.smax.v{lanes}i32", I32, best)
         equal = b.icmp_signed("==", best, e.splat(key, lanes))
         candidates = b.select(equal, where, e.like(where, 0x7FFFFFFF))
@@ -122,11 +124,8 @@ def contains(e: Emitter, chosen: Chosen, index: Value) -> Value:
     if chosen.pointer is None:
         return e.b.and_(inside, e.b.icmp_signed(">=", index, i64(chosen.low)))
 
-    def turn(slot: Value, found: Value) -> list[Value]:
-        return [e.b.or_(found, e.b.icmp_signed("==", chosen.at(e, slot), index))]
+    def turn(slot: Value, found: Sequence[Value]) -> list[Value]:
+        return [e.b.or_(found[0], e.b.icmp_signed("==", chosen.at(e, slot), index))]
 
-    (found,) = e.loop(0, chosen.size, turn, [ir.Constant(ir.IntType(1), 0)])
+    (found,) = e.fold(0, chosen.size, [ir.Constant(ir.IntType(1), 0)], turn)
     return e.b.and_(found, inside)
-
-
-__all__ = ["F32", "Chosen", "Largest", "contains", "is_taken", "sort_keys"]

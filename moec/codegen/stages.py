@@ -42,7 +42,9 @@ class Stage:
 class Stages:
     """Emits stages into a module. `domains` and `frame` are the program's."""
 
-    def __init__(self, module: Any, target: Target, frame: Frame, domains: dict[SSAValue, Domain], program: plan.ProgramOp) -> None:
+    def __init__(
+        self, module: Any, target: Target, frame: Frame, domains: dict[SSAValue, Domain], program: plan.ProgramOp
+    ) -> None:
         self.module = module
         self.target = target
         self.frame = frame
@@ -92,7 +94,9 @@ class Stages:
         self.finish(e, function)
         return Stage(name, domain, None, scratch.size)
 
-    def _places(self, e: Emitter, frame: StageFrame, op: plan.RowsOp, last: Operation, index: Value) -> list[tuple[SSAValue, Any]]:
+    def _places(
+        self, e: Emitter, frame: StageFrame, op: plan.RowsOp, last: Operation, index: Value
+    ) -> list[tuple[SSAValue, Any]]:
         return [
             (value, row_value(e, value.type, frame.pointer_of(result), index))
             for value, result in zip(last.operands, op.values, strict=True)
@@ -187,7 +191,9 @@ class _Matmul:
         cuts = -(-self.panel_bytes // limit)
         self.cut = -(-shape.steps(self.k) // cuts) * shape.kstep
         self.block = shape.rows if cuts == 1 else self.CUT_ROWS
-        self.kernels = [emit_microkernel(stages.module, stages.target, shape, rows) for rows in range(1, shape.rows + 1)]
+        self.kernels = [
+            emit_microkernel(stages.module, stages.target, shape, rows) for rows in range(1, shape.rows + 1)
+        ]
 
     def emit(self) -> Stage:
         e, frame, function = self.stages.begin(self.name)
@@ -292,7 +298,9 @@ class _Matmul:
         ahead = e.b.select(alone, e.at(part, 1024, 1), following)
         return ahead, e.b.select(alone, i64(self.shape.step_bytes), e.b.udiv(i64(self.shape.step_bytes), blocks))
 
-    def _call(self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value) -> None:
+    def _call(
+        self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value
+    ) -> None:
         """The microkernel for so many rows."""
         e = self.e
         count = e.b.sub(high, low)
@@ -316,7 +324,7 @@ class _Matmul:
             self._epilogue(column, low, high, rest or self.columns)
             return
         whole = e.b.icmp_signed("!=", panel, i64(self.panels - 1))
-        with e.either(whole) as (otherwise, _):
+        with e.either(whole) as otherwise:
             self._epilogue(column, low, high, self.columns)
             otherwise()
             self._epilogue(column, low, high, rest)
@@ -361,4 +369,3 @@ def _window(e: Emitter, view: View, column: Value | None, width: int) -> View:
     if column is None:
         return view
     return View.dense(view.moved(e, column), view.dtype, (width,))
-

@@ -93,18 +93,18 @@ def walk(e: Emitter, views: Sequence[View], step: Step) -> None:
         size = views[0].size
         _run(e, [view.reshaped((size,)) for view in views], size, step)
         return
-    shape = views[0].shape
-    if len(shape) > 1:
-        e.loop(0, shape[0], lambda i: walk(e, [view.part(e, i) for view in views], step))
+    first, *inner = views[0].shape
+    if inner:
+        e.loop(0, first, lambda i: walk(e, [view.part(e, i) for view in views], step))
         return
     if all(view.strides[0] in (0, 1) for view in views):
-        _run(e, views, shape[0], step)
+        _run(e, views, first, step)
         return
 
     def single(i: Value) -> None:
         step([View(view.part(e, i).pointer, view.dtype, (1,), (1,)) for view in views], 0, 0)
 
-    e.loop(0, shape[0], single)
+    e.loop(0, first, single)
 
 
 def _run(e: Emitter, views: Sequence[View], size: int, step: Step) -> None:

@@ -94,8 +94,10 @@ class MoeOp(IRDLOperation):
                 result._type = type  # pyright: ignore[reportPrivateUsage]
 
     def verify_(self) -> None:
-        if self.results and list(self.infer()) != list(self.result_types):
-            raise VerifyException(f"{self.name}: results are {self.result_types}, inferred {list(self.infer())}")
+        stated, inferred = list(self.result_types), list(self.infer()) if self.results else []
+        if stated != inferred:
+            texts = (", ".join(map(str, types)) for types in (stated, inferred))
+            raise VerifyException("{}: results are {}, inferred {}".format(self.name, *texts))
 
 
 def _attribute(value: Attribute | Dim | str | int) -> Attribute:

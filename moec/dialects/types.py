@@ -73,7 +73,8 @@ ELEMENTS: Final[dict[str, Attribute]] = {
 }
 _NAMES: Final = {attribute: name for name, attribute in ELEMENTS.items()}
 
-F32: Final = ELEMENTS["f32"]
+FLOAT32: Final = Float32Type()
+F32: Final[Attribute] = FLOAT32
 I64: Final = ELEMENTS["i64"]
 BOOL: Final = ELEMENTS["bool"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from xdsl.dialects import arith
@@ -12,12 +13,13 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from moec.diagnostics import CompileError, Label, fail
 from moec.dialects import moe
-from moec.dialects.types import ELEMENTS, F32, I64, dim_attr, element_of
+from moec.dialects.types import ELEMENTS, F32, FLOAT32, I64, dim_attr, element_of
 from moec.dims import ONE, ZERO, Dim, Unbound
 from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, show
 from moec.source import Span
 
-Emit = Callable[..., SSAValue]
+#: Makes an element from elements: an operation's class, or a function that emits several and gives the last value.
+Make = Callable[..., Operation | SSAValue]
 
 
 class Builder:
@@ -38,7 +40,7 @@ class Builder:
         return operation.results[0]
 
     @contextmanager
-    def inside(self, block: Block) -> Iterator[Block]:
+    def inside(self, block: Block) -> Generator[Block]:
         """Appends to `block` for a while."""
         outer, self.block = self.block, block
         try:
@@ -86,9 +88,9 @@ class Builder:
         if scalar.type == to:
             return scalar
         if scalar.type == I64:
-            scalar = self.emit(arith.SIToFPOp(scalar, F32))
+            scalar = self.emit(arith.SIToFPOp(scalar, FLOAT32))
         elif scalar.type == ELEMENTS["bool"]:
-            scalar = self.emit(arith.UIToFPOp(scalar, F32))
+            scalar = self.emit(arith.UIToFPOp(scalar, FLOAT32))
         elif scalar.type != F32:
             scalar = self.emit(moe.CastOp.make(scalar, to=F32))
         return scalar if to == F32 else self.emit(moe.CastOp.make(scalar, to=to))
@@ -106,18 +108,22 @@ class Builder:
             suggestion = "`v[selection]` reads the chosen elements of `v`, `ids(selection)` is their indices"
         raise fail("E0204", f"{kind_of(value)} stands where an array is needed", span, kind_of(value), help=suggestion)
 
-    def pointwise(self, arrays: Sequence[Array], span: Span, emit: Emit) -> Array:
-        """`emit` on the elements of arrays of one shape, and on scalars."""
+    def pointwise(self, arrays: Sequence[Array], span: Span, make: Make) -> Array:
+        """`make` on the elements of arrays of one shape, and on scalars."""
         full = [array for array in arrays if array.shape]
         if not full:
-            return Array(emit(*(array.ssa for array in arrays)), span)
+            return Array(self._make(make, [array.ssa for array in arrays]), span)
         self.same_shape(full, span)
         with self.inside(Block(arg_types=[element_of(array.ssa.type) for array in full])) as block:
             elements = iter(block.args)
-            value = emit(*(next(elements) if array.shape else array.ssa for array in arrays))
+            value = self._make(make, [next(elements) if array.shape else array.ssa for array in arrays])
             body = moe.region_of([], [value], block)
         map_op = moe.MapOp.make([array.ssa for array in full], regions=[body])
         return Array(self.emit(map_op), full[0].origin, self.common_restriction(full, span))
+
+    def _make(self, make: Make, scalars: Sequence[SSAValue]) -> SSAValue:
+        made = make(*scalars)
+        return self.emit(made) if isinstance(made, Operation) else made
 
     def same_shape(self, arrays: Sequence[Array], span: Span) -> None:
         first = arrays[0]
@@ -141,7 +147,7 @@ class Builder:
     def cast_array(self, array: Array, to: Attribute, span: Span) -> Array:
         if element_of(array.ssa.type) == to:
             return array
-        return self.pointwise([array], span, lambda element: self.cast(element, to))
+        return self.pointwise([array], span, partial(self.cast, to=to))
 
     def f32(self, value: Value, span: Span) -> Array:
         array = self.array(value, span)
@@ -162,11 +168,9 @@ class Builder:
         if selection is None or not selection.partial:
             return array
         filled = Array(self.emit(moe.FilledOp.make(selection.ssa)), array.origin)
-        zero = self.number(ZERO, element_of(array.ssa.type))
+        zero = Array(self.number(ZERO, element_of(array.ssa.type)), array.origin)
         keep = self.broadcast(filled, array.shape)
-        return self.pointwise(
-            [keep, array], array.origin, lambda c, v: self.emit(arith.SelectOp(c, v, zero))
-        )
+        return self.pointwise([keep, array, zero], array.origin, arith.SelectOp)
 
     # regions
 
@@ -229,7 +233,7 @@ class Builder:
 def index_bounds(op: str, left: Array, right: Array) -> Bounds | None:
     """Where the result of integer arithmetic lies, if that is known."""
     a, b = left.bounds, right.bounds
-    if b is None or not b.finite or (a is None or not a.finite) and op != "%":
+    if b is None or not b.finite or ((a is None or not a.finite) and op != "%"):
         return None
     exact = (b.high - b.low) == ONE
     match op:

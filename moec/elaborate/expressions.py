@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 from typing import Any, Final
 
 from xdsl.dialects import arith
@@ -31,7 +31,15 @@ _INTEGER_OPS: Final[dict[str, Callable[..., Operation]]] = {
     "*": arith.MuliOp,
     "/": arith.FloorDivSIOp,
 }
-_COMPARE: Final = {"<": ("olt", "slt"), "<=": ("ole", "sle"), ">": ("ogt", "sgt"), ">=": ("oge", "sge"), "==": ("oeq", "eq"), "!=": ("une", "ne")}  # fmt: skip
+#: The predicates of `arith.cmpf` and `arith.cmpi`.
+_COMPARE: Final = {
+    "<": ("olt", "slt"),
+    "<=": ("ole", "sle"),
+    ">": ("ogt", "sgt"),
+    ">=": ("oge", "sge"),
+    "==": ("oeq", "eq"),
+    "!=": ("une", "ne"),
+}
 _LOGIC: Final[dict[str, Callable[..., Operation]]] = {"and": arith.AndIOp, "or": arith.OrIOp}
 _CONSTANTS: Final = ("inf", "pi")
 
@@ -100,14 +108,14 @@ class Expressions(Builder):
             return value
         if isinstance(value, Array) and value.element == "i64":
             return self._integers("-", Array(self.number(ZERO, I64), node.span), value, node.span)
-        return self.pointwise([self.f32(value, node.operand.span)], node.span, lambda x: self.emit(arith.NegfOp(x)))
+        return self.pointwise([self.f32(value, node.operand.span)], node.span, arith.NegfOp)
 
     def _not(self, value: Value, node: syntax.Unary) -> Value:
         if isinstance(value, Number):
             return _truth(not self.known(value.dim), node.span)
         array = self._bool(value, node.operand.span)
-        one = self.number(ONE, BOOL)
-        return self.pointwise([array], node.span, lambda x: self.emit(arith.XOrIOp(x, one)))
+        one = Array(self.number(ONE, BOOL), node.span)
+        return self.pointwise([array, one], node.span, arith.XOrIOp)
 
     @_eval.register
     def _binary(self, node: syntax.Binary, scope: Scope) -> Value:
@@ -124,7 +132,7 @@ class Expressions(Builder):
         if node.op == "%":
             raise fail("E0204", "`%` works on integers", node.span)
         pair = (self.f32(left, node.left.span), self.f32(right, node.right.span))
-        return self.pointwise(pair, node.span, lambda a, b: self.emit(_FLOAT_OPS[node.op](a, b)))
+        return self.pointwise(pair, node.span, _FLOAT_OPS[node.op])
 
     def _fold(self, node: syntax.Binary, left: Dim, right: Dim) -> Number:
         match node.op:
@@ -175,9 +183,9 @@ class Expressions(Builder):
             return self._compare_numbers(node, left, right)
         if is_integral(left) and is_integral(right):
             pair = (self.array(left, node.left.span, I64), self.array(right, node.right.span, I64))
-            return self.pointwise(pair, node.span, lambda a, b: self.emit(arith.CmpiOp(a, b, integers)))
+            return self.pointwise(pair, node.span, partial(arith.CmpiOp, arg=integers))
         pair = (self.f32(left, node.left.span), self.f32(right, node.right.span))
-        return self.pointwise(pair, node.span, lambda a, b: self.emit(arith.CmpfOp(a, b, floats)))
+        return self.pointwise(pair, node.span, partial(arith.CmpfOp, arg=floats))
 
     def _compare_numbers(self, node: syntax.Binary, left: Number, right: Number) -> Number:
         a, b = self.known(left.dim), self.known(right.dim)
@@ -191,7 +199,7 @@ class Expressions(Builder):
             a, b = bool(self.known(left.dim)), bool(self.known(right.dim))
             return _truth(a and b if node.op == "and" else a or b, node.span)
         pair = (self._bool(left, node.left.span), self._bool(right, node.right.span))
-        return self.pointwise(pair, node.span, lambda a, b: self.emit(_LOGIC[node.op](a, b)))
+        return self.pointwise(pair, node.span, _LOGIC[node.op])
 
     def _bool(self, value: Value, span: Span) -> Array:
         array = self.array(value, span, BOOL)
@@ -204,8 +212,7 @@ class Expressions(Builder):
         selection = as_selection(self, right, node.right.span)
         if index.element != "i64":
             raise fail("E0204", f"{kind_of(left)} stands where an index is needed", node.left.span)
-        emit: Callable[[SSAValue], SSAValue] = lambda i: self.emit(moe.ContainsOp.make(selection.ssa, i))  # noqa: E731
-        return self.pointwise([index], node.span, emit)
+        return self.pointwise([index], node.span, partial(moe.ContainsOp.make, selection.ssa))
 
     def _contract(self, node: syntax.Binary, left: Value, right: Value) -> Value:
         weight, vector = self.array(left, node.left.span), self.array(right, node.right.span)
@@ -214,7 +221,8 @@ class Expressions(Builder):
         if not weight.shape or len(vector.shape) != 1:
             wrong = node.right.span if weight.shape else node.left.span
             hint = "write `W.T @ v` for a vector times a matrix, `each i in 0..n: W @ A[i]` for several vectors"
-            raise fail("E0204", f"`{show(weight.shape)} @ {show(vector.shape)}`: `@` takes a vector on the right", wrong, help=hint)  # fmt: skip
+            what = f"`{show(weight.shape)} @ {show(vector.shape)}`: `@` takes a vector on the right"
+            raise fail("E0204", what, wrong, help=hint)
         if weight.shape[-1] != vector.shape[0]:
             raise self.mismatch(weight, vector, node.span)
         if len(weight.shape) == 1:
@@ -259,7 +267,9 @@ class Expressions(Builder):
         known = (self.known(product(shape)), self.known(total))
         if product(shape) != total and (None in known or known[0] != known[1]):
             label = Label(array.origin, f"{show(array.shape)} comes from here")
-            raise fail("E0202", f"{show(array.shape)} does not split as {show(tuple(shape))}", node.span, causes=[label])
+            raise fail(
+                "E0202", f"{show(array.shape)} does not split as {show(tuple(shape))}", node.span, causes=[label]
+            )
         return Array(self.emit(moe.ReshapeOp.make(self.masked(array).ssa, shape=dims_attr(shape))), array.origin)
 
     def _quotient(self, node: syntax.Split, total: Dim, part: Dim) -> Dim:
@@ -289,7 +299,9 @@ class Expressions(Builder):
             part = self._part(array, axis, offset, ONE, ONE)
             shape = part.shape[:axis] + part.shape[axis + 1 :]
             if not shape:
-                return self.extract(array, Array(self.number(offset, I64), item.span, bounds=Bounds(offset, offset + ONE)), item.span), axis
+                return self.extract(
+                    array, Array(self.number(offset, I64), item.span, bounds=Bounds(offset, offset + ONE)), item.span
+                ), axis
             keep = array.restriction if axis else None
             return Array(self.emit(moe.ReshapeOp.make(part.ssa, shape=dims_attr(shape))), array.origin, keep), axis
         if axis:
@@ -339,7 +351,9 @@ class Expressions(Builder):
                 raise fail("E0204", "this vector belongs to another selection", self.span)
         elif not self.at_most(selection.domain, array.shape[0]):
             message = f"indices in 0..{selection.domain} can lie outside an axis of {array.shape[0]}"
-            raise fail("E0205", message, self.span, causes=[Label(array.origin, f"{show(array.shape)} comes from here")])
+            raise fail(
+                "E0205", message, self.span, causes=[Label(array.origin, f"{show(array.shape)} comes from here")]
+            )
         return Array(self.emit(moe.GatherOp.make(array.ssa, positions)), selection.origin, selection)
 
     def _position(self, value: Number, axis: Dim, span: Span) -> Dim:
@@ -385,7 +399,11 @@ class Expressions(Builder):
 
     @_eval.register
     def _range(self, node: syntax.Range, scope: Scope) -> Value:
-        ends = [self.integer(self.evaluate(end, scope), end.span, "the end of a range") for end in (node.low, node.high) if end]
+        ends = [
+            self.integer(self.evaluate(end, scope), end.span, "the end of a range")
+            for end in (node.low, node.high)
+            if end
+        ]
         if not self.at_most(ends[0], ends[1]):
             raise fail("E0206", f"the range {ends[0]}..{ends[1]} runs backwards", node.span)
         return whole(self, ends[0], ends[1], node.span)
@@ -396,7 +414,12 @@ class Expressions(Builder):
         body: list[Array] = []
 
         def emit(arguments: Sequence[SSAValue]) -> SSAValue:
-            index = Array(arguments[0], node.name.span, bounds=Bounds(selection.start or ZERO, selection.domain), slot=(selection, arguments[1]))
+            index = Array(
+                arguments[0],
+                node.name.span,
+                bounds=Bounds(selection.start or ZERO, selection.domain),
+                slot=(selection, arguments[1]),
+            )
             inner = Scope(scope, {node.name.id: index}, {node.name.id: node.name.span})
             value = self.array(self.evaluate(node.body, inner), node.body.span)
             body.append(self._summand(node, value))
@@ -404,7 +427,9 @@ class Expressions(Builder):
 
         region = self.region([I64, I64], emit)
         if node.kind == "sum":
-            return Array(self.emit(moe.SumOp.make(selection.ssa, regions=[region])), body[0].origin, body[0].restriction)
+            return Array(
+                self.emit(moe.SumOp.make(selection.ssa, regions=[region])), body[0].origin, body[0].restriction
+            )
         restriction = selection if selection.start is None else None
         return Array(self.emit(moe.EachOp.make(selection.ssa, regions=[region])), node.span, restriction)
 
@@ -426,7 +451,7 @@ class Expressions(Builder):
             self.array(value, span, I64) if integral else self.f32(value, span)
             for value, span in zip(pair, spans, strict=True)
         ]
-        result = self.pointwise([flags, *arrays], node.span, lambda c, a, b: self.emit(arith.SelectOp(c, a, b)))
+        result = self.pointwise([flags, *arrays], node.span, arith.SelectOp)
         full = next((array for array in arrays if array.shape), None)
         bounds = self._hull(arrays) if integral and not result.shape else None
         return Array(result.ssa, full.origin if full else node.span, result.restriction, bounds)
@@ -491,7 +516,9 @@ class Expressions(Builder):
             raise fail("E0208", f"`match` leaves out {at}..{whole_range.high}", node.span)
         return arms
 
-    def _arm(self, arm: syntax.Arm, bounds: Bounds, node: syntax.Match, index: Array, scope: Scope) -> tuple[Block, Value]:
+    def _arm(
+        self, arm: syntax.Arm, bounds: Bounds, node: syntax.Match, index: Array, scope: Scope
+    ) -> tuple[Block, Value]:
         """An arm's block, still open, and its value. The subject is known to lie in the arm's range."""
         inner = scope
         if isinstance(node.subject, syntax.Name):
@@ -514,7 +541,12 @@ class Expressions(Builder):
     def _close(self, block: Any, array: Array, shape: tuple[Dim, ...], node: syntax.Match) -> Region:
         with self.inside(block):
             if array.shape and array.shape != shape:
-                raise fail("E0201", f"arms of shapes {show(shape)} and {show(array.shape)}", node.span, causes=[Label(array.origin, f"{show(array.shape)} comes from here")])
+                raise fail(
+                    "E0201",
+                    f"arms of shapes {show(shape)} and {show(array.shape)}",
+                    node.span,
+                    causes=[Label(array.origin, f"{show(array.shape)} comes from here")],
+                )
             return moe.region_of([], [self.broadcast(array, shape).ssa], block)
 
     # calls
@@ -529,7 +561,10 @@ class Expressions(Builder):
     def call(self, node: syntax.Call, scope: Scope) -> Sequence[Value]:
         """The results of a call: of a value that is a function, of the file, of the prelude, of the language."""
         name = node.function.id
-        operands = [(argument.name, Operand(self.evaluate(argument.value, scope), argument.value.span)) for argument in node.arguments]
+        operands = [
+            (argument.name, Operand(self.evaluate(argument.value, scope), argument.value.span))
+            for argument in node.arguments
+        ]
         found = scope.find(name)
         callee = found if isinstance(found, Function) else self.functions.find(name)
         if isinstance(callee, Function) and callee.node is not None:
@@ -551,12 +586,16 @@ class Expressions(Builder):
             raise fail("E0104", f"`{name}` takes {wanted} arguments, not {len(positional)}", node.span)
         return row.run(Called(name, self, positional, named, node.span))
 
-    def _inline(self, callee: Function, operands: list[tuple[str | None, Operand]], node: syntax.Call) -> Sequence[Value]:
+    def _inline(
+        self, callee: Function, operands: list[tuple[str | None, Operand]], node: syntax.Call
+    ) -> Sequence[Value]:
         function = callee.node
         assert function is not None
         if len(self._calls) >= _MAX_CALLS:
             chain = [Label(place, "called here") for _, place in self._calls[:3]]
-            raise fail("E0103", f"`{callee.name}` needs itself", node.span, causes=chain, help="functions do not recurse")
+            raise fail(
+                "E0103", f"`{callee.name}` needs itself", node.span, causes=chain, help="functions do not recurse"
+            )
         scope = Scope(callee.scope)
         self._arguments(function, operands, scope, node)
         self._calls.append((function, node.span))
@@ -567,19 +606,28 @@ class Expressions(Builder):
         finally:
             self._calls.pop()
 
-    def _arguments(self, function: syntax.Function, operands: list[tuple[str | None, Operand]], scope: Scope, node: syntax.Call) -> None:
+    def _arguments(
+        self, function: syntax.Function, operands: list[tuple[str | None, Operand]], scope: Scope, node: syntax.Call
+    ) -> None:
         names = [parameter.name for parameter in function.parameters]
         positional = [operand for label, operand in operands if label is None]
         if len(positional) > len(names):
             declared = Label(function.name.span, "declared here")
-            raise fail("E0104", f"`{function.name.id}` takes {len(names)} arguments, not {len(positional)}", node.span, causes=[declared])
+            raise fail(
+                "E0104",
+                f"`{function.name.id}` takes {len(names)} arguments, not {len(positional)}",
+                node.span,
+                causes=[declared],
+            )
         given = dict(zip(names, positional, strict=False))
         for label, operand in operands:
             if label is None:
                 continue
             if label not in names or label in given:
                 what = "is given twice" if label in given else "is not a parameter"
-                raise fail("E0104", f"`{label}` {what} of `{function.name.id}`", operand.span, help=nearest(label, names))
+                raise fail(
+                    "E0104", f"`{label}` {what} of `{function.name.id}`", operand.span, help=nearest(label, names)
+                )
             given[label] = operand
         for parameter in function.parameters:
             if parameter.name in given:
@@ -588,7 +636,12 @@ class Expressions(Builder):
                 scope.values[parameter.name] = self.evaluate(parameter.default, scope)
             else:
                 declared = Label(function.name.span, "declared here")
-                raise fail("E0104", f"`{function.name.id}` needs an argument for `{parameter.name}`", node.span, causes=[declared])
+                raise fail(
+                    "E0104",
+                    f"`{function.name.id}` needs an argument for `{parameter.name}`",
+                    node.span,
+                    causes=[declared],
+                )
             scope.places[parameter.name] = parameter.span
 
     def run(self, body: Sequence[syntax.Statement], scope: Scope) -> Sequence[Value]:
@@ -603,7 +656,9 @@ class Expressions(Builder):
                     raise fail("E0106", "a function holds definitions and one `return`", statement.span)
         raise fail("E0106", "this function returns nothing", body[-1].span if body else self.span)
 
-    def define(self, statement: syntax.Assign | syntax.Function, scope: Scope, body: Sequence[syntax.Statement]) -> None:
+    def define(
+        self, statement: syntax.Assign | syntax.Function, scope: Scope, body: Sequence[syntax.Statement]
+    ) -> None:
         """Gives names their values."""
         if isinstance(statement, syntax.Function):
             self.name(statement.name, Function(statement.name.id, statement, scope), scope)
@@ -645,4 +700,3 @@ def _retold(diagnostic: Diagnostic, call: Span) -> Diagnostic:
         return diagnostic
     inside = Label(span, diagnostic.label or "inside this function")
     return Diagnostic(diagnostic.code, diagnostic.message, call, "", (inside, *diagnostic.causes), diagnostic.help)
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Final
 
 from xdsl.dialects import arith, math
@@ -104,7 +105,9 @@ def listed(builder: Builder, values: Sequence[Value], spans: Sequence[Span], spa
         if index.shape or index.element != "i64":
             raise fail("E0204", f"{kind_of(index)} stands where an index is needed", place)
         if index.bounds is None:
-            raise fail("E0205", "the range of this index is not known", place, help="`given(ids, n)` checks when it runs")
+            raise fail(
+                "E0205", "the range of this index is not known", place, help="`given(ids, n)` checks when it runs"
+            )
         if highest == ZERO or not builder.at_most(index.bounds.high, highest):
             highest = index.bounds.high
     ssa = builder.emit(moe.ListedOp.make([index.ssa for index in indices], domain=highest))
@@ -131,7 +134,7 @@ def is_integral(value: Value) -> bool:
 def _abs(call: Called) -> Array:
     builder, value = call.builder, call.operands[0].value
     if not (isinstance(value, Array) and value.element == "i64"):
-        return builder.pointwise([call.array(0)], call.span, lambda x: builder.emit(math.AbsFOp(x)))
+        return builder.pointwise([call.array(0)], call.span, math.AbsFOp)
     zero = builder.number(ZERO, I64)
 
     def emit(x: SSAValue) -> SSAValue:
@@ -140,10 +143,9 @@ def _abs(call: Called) -> Array:
     return builder.pointwise([value], call.span, emit)
 
 
-def _unary(make: Callable[[SSAValue], Operation]) -> Row:
+def _unary(make: Callable[..., Operation]) -> Row:
     def run(call: Called) -> Array:
-        emit = call.builder.emit
-        return call.builder.pointwise([call.array(0)], call.span, lambda element: emit(make(element)))
+        return call.builder.pointwise([call.array(0)], call.span, make)
 
     return Row(run, 1, 1)
 
@@ -159,7 +161,7 @@ def _extremum(kind: str, floats: Callable[..., Operation], integers: Callable[..
             builder.array(operand.value, operand.span, I64) if integral else call.array(position)
             for position, operand in enumerate(call.operands)
         ]
-        result = builder.pointwise(pair, call.span, lambda left, right: builder.emit(make(left, right)))
+        result = builder.pointwise(pair, call.span, make)
         bounds = _extremum_bounds(builder, kind, *pair) if integral and not result.shape else None
         return Array(result.ssa, result.origin, result.restriction, bounds)
 
@@ -168,9 +170,10 @@ def _extremum(kind: str, floats: Callable[..., Operation], integers: Callable[..
 
 def _extremum_bounds(builder: Builder, kind: str, left: Array, right: Array) -> Bounds:
     a, b = left.bounds or ANYWHERE, right.bounds or ANYWHERE
-    smaller = lambda x, y: x if builder.at_most(x, y) else y  # noqa: E731
-    larger = lambda x, y: y if builder.at_most(x, y) else x  # noqa: E731
-    pick: Callable[[Dim, Dim], Dim] = smaller if kind == "min" else larger
+
+    def pick(left: Dim, right: Dim) -> Dim:
+        return left if builder.at_most(left, right) == (kind == "min") else right
+
     return Bounds(pick(a.low, b.low), pick(a.high, b.high))
 
 
@@ -354,13 +357,13 @@ def power(builder: Builder, base: Array, exponent: Value, span: Span, place: Spa
     """`base ** exponent`; exponents that are known and simple need no logarithm."""
     known = builder.known(exponent.dim) if isinstance(exponent, Number) else None
     if known == Fraction(1, 2):
-        return builder.pointwise([base], span, lambda x: builder.emit(math.SqrtOp(x)))
+        return builder.pointwise([base], span, math.SqrtOp)
     if known == Fraction(-1, 2):
-        return builder.pointwise([base], span, lambda x: builder.emit(math.RsqrtOp(x)))
+        return builder.pointwise([base], span, math.RsqrtOp)
     if isinstance(known, Fraction) and known.denominator == 1 and 0 < known <= 16:
-        return builder.pointwise([base], span, lambda x: _repeated(builder, x, int(known)))
+        return builder.pointwise([base], span, partial(_repeated, builder, times=int(known)))
     other = builder.f32(exponent, place)
-    return builder.pointwise([base, other], span, lambda x, y: builder.emit(math.PowFOp(x, y)))
+    return builder.pointwise([base, other], span, math.PowFOp)
 
 
 def _repeated(builder: Builder, value: SSAValue, times: int) -> SSAValue:

@@ -45,9 +45,15 @@ def _only_layer(file: syntax.File) -> syntax.Layer:
     if len(file.layers) == 1:
         return file.layers[0]
     if not file.layers:
-        raise fail("E0105", f"`{file.span.source.name}` defines no layer", help="a layer is `moe name[dims](x: [H]) -> [H] { … }`")
+        raise fail(
+            "E0105",
+            f"`{file.span.source.name}` defines no layer",
+            help="a layer is `moe name[dims](x: [H]) -> [H] { … }`",
+        )
     first, second = file.layers[:2]
-    raise fail("E0105", "a file defines one layer", second.name.span, causes=[Label(first.name.span, "the first is here")])
+    raise fail(
+        "E0105", "a file defines one layer", second.name.span, causes=[Label(first.name.span, "the first is here")]
+    )
 
 
 def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, int]:
@@ -55,7 +61,9 @@ def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, i
     names = [dimension.name for dimension in layer.dimensions]
     for name, value in dims.items():
         if name not in names:
-            raise fail("E0302", f"`{name}` is not a dimension of `{layer.name.id}`", layer.name.span, help=nearest(name, names))
+            raise fail(
+                "E0302", f"`{name}` is not a dimension of `{layer.name.id}`", layer.name.span, help=nearest(name, names)
+            )
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise fail("E0206", f"dimension `{name}` is {value}, not a positive integer")
     binding: dict[str, int] = {}
@@ -179,7 +187,9 @@ class _Layer(Expressions):
         shape = self._shape(type)
         element = self._element_type(type)
         ssa = self.block.insert_arg(array_type(element, shape), len(self.block.args))
-        self.name(name, Array(ssa, name.span | type.span if name.span.end <= type.span.start else type.span), self._scope)
+        self.name(
+            name, Array(ssa, name.span | type.span if name.span.end <= type.span.start else type.span), self._scope
+        )
         return ssa
 
     def _shape(self, type: syntax.Type) -> Shape:
@@ -217,10 +227,15 @@ class _Layer(Expressions):
         shape, element = self._shape(output.type), output.type.dtype or "real"
         self._element_type(output.type)
         if isinstance(value, Selection) and element != "i64":
-            raise fail("E0204", "a selection is returned where an array is declared", span, help="`ids(s)` is its indices")
+            raise fail(
+                "E0204", "a selection is returned where an array is declared", span, help="`ids(s)` is its indices"
+            )
         array = self._leaving(value, span)
         if array.shape != shape:
-            causes = [Label(output.span, f"{show(shape)} is declared here"), Label(array.origin, f"{show(array.shape)} comes from here")]
+            causes = [
+                Label(output.span, f"{show(shape)} is declared here"),
+                Label(array.origin, f"{show(array.shape)} comes from here"),
+            ]
             raise fail("E0201", f"the output has shape {show(array.shape)}, not {show(shape)}", span, causes=causes)
         if (array.element in ("i64", "bool")) != (element in ("i64", "bool")):
             raise fail("E0204", f"{kind_of(array)} is returned as `{element}`", span)

@@ -29,7 +29,9 @@ class Bounds:
 
     @property
     def finite(self) -> bool:
-        return not any(factor == "inf" for end in (self.low, self.high) for monomial, _ in end.terms for factor, _ in monomial)
+        return not any(
+            factor == "inf" for end in (self.low, self.high) for monomial, _ in end.terms for factor, _ in monomial
+        )
 
 
 @dataclass(frozen=True, eq=False, slots=True)

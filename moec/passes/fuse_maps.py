@@ -59,7 +59,9 @@ def _producers(consumer: moe.MapOp) -> list[moe.MapOp]:
     return found
 
 
-def _signature(consumer: moe.MapOp, producers: list[moe.MapOp]) -> tuple[list[SSAValue], Block, dict[SSAValue, SSAValue]]:
+def _signature(
+    consumer: moe.MapOp, producers: list[moe.MapOp]
+) -> tuple[list[SSAValue], Block, dict[SSAValue, SSAValue]]:
     """The arrays that the joined map reads, each once, and its block with an argument for each."""
     made = {producer.results[0] for producer in producers}
     inputs: dict[SSAValue, None] = {}

@@ -9,7 +9,7 @@ of it reads their results. Everything else is computed row by row in `plan.rows`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -123,7 +123,9 @@ class _Scheduler:
         last = source.last_op
         assert isinstance(last, moe.ReturnOp)
         self.add(plan.ReturnOp.build(operands=[body.leave(last.values)]))
-        properties = {name: layer.properties[name] for name in ("sym_name", "inputs", "params", "outputs", "aux", "types")}
+        properties = {
+            name: layer.properties[name] for name in ("sym_name", "inputs", "params", "outputs", "aux", "types")
+        }
         return plan.ProgramOp.build(properties=properties, regions=[Region(self.block)])
 
     def add(self, operation: Operation) -> Operation:
@@ -317,13 +319,17 @@ class _Body:
         owners = [isinstance(rows, OpResult) and direct.count(rows) == 1 for rows in direct]
         if not all(owners):
             copied = [value for value, own in zip(values, owners, strict=True) if not own]
-            kept = {value: scheduler.stored.pop(value) for value in copied if isinstance(scheduler.stored.get(value), OpResult)}
+            kept = {
+                value: scheduler.stored.pop(value)
+                for value in copied
+                if isinstance(scheduler.stored.get(value), OpResult)
+            }
             results = self._copies(copied)
             scheduler.stored.update(kept)
             direct = [rows if own else next(results) for rows, own in zip(direct, owners, strict=True)]
         return [rows for rows in direct if rows is not None]
 
-    def _copies(self, values: Sequence[SSAValue]) -> Iterable[SSAValue]:
+    def _copies(self, values: Sequence[SSAValue]) -> Iterator[SSAValue]:
         block = Block(arg_types=[IndexType()])
         cloner = _Cloner(self.scheduler, self.block, block, block.args[0])
         block.add_op(plan.YieldOp.build(operands=[[cloner(value) for value in values]]))
@@ -379,11 +385,17 @@ class _Body:
             return "none", []
         scheduler = self.scheduler
         expand = self.domain.owner
-        if isinstance(expand, plan.ExpandOp) and len(view.indices) == 1 and scheduler.stored[view.indices[0]] is expand.index:
+        if (
+            isinstance(expand, plan.ExpandOp)
+            and len(view.indices) == 1
+            and scheduler.stored[view.indices[0]] is expand.index
+        ):
             return "index", []
         key = scheduler.stored[view.indices[0]] if len(view.indices) == 1 else self._linear(view)
         group = plan.GroupOp.build(
-            operands=[self.domain, key], properties={"keys": IntegerAttr(view.keys, 64)}, result_types=[plan.GroupType()]
+            operands=[self.domain, key],
+            properties={"keys": IntegerAttr(view.keys, 64)},
+            result_types=[plan.GroupType()],
         )
         scheduler.add(group)
         return "key", [group.result]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, IntegerType, ModuleOp, StringAttr, TensorType
+from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr, TensorType
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
@@ -18,6 +18,7 @@ from moec.dialects import moe
 from moec.dialects.types import (
     ELEMENTS,
     F32,
+    I64,
     DimAttr,
     RealType,
     SelectionType,
@@ -65,8 +66,9 @@ class _Substitution:
         if isinstance(attribute, ArrayAttr):
             return ArrayAttr([self(item) for item in attribute])  # pyright: ignore[reportUnknownVariableType]
         if isinstance(attribute, TensorType):
-            shape = [dim.substitute(self.binding) for dim in shape_of(attribute)]
-            return array_type(self(element_of(attribute)), shape)
+            array: Attribute = attribute
+            shape = [dim.substitute(self.binding) for dim in shape_of(array)]
+            return array_type(self(element_of(array)), shape)
         if isinstance(attribute, SelectionType):
             return SelectionType(self(attribute.size), self(attribute.domain), attribute.kind)
         return self.real if isinstance(attribute, RealType) else attribute
@@ -87,9 +89,9 @@ def _types(names: ArrayAttr[StringAttr], real: str) -> ArrayAttr[StringAttr]:
 
 def _constant(operation: moe.NumberOp) -> arith.ConstantOp:
     value, element = dim_of(operation.value).evaluate({}), operation.element
-    if isinstance(element, IntegerType):
-        return arith.ConstantOp(IntegerAttr(int(value), element))
-    return arith.ConstantOp(FloatAttr(float(value), element))  # pyright: ignore[reportArgumentType]
+    if element != F32:
+        return arith.ConstantOp(IntegerAttr(int(value), 64 if element == I64 else 1))
+    return arith.ConstantOp(FloatAttr(float(value), 32))
 
 
 def _settle(operation: moe.CastOp) -> None:

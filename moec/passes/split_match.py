@@ -60,7 +60,7 @@ class _Inserter:
         if not shape_of(left.type):
             return self(arith.AddfOp(left, right))
         block = Block(arg_types=[element_of(left.type)] * 2)
-        total = arith.AddfOp(*block.args)
+        total = arith.AddfOp(block.args[0], block.args[1])
         return self(moe.MapOp.make([left, right], regions=[moe.region_of([total], [total.result], block)]))
 
 
