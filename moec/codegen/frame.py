@@ -1,7 +1,8 @@
 """Where everything of a call lies: the frame that stages share, the workspace, the domains.
 
-A call is `i64 run(i64 tokens, ptr arguments)`. `arguments` points to pointers: inputs, outputs, auxiliary outputs, raw parameters, packed
-weights, the workspace. The frame is an array of 64-bit words that `run` fills in and every stage reads.
+A call is `i64 run(i64 tokens, ptr arguments)`. `arguments` points to pointers: inputs, outputs, auxiliary outputs, raw
+parameters, packed weights, the workspace. The frame is an array of 64-bit words that `run` fills in and every stage
+reads.
 """
 
 from __future__ import annotations
@@ -55,7 +56,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Domain:
-    """A set of rows: at most `per_token` for each token. `outer` is what it was expanded from, by a selection of `slots`."""
+    """A set of rows: at most `per_token` for each token.
+
+    `outer` is the domain that it was expanded from, by a selection of `slots` out of `indices`.
+    """
 
     value: SSAValue
     per_token: int

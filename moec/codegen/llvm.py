@@ -1,8 +1,8 @@
 """What every emitter needs of LLVM: types, constants, loops, branches, vectors in memory.
 
-`Emitter` wraps an `IRBuilder`. Element types of the language have one representation here: f32 is `float`, bf16 is `i16`
-(its bit pattern), f16 is `half` where the target converts it and `i16` elsewhere, i64 is `i64`, bool is `i1` in registers and a
-byte in memory.
+`Emitter` wraps an `IRBuilder`. Element types of the language have one representation here: f32 is `float`, bf16 is
+`i16` (its bit pattern), f16 is `half` where the target converts it and `i16` elsewhere, i64 is `i64`, bool is `i1` in
+registers and a byte in memory.
 """
 
 from __future__ import annotations

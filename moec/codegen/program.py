@@ -235,9 +235,9 @@ def _array(name: str, type: Any) -> Array:
 def _counting_sort(
     e: Emitter, keys: Value, offsets: Value, count: Value, buckets: int, place: Callable[[Value, Value, Value], None]
 ) -> Value:
-    """Calls `place(i, key, position)` for each i whose key is below `buckets`; `offsets` ends as each key's first position.
+    """Calls `place(i, key, position)` for each i whose key is below `buckets`; returns how many there are.
 
-    Returns how many there are. `offsets` has room for `buckets + 2`.
+    `offsets` has room for `buckets + 2` and ends as the first position of each key.
     """
     b = e.b
     e.fill(offsets, 8 * (buckets + 2))

@@ -1,7 +1,7 @@
 """The operations of one row: every `moe` operation as code, a method each.
 
-Arrays are views; what an operation makes is written to scratch memory, or straight to where a stage leaves it. Scalars stay in
-registers.
+Arrays are views; what an operation makes is written to scratch memory, or straight to where a stage leaves it. Scalars
+stay in registers.
 """
 
 from __future__ import annotations

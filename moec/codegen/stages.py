@@ -1,7 +1,7 @@
 """A stage of the plan as one LLVM function: `void stage(ptr frame, i64 begin, i64 end, ptr scratch)`.
 
-What `begin` and `end` count is the stage's own: rows for `plan.rows`, panels for `plan.matmul`. So a stage can be cut among
-threads wherever it likes to be cut; what it writes does not depend on the cut.
+What `begin` and `end` count is the stage's own: rows for `plan.rows`, panels for `plan.matmul`. So a stage can be cut
+among threads wherever it likes to be cut; what it writes does not depend on the cut.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FLAG = "flag"
 
 @dataclass
 class Stage:
-    """A finished stage: how many units a call has (`units` for each, or the rows of `domain`) and the scratch that it needs."""
+    """A finished stage: the units of a call (None: the rows of `domain`) and the bytes of scratch that it needs."""
 
     name: str
     domain: Domain
@@ -169,8 +169,8 @@ def ascend(e: Emitter, frame: StageFrame, domain: Domain, target: Domain, index:
 class _Matmul:
     """Loops around the microkernels of one `plan.matmul`.
 
-    For each key with rows, for each panel: blocks of rows pass over the panel while it is in cache. A panel that is too large
-    for that is cut along k; then the sums of up to `CUT_ROWS` rows wait in scratch memory.
+    For each key with rows, for each panel: blocks of rows pass over the panel while it is in cache. A panel that is too
+    large for that is cut along k; then the sums of up to `CUT_ROWS` rows wait in scratch memory.
     """
 
     CUT_ROWS = 256
@@ -289,8 +289,10 @@ class _Matmul:
         e.loop(0, turns, turn)
 
     def _ahead(self, part: Value, size: int, block: Value, blocks: Value) -> tuple[Value, Value]:
-        """What to prefetch while a block of rows passes over a part of a panel: if it is the only one, what it is about to
-        read; else its share of the part that follows."""
+        """What to prefetch while a block of rows passes over a part of a panel.
+
+        If it is the only block, what it is about to read; else its share of the part that follows.
+        """
         e = self.e
         alone = e.b.icmp_signed("==", blocks, i64(1))
         share = e.b.udiv(i64(size), blocks)
@@ -346,7 +348,7 @@ class _Matmul:
         row.values[block.args[0]] = index
         for part, argument in enumerate(block.args[1:]):
             row.values[argument] = View.dense(e.at(sums, part * self.columns * 4, 1), "f32", (width,))
-        made = {argument for argument in block.args[1:]}
+        made = set(block.args[1:])
         last = block.last_op
         assert last is not None
         value = last.operands[0]

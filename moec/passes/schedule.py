@@ -1,8 +1,8 @@
 """`moe` to `plan`: cuts a layer into stages.
 
 Contractions with weights become `plan.matmul`, over all tokens or over the slots of a selection grouped by expert; the
-pointwise work on their sums goes along. A sparse sum that holds such contractions becomes a domain of its own for them; what is left
-of it reads their results. Everything else is computed row by row in `plan.rows`, as late as it can be.
+pointwise work on their sums goes along. A sparse sum that holds such contractions becomes a domain of its own for them;
+what is left of it reads their results. Everything else is computed row by row in `plan.rows`, as late as it can be.
 
 *Levels* order it: what a stage reads is stored on an earlier level, or computed by the rows stage of its own.
 """
@@ -52,7 +52,7 @@ _SCALAR = (*arith.Arith.operations, *Math.operations)
 
 def captured(operation: Operation) -> list[SSAValue]:
     """What an operation reads, its regions included, and does not make itself."""
-    inside = {inner for inner in operation.walk()}
+    inside = set(operation.walk())
     values: dict[SSAValue, None] = {}
     for inner in inside:
         for operand in inner.operands:
@@ -440,8 +440,8 @@ def _alike(left: moe.ContractOp, right: moe.ContractOp) -> bool:
 class _Cloner:
     """Copies what a value is computed from into a stage's region, down to what is stored.
 
-    `source` is the block of the layer that the region's row stands for. The values of the blocks around it are copied by
-    `outer`, into the region around.
+    `source` is the block of the layer that the region's row stands for. The values of the blocks around it are copied
+    by `outer`, into the region around.
     """
 
     def __init__(

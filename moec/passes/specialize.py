@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from xdsl.context import Context
 from xdsl.dialects import arith
@@ -66,7 +66,7 @@ class _Substitution:
         if isinstance(attribute, ArrayAttr):
             return ArrayAttr([self(item) for item in attribute])  # pyright: ignore[reportUnknownVariableType]
         if isinstance(attribute, TensorType):
-            array: Attribute = attribute
+            array = cast(Attribute, attribute)
             shape = [dim.substitute(self.binding) for dim in shape_of(array)]
             return array_type(self(element_of(array)), shape)
         if isinstance(attribute, SelectionType):

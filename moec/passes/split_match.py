@@ -1,7 +1,7 @@
 """Makes each arm of a `moe.match` that holds matrix products a sparse sum of its own.
 
-Its selection has one slot, which is filled for the rows that take the arm; so the products run over those rows alone, grouped
-by expert like any other. What the arms leave is added: all but one are nothing.
+Its selection has one slot, which is filled for the rows that take the arm; so the products run over those rows alone,
+grouped by expert like any other. What the arms leave is added: all but one are nothing.
 """
 
 from __future__ import annotations

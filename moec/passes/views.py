@@ -19,8 +19,8 @@ from moec.dialects.types import element_name, integer, static_shape
 class WeightView:
     """A stack of matrices made of a parameter.
 
-    `steps` turn the whole parameter into an array [*lead, …, columns, depth] in NumPy's terms; `indices` are the run-time
-    indices of the leading axes, of the sizes `lead`.
+    `steps` turn the whole parameter into an array [*lead, …, columns, depth] in NumPy's terms; `indices` are the
+    run-time indices of the leading axes, of the sizes `lead`.
     """
 
     param: SSAValue
