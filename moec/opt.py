@@ -25,23 +25,24 @@ from moec.diagnostics import CompileError
 from moec.dims import Unbound
 from moec.source import Source
 
-#: Every pass of moec by its name: the module that it stands in, and its class.
-PASSES: Final = {
-    "fuse-maps": ("fuse_maps", "FuseMaps"),
-    "hoist-invariants": ("hoist_invariants", "HoistInvariants"),
-    "infer-shapes": ("infer_shapes", "InferShapes"),
-    "round-outputs": ("round_outputs", "RoundOutputs"),
-    "schedule": ("schedule", "Schedule"),
-    "specialize": ("specialize", "Specialize"),
-    "split-match": ("split_match", "SplitMatch"),
-    "widen-activations": ("widen_activations", "WidenActivations"),
-}
+#: Every pass of moec. `fuse-maps` is the class `FuseMaps` in `moec/passes/fuse_maps.py`.
+PASSES: Final = (
+    "fuse-maps",
+    "hoist-invariants",
+    "infer-shapes",
+    "keep-aux",
+    "round-outputs",
+    "schedule",
+    "specialize",
+    "split-match",
+    "widen-activations",
+)
 
 
 def load_pass(name: str) -> type[ModulePass]:
     """The pass of moec that is called `name`; its module is imported only now."""
-    module, kind = PASSES[name]
-    return getattr(import_module(f"moec.passes.{module}"), kind)
+    module = import_module(f"moec.passes.{name.replace('-', '_')}")
+    return getattr(module, name.title().replace("-", ""))
 
 
 def _moe() -> Dialect:

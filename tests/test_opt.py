@@ -1,0 +1,113 @@
+"""`moec opt`: the passes and dialects that it knows, the options that it reads, and what it says of wrong input."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+from xdsl.passes import PassPipeline
+
+from moec import opt
+
+MIXTRAL: Final = str(Path(__file__).parents[1] / "examples" / "mixtral.moe")
+SMALL: Final = 'specialize{dims="H=48","I=40","E=8","K=2" real=bf16}'
+
+
+def test_every_pass_is_registered_under_its_own_name() -> None:
+    files = (Path(opt.__file__).parent / "passes").glob("*.py")
+    assert sorted(opt.PASSES) == sorted(f.stem.replace("_", "-") for f in files if "(ModulePass)" in f.read_text())
+    for name in opt.PASSES:
+        assert opt.load_pass(name).name == name
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ('specialize{dims="H=64","E=4" real=bf16}', {"dims": ("H=64", "E=4"), "real": "bf16"}),
+        ('specialize{dims="H=64"}', {"dims": ("H=64",), "real": "f32"}),
+        ('schedule{target="x86_64-linux:znver4:+avx512bf16"}', {"target": "x86_64-linux:znver4:+avx512bf16"}),
+        ("fuse-maps", {}),
+    ],
+)
+def test_a_pass_reads_its_options_and_prints_them(text: str, fields: dict[str, object]) -> None:
+    (made,) = PassPipeline.parse_spec(opt.UNIVERSE.all_passes, text).passes
+    assert {name: getattr(made, name) for name in fields} == fields
+    (again,) = PassPipeline.parse_spec(opt.UNIVERSE.all_passes, str(made)).passes
+    assert again == made
+
+
+def test_the_output_of_a_pass_is_input_of_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = (SMALL, "infer-shapes,round-outputs", "cse,canonicalize,dce", "hoist-invariants,fuse-maps", "schedule")
+    assert opt.main([MIXTRAL, "-p", ",".join(steps)]) == 0
+    whole, path = capsys.readouterr().out, Path(MIXTRAL)
+    for step in steps:
+        assert opt.main([str(path), "-p", step]) == 0
+        path = tmp_path / "layer.mlir"
+        path.write_text(capsys.readouterr().out)
+    assert path.read_text() == whole
+    assert '"plan.program"' in whole
+
+
+def test_xdsl_opt_itself_knows_the_dialects_and_passes() -> None:
+    driver = [sys.executable, "-c", "from xdsl.tools.xdsl_opt import main; main()", "-p", "infer-shapes"]
+    module = '"moe.layer"() <{sym_name = "l", inputs = [], params = [], outputs = [], aux = [], types = []}> ({\n'
+    module += '  "moe.return"() : () -> ()\n}) : () -> ()\n'
+    done = subprocess.run(driver, input=module, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert '"moe.layer"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([MIXTRAL, "-p", "fold"], "Unrecognized passes: ['fold']"),
+        ([MIXTRAL, "-p", "specialize{dims=H=3}"], "Malformed pass arguments"),
+        ([MIXTRAL, "-p", 'specialize{dims="H=3"}'], "dimension `E` has no value"),
+        ([MIXTRAL, "-p", "specialize{real=f8}"], "`real` is f32, bf16 or f16, not `f8`"),
+        ([MIXTRAL, "-p", "schedule"], "`specialize` comes first"),
+        ([MIXTRAL, "-p", f'{SMALL},schedule{{target="zen"}}'], "expected `triple:cpu:features`"),
+        (["nowhere.mlir"], "No such file"),
+        ([__file__], "Unrecognized file extension 'py'"),
+    ],
+)
+def test_wrong_input_is_said_without_a_traceback(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert opt.main(arguments) == 1
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("error: ") and "Traceback" not in printed.err
+    assert not printed.out
+
+
+@pytest.mark.parametrize(
+    ("operand", "result", "message"),
+    [
+        ("tensor<4xf32>", "tensor<4xf32>", "tensor<4xf32> has no two axes"),
+        ("tensor<2x4xf32>", "tensor<2x4xf32>", "results are tensor<2x4xf32>, inferred tensor<4x2xf32>"),
+    ],
+)
+def test_an_operation_that_does_not_verify_is_named(
+    operand: str, result: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.mlir"
+    path.write_text(f'%0 = "test.op"() : () -> {operand}\n%1 = "moe.transpose"(%0) : ({operand}) -> {result}\n')
+    assert opt.main([str(path)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_layer_that_is_wrong_reads_as_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "wrong.moe"
+    path.write_text("moe wrong[H=4](x: [H]) -> [H] { return y }")
+    assert opt.main([str(path)]) == 1
+    assert capsys.readouterr().err.startswith("error[E0101]: ")
+
+
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        opt.main(["--no-such-flag"])
+    assert left.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: moec opt")
