@@ -169,9 +169,6 @@ class _Program:
         domain = self.domains[op.rows]
         outer = domain.outer
         assert outer is not None
-        source = self.domains[plan.domain_of(op.slots)]
-        if source is not outer:
-            raise NotImplementedError("a selection of an outer domain")
         slots, rows = domain.slots, self._number(e, frame, outer.keys("count"))
         ids = self._pointer(e, frame, op.slots)
         offsets = self._pointer(e, frame, domain.keys("offsets"))
@@ -179,13 +176,17 @@ class _Program:
         index_at, slot_at = self._pointer(e, frame, op.index), self._pointer(e, frame, op.slot)
         total = e.b.mul(rows, i64(slots))
 
+        def index_of(i: Value) -> Value:
+            row = self._ascend(e, frame, outer, self.domains[plan.domain_of(op.slots)], e.b.udiv(i, i64(slots)))
+            return e.load(e.at(ids, e.b.add(e.b.mul(row, i64(slots)), e.b.urem(i, i64(slots))), 8), "i64")
+
         def place(i: Value, index: Value, to: Value) -> None:
             e.store(e.b.udiv(i, i64(slots)), e.at(parent, to, 8), "i64")
             e.store(index, e.at(index_at, to, 8), "i64")
             e.store(e.b.urem(i, i64(slots)), e.at(slot_at, to, 8), "i64")
             e.store(to, e.at(position, i, 8), "i64")
 
-        count = _counting_sort(e, ids, offsets, total, domain.indices, place)
+        count = _counting_sort(e, index_of, offsets, total, domain.indices, place)
         put_field(e, self.frame, frame, domain.keys("count"), count)
 
     def _sort_keys(self, e: Emitter, frame: Value, op: plan.GroupOp) -> None:
@@ -196,12 +197,25 @@ class _Program:
             self._pointer(e, frame, key) for key in (op.key, (op.result, "offsets"), (op.result, "order"))
         )
 
+        source = self.domains[plan.domain_of(op.key)]
+
+        def key_of(i: Value) -> Value:
+            return e.load(e.at(keys, self._ascend(e, frame, domain, source, i), 8), "i64")
+
         def place(i: Value, key: Value, to: Value) -> None:
             e.store(i, e.at(order, to, 8), "i64")
 
-        count = _counting_sort(e, keys, offsets, rows, integer(op.keys), place)
+        count = _counting_sort(e, key_of, offsets, rows, integer(op.keys), place)
         with e.when(e.b.icmp_signed("!=", count, rows)):
             e.b.store(i64(1), self._pointer(e, frame, FLAG), align=8)
+
+    def _ascend(self, e: Emitter, frame: Value, domain: Domain, target: Domain, row: Value) -> Value:
+        """The row of an outer domain that a row was expanded from."""
+        while domain is not target:
+            assert domain.outer is not None
+            row = e.load(e.at(self._pointer(e, frame, domain.keys("parent")), row, 8), "i64")
+            domain = domain.outer
+        return row
 
     def _interface(self, raw: list[SSAValue]) -> Interface:
         program, block, count = self.program, self.block, self.count
@@ -233,18 +247,23 @@ def _array(name: str, type: Any) -> Array:
 
 
 def _counting_sort(
-    e: Emitter, keys: Value, offsets: Value, count: Value, buckets: int, place: Callable[[Value, Value, Value], None]
+    e: Emitter,
+    key_of: Callable[[Value], Value],
+    offsets: Value,
+    count: Value,
+    buckets: int,
+    place: Callable[[Value, Value, Value], None],
 ) -> Value:
-    """Calls `place(i, key, position)` for each i whose key is below `buckets`; returns how many there are.
+    """Calls `place(i, key, position)` for each i below `count` whose key is below `buckets`; stable.
 
-    `offsets` has room for `buckets + 2` and ends as the first position of each key.
+    Returns how many there are. `offsets` has room for `buckets + 2` and ends as the first position of each key.
     """
     b = e.b
     e.fill(offsets, 8 * (buckets + 2))
 
     def each_key(use: Any) -> None:
         def turn(i: Value) -> None:
-            key = e.load(e.at(keys, i, 8), "i64")
+            key = key_of(i)
             with e.when(b.icmp_unsigned("<", key, i64(buckets))):
                 use(i, key)
 
