@@ -11,6 +11,7 @@ from xdsl.ir import Block, SSAValue
 
 from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_bytes, row_layout
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
+from moec.codegen.pool import LINE, PARALLEL_TYPE, WORTH_SHARING, Line, call
 from moec.codegen.stages import FLAG, Stage, Stages
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
@@ -52,8 +53,9 @@ class _Program:
         self.packed = [self._pack(op) for op in matmuls]
         steps = [step for step in map(self._step, self.block.ops) if step is not None]
         scratch = max((step.scratch for step in steps if isinstance(step, Stage)), default=0)
-        self.regions.append(Region("scratch", 0, scratch))
+        self.scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
         self.regions.append(Region(FLAG, 0, 64))
+        self.regions.append(Region("scratch", 0, scratch))  # the last one: a pool's threads have theirs behind it
         self._run(steps)
         return self.module, self._interface(raw)
 
@@ -116,9 +118,9 @@ class _Program:
     # the call
 
     def _run(self, steps: list[Any]) -> None:
-        function = ir.Function(self.module, ir.FunctionType(I64, [I64, PTR]), "moec_run")
-        tokens, arguments = function.args
-        tokens.name, arguments.name = "tokens", "arguments"
+        function = ir.Function(self.module, ir.FunctionType(I64, [I64, PTR, PTR]), "moec_run")
+        tokens, arguments, pool = function.args
+        tokens.name, arguments.name, pool.name = "tokens", "arguments", "pool"
         e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), self.target)
         for key in (*self.arguments, "workspace", *(region.key for region in self.regions)):
             self.frame.field(key)
@@ -133,7 +135,7 @@ class _Program:
         put_field(e, self.frame, frame, self.domains[self.block.args[0]].keys("count"), tokens)
         e.b.store(i64(0), self._pointer(e, frame, FLAG), align=8)
         for step in steps:
-            self._call(e, frame, step)
+            self._call(e, frame, step, pool)
         e.b.ret(e.b.load(self._pointer(e, frame, FLAG), typ=I64, align=8))
 
     def _pointer(self, e: Emitter, frame: Value, key: object) -> Value:
@@ -150,17 +152,30 @@ class _Program:
             used = e.b.add(e.b.mul(tokens, i64(region.bytes_per_token)), i64(region.fixed + ALIGNMENT - 1))
             place = e.b.add(place, e.b.and_(used, i64(-ALIGNMENT)))
 
-    def _call(self, e: Emitter, frame: Value, step: Any) -> None:
+    def _call(self, e: Emitter, frame: Value, step: Any, pool: Value) -> None:
         match step:
             case Stage():
-                count = self._number(e, frame, step.domain.keys("count"))
-                units = count if step.units is None else i64(step.units)
-                stage = self.module.globals[step.name]
-                e.b.call(stage, [frame, i64(0), units, self._pointer(e, frame, "scratch")])
+                self._stage(e, frame, step, pool)
             case plan.ExpandOp():
                 self._sort_slots(e, frame, step)
             case _:
                 self._sort_keys(e, frame, step)
+
+    def _stage(self, e: Emitter, frame: Value, step: Stage, pool: Value) -> None:
+        """Runs a stage: alone, or cut among a pool's threads where it is long enough to be worth it."""
+        b, rows = e.b, self._number(e, frame, step.domain.keys("count"))
+        units = rows if step.units is None else i64(step.units)
+        stage, scratch = self.module.globals[step.name], self._pointer(e, frame, "scratch")
+        matrices = b.select(b.icmp_signed("<", rows, i64(step.keys)), rows, i64(step.keys))
+        cost = b.add(b.mul(rows, i64(step.row_cost)), b.mul(matrices, i64(step.key_cost)))
+        null = ir.Constant(PTR, None)
+        many = b.and_(b.icmp_unsigned("!=", pool, null), b.icmp_signed(">", cost, i64(WORTH_SHARING)))
+        with e.either(many) as otherwise:
+            parallel = b.load(e.at(pool, Line.PARALLEL * LINE, 1), typ=PTR, align=8)
+            arguments = [pool, b.bitcast(stage, PTR), frame, units, scratch, i64(self.scratch)]
+            call(b, parallel, PARALLEL_TYPE, arguments)
+            otherwise()
+            b.call(stage, [frame, i64(0), units, scratch])
 
     # sorting
 
@@ -238,6 +253,7 @@ class _Program:
             tuple(self.packed),
             per_token,
             fixed,
+            self.scratch,
         )
 
 

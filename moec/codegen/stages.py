@@ -1,7 +1,7 @@
 """A stage of the plan as one LLVM function: `void stage(ptr frame, i64 begin, i64 end, ptr scratch)`.
 
-What `begin` and `end` count is the stage's own: rows for `plan.rows`, panels for `plan.matmul`. So a stage can be cut
-among threads wherever it likes to be cut; what it writes does not depend on the cut.
+What `begin` and `end` count is the stage's own: rows for `plan.rows`, the panels of all keys for `plan.matmul`. So a
+stage can be cut among threads anywhere; what it writes does not depend on the cut.
 """
 
 from __future__ import annotations
@@ -25,18 +25,29 @@ from moec.target import KernelShape, Target
 
 STAGE_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR])
 
+#: Picoseconds, roughly, for a byte moved and for a multiply-add.
+_BYTE_COST, _PRODUCT_COST = 50, 20
+
 #: The word of the frame that is set when an index from the input lies outside its table.
 FLAG = "flag"
 
 
 @dataclass
 class Stage:
-    """A finished stage: the units of a call (None: the rows of `domain`) and the bytes of scratch that it needs."""
+    """A finished stage.
+
+    `units` is how many a call has (None: one a row of `domain`), `scratch` the bytes that each thread needs. A call takes
+    one thread about `row_cost` picoseconds for each row and `key_cost` for each of at most `keys` matrices, as far as it
+    matters for the choice between one thread and several.
+    """
 
     name: str
     domain: Domain
     units: int | None
     scratch: int
+    row_cost: int
+    key_cost: int = 0
+    keys: int = 0
 
 
 class Stages:
@@ -92,7 +103,8 @@ class Stages:
 
         e.loop(function.args[1], function.args[2], turn)
         self.finish(e, function)
-        return Stage(name, domain, None, scratch.size)
+        moved = sum(row_bytes(value.type.row) for value in op.values if isinstance(value.type, plan.RowsType))
+        return Stage(name, domain, None, scratch.size, _BYTE_COST * (moved + scratch.size))
 
     def _places(
         self, e: Emitter, frame: StageFrame, op: plan.RowsOp, last: Operation, index: Value
@@ -202,9 +214,18 @@ class _Matmul:
         self.sums = self.scratch.take(e, self.block * self.shape.columns * 4)
         self.pointers = frame.pointer_of((self.op.value, "pointers"))
         self.weights = frame.pointer_of(("packed", self.op.value))
-        e.loop(0, self.keys, self._key) if self.keys > 1 else self._key(i64(0))
+        self._keys(function.args[1], function.args[2])
         self.stages.finish(e, function)
-        return Stage(self.name, self.domain, self.panels, self.scratch.size)
+        products = self.n * self.k * self.parts
+        return Stage(
+            self.name,
+            self.domain,
+            self.keys * self.panels,
+            self.scratch.size,
+            _PRODUCT_COST * products,
+            _BYTE_COST * self.expert_bytes,
+            self.keys,
+        )
 
     # rows
 
@@ -226,13 +247,31 @@ class _Matmul:
             return place
         return self.e.load(self.e.at(self.frame.pointer_of((self.op.group, "order")), place, 8), "i64")
 
-    def _key(self, key: Value) -> None:
+    def _keys(self, begin: Value, end: Value) -> None:
+        """The units `begin` to `end`: panel after panel, key after key."""
+        e, panels = self.e, i64(self.panels)
+        if self.keys == 1:
+            self._key(i64(0), begin, end)
+            return
+
+        def turn(key: Value) -> None:
+            base = e.b.mul(key, panels)
+            low, high = e.b.sub(begin, base), e.b.sub(end, base)
+            low = e.b.select(e.b.icmp_signed(">", low, i64(0)), low, i64(0))
+            high = e.b.select(e.b.icmp_signed("<", high, panels), high, panels)
+            self._key(key, low, high)
+
+        last = e.b.udiv(e.b.add(end, i64(self.panels - 1)), panels)
+        e.loop(e.b.udiv(begin, panels), last, turn)
+
+    def _key(self, key: Value, low: Value, high: Value) -> None:
+        """The panels `low` to `high` of one key, if it has rows."""
         e = self.e
         first, stop = self._rows(key)
         with e.when(e.b.icmp_signed("<", first, stop)):
-            e.loop(first, stop, lambda place: self._point(place))
+            e.loop(first, stop, self._point)
             weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
-            e.loop(self.function.args[1], self.function.args[2], lambda panel: self._panel(panel, weights, first, stop))
+            e.loop(low, high, lambda panel: self._panel(panel, weights, first, stop))
 
     def _point(self, place: Value) -> None:
         """Writes the address of the vector of a row."""
@@ -244,7 +283,7 @@ class _Matmul:
         e.b.store(address, self._pointer(place), align=8)
 
     def _pointer(self, place: Value) -> Value:
-        """Each thread has pointers of its own, behind its scratch memory."""
+        """Where the address of a row's vector is kept; threads that share a key write the same there."""
         return self.e.at(self.pointers, place, 8)
 
     # panels

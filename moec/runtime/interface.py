@@ -43,7 +43,8 @@ class Interface:
 
     `raw` are the parameters that are read as they are, `packed` those that are read as panels; one parameter may be
     both. `dims` has the dimensions' values. `extras` names every auxiliary output that the layer could give, `aux` has
-    those that this program does.
+    those that this program does. The workspace of
+    a call is `bytes_per_token` for each token, `fixed_bytes`, and `scratch_bytes` for each thread after the first.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Interface:
     packed: tuple[Packed, ...]
     bytes_per_token: int
     fixed_bytes: int
+    scratch_bytes: int
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
     extras: tuple[str, ...] = ()
 
@@ -75,6 +77,7 @@ class Interface:
             packed=tuple(_packed(item) for item in data["packed"]),
             bytes_per_token=int(data["bytes_per_token"]),
             fixed_bytes=int(data["fixed_bytes"]),
+            scratch_bytes=int(data["scratch_bytes"]),
             dims={str(name): int(value) for name, value in data["dims"].items()},
             extras=tuple(map(str, data["extras"])),
         )

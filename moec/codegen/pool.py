@@ -1,0 +1,283 @@
+"""The thread pool: workers that wait inside native code, and `parallel`, which cuts a stage among them.
+
+    void moec_work(ptr pool, i64 worker)                                                     a worker's life
+    void moec_parallel(ptr pool, ptr stage, ptr frame, i64 units, ptr scratch, i64 stride)   what a kernel calls
+    void moec_stop(ptr pool)                                                                 ends every worker's life
+
+One job is open at a time. Whoever is awake takes chunks of it until none is left; the caller takes part, and at the end
+waits only for those who have joined. So a worker that sleeps, or that the machine runs late, delays nobody. If another
+thread of the program has a job open, the caller runs its own alone. Workers look for work for some tens of microseconds,
+then sleep in the kernel (futex), and cost nothing.
+
+The pool's memory is an array of 64-byte lines, one a field, so that no two fields share a line.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, Final
+
+from llvmlite import ir
+
+from moec.codegen.llvm import I1, I8, I32, I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.stages import STAGE_TYPE
+from moec.target import Target
+
+LINE: Final = 64
+
+
+class Line(IntEnum):
+    """The fields of a pool, each at the start of a line."""
+
+    SIZE = 0  # how many threads share a job, the caller counted
+    PARALLEL = 1  # the address of `moec_parallel`
+    STATE = 2  # bit 0: no job is open; above: how many workers have joined
+    TICKET = 3  # i32: changes whenever a job opens; what workers sleep on
+    SLEEPERS = 4
+    BUSY = 5  # 1 while somebody has a job open
+    STAGE = 6
+    FRAME = 7
+    UNITS = 8
+    SCRATCH = 9
+    STRIDE = 10
+    CHUNK = 11
+    NEXT = 12  # the first unit that nobody has taken
+    STOP = 13
+
+
+POOL_BYTES: Final = LINE * len(Line)
+PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, PTR, I64])
+
+#: Picoseconds of work below which a stage runs on the thread that calls.
+WORTH_SHARING: Final = 20_000_000
+#: Chunks for each thread: enough to even out experts of different sizes.
+_CHUNKS: Final = 8
+#: How often a worker looks before it sleeps: a pause takes 10 to 45 ns.
+_LOOKS: Final = 1500
+#: The number of `futex` and its operations on a word of one process (Linux, include/uapi/linux/futex.h).
+_FUTEX: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
+_WAIT, _WAKE = 128, 129
+
+
+def supported(target: Target) -> bool:
+    """Whether the pool can sleep on a target: it needs Linux and a known number of `futex`."""
+    return target.architecture in _FUTEX and "linux" in target.triple
+
+
+def emit_pool(target: Target) -> Any:
+    """The LLVM module of the pool."""
+    module = ir.Module("moec_pool")
+    module.triple = target.triple
+    chunks = _Chunks(module, target).emit()
+    _Work(module, target, chunks).emit()
+    _Parallel(module, target, chunks).emit()
+    _Stop(module, target).emit()
+    return module
+
+
+class _Function:
+    """A function of the pool: its emitter and its fields."""
+
+    name: str
+    type: Any
+
+    def __init__(self, module: Any, target: Target) -> None:
+        self.function = ir.Function(module, self.type, self.name)
+        self.function.attributes.add("nounwind")
+        self.e = Emitter(ir.IRBuilder(self.function.append_basic_block("entry")), target)
+        self.b = self.e.b
+        self.pool = self.function.args[0]
+
+    def line(self, line: Line) -> Value:
+        """The address of a field; llvmlite's atomics want pointers that know what they point to."""
+        address = self.b.gep(self.pool, [i64(int(line) * LINE)], source_etype=I8)
+        address.type = (I32 if line is Line.TICKET else I64).as_pointer()
+        return address
+
+    def read(self, line: Line, ordering: str = "acquire") -> Value:
+        return self.b.load_atomic(self.line(line), ordering, 8, typ=I64)
+
+    def write(self, line: Line, value: Value, ordering: str = "release") -> None:
+        self.b.store_atomic(value, self.line(line), ordering, 8)
+
+    def add(self, line: Line, value: int | Value) -> Value:
+        """Adds to a field; what it was before."""
+        value = i64(value) if isinstance(value, int) else value
+        return self.b.atomic_rmw("add", self.line(line), value, "seq_cst")
+
+    def pause(self) -> None:
+        if self.e.target.architecture == "x86_64":
+            self.e.call("llvm.x86.sse2.pause", VOID)
+
+    def futex(self, operation: int, value: Value) -> None:
+        """Sleeps while the ticket is `value`, or wakes as many as `value`."""
+        module = self.b.module
+        if "syscall" not in module.globals:
+            ir.Function(module, ir.FunctionType(I64, [I64], var_arg=True), "syscall")
+        number = _FUTEX[self.e.target.architecture]
+        null = ir.Constant(PTR, None)
+        arguments = [i64(number), self.line(Line.TICKET), i64(operation), value, null, null, i64(0)]
+        self.b.call(module.globals["syscall"], arguments)
+
+    def block(self, name: str) -> Any:
+        return self.b.append_basic_block(name)
+
+
+class _Chunks(_Function):
+    """`void chunks(ptr pool, i64 worker)`: takes chunks of the open job until none is left."""
+
+    name = "moec_chunks"
+    type = ir.FunctionType(VOID, [PTR, I64])
+
+    def emit(self) -> Any:
+        b, e = self.b, self.e
+        self.function.linkage = "internal"
+        stage, frame, scratch = (b.inttoptr(self.read(line), PTR) for line in (Line.STAGE, Line.FRAME, Line.SCRATCH))
+        units, chunk = self.read(Line.UNITS), self.read(Line.CHUNK)
+        own = e.at(scratch, b.mul(self.function.args[1], self.read(Line.STRIDE)), 1)
+        take, run, done = self.block("take"), self.block("run"), self.block("done")
+        b.branch(take)
+        b.position_at_end(take)
+        first = self.add(Line.NEXT, chunk)
+        b.cbranch(b.icmp_signed("<", first, units), run, done)
+        b.position_at_end(run)
+        after = b.add(first, chunk)
+        stop = b.select(b.icmp_signed("<", after, units), after, units)
+        call(b, stage, STAGE_TYPE, [frame, first, stop, own])
+        b.branch(take)
+        b.position_at_end(done)
+        b.ret_void()
+        return self.function
+
+
+class _Work(_Function):
+    name = "moec_work"
+    type = ir.FunctionType(VOID, [PTR, I64])
+
+    def __init__(self, module: Any, target: Target, chunks: Any) -> None:
+        super().__init__(module, target)
+        self.chunks = chunks
+
+    def emit(self) -> None:
+        b = self.b
+        look, sleep, woken, join, joined, leave = map(self.block, ("look", "sleep", "woken", "join", "joined", "leave"))
+        first = self._ticket()
+        start = b.block
+        b.branch(look)
+        b.position_at_end(look)
+        seen, looks = b.phi(I32), b.phi(I64)
+        seen.add_incoming(first, start)
+        looks.add_incoming(i64(0), start)
+        ticket = self._ticket()
+        idle = self.block("idle")
+        b.cbranch(b.icmp_unsigned("!=", ticket, seen), woken, idle)
+        b.position_at_end(idle)
+        self.pause()
+        following = b.add(looks, i64(1))
+        seen.add_incoming(seen, idle)
+        looks.add_incoming(following, idle)
+        b.cbranch(b.icmp_signed("<", following, i64(_LOOKS)), look, sleep)
+        b.position_at_end(sleep)
+        self.add(Line.SLEEPERS, 1)
+        self.futex(_WAIT, b.zext(seen, I64))
+        self.add(Line.SLEEPERS, -1)
+        seen.add_incoming(seen, sleep)
+        looks.add_incoming(i64(0), sleep)
+        b.branch(look)
+        b.position_at_end(woken)
+        b.cbranch(b.icmp_signed("!=", self.read(Line.STOP), i64(0)), leave, join)
+        b.position_at_end(join)
+        state = self.read(Line.STATE)
+        attempt, again = self.block("attempt"), self.block("again")
+        b.cbranch(b.trunc(state, I1), again, attempt)  # closed: the others were faster
+        b.position_at_end(attempt)
+        pair = b.cmpxchg(self.line(Line.STATE), state, b.add(state, i64(2)), "seq_cst", "acquire")
+        b.cbranch(b.extract_value(pair, 1), joined, join)
+        b.position_at_end(joined)
+        b.call(self.chunks, self.function.args)
+        self.add(Line.STATE, -2)
+        b.branch(again)
+        b.position_at_end(again)
+        seen.add_incoming(ticket, again)
+        looks.add_incoming(i64(0), again)
+        b.branch(look)
+        b.position_at_end(leave)
+        b.ret_void()
+
+    def _ticket(self) -> Value:
+        return self.b.load_atomic(self.line(Line.TICKET), "acquire", 4, typ=I32)
+
+
+class _Parallel(_Function):
+    name = "moec_parallel"
+    type = PARALLEL_TYPE
+
+    def __init__(self, module: Any, target: Target, chunks: Any) -> None:
+        super().__init__(module, target)
+        self.chunks = chunks
+
+    def emit(self) -> None:
+        b = self.b
+        _, stage, frame, units, scratch, stride = self.function.args
+        alone, share = self.block("alone"), self.block("share")
+        pair = b.cmpxchg(self.line(Line.BUSY), i64(0), i64(1), "seq_cst", "monotonic")
+        b.cbranch(b.extract_value(pair, 1), share, alone)
+        b.position_at_end(alone)
+        call(b, stage, STAGE_TYPE, [frame, i64(0), units, scratch])
+        b.ret_void()
+        b.position_at_end(share)
+        chunk = b.udiv(units, b.mul(self.read(Line.SIZE), i64(_CHUNKS)))
+        chunk = b.select(b.icmp_unsigned("<", chunk, i64(1)), i64(1), chunk)
+        fields = {
+            Line.STAGE: b.ptrtoint(stage, I64),
+            Line.FRAME: b.ptrtoint(frame, I64),
+            Line.UNITS: units,
+            Line.SCRATCH: b.ptrtoint(scratch, I64),
+            Line.STRIDE: stride,
+            Line.CHUNK: chunk,
+            Line.NEXT: i64(0),
+        }
+        for line, value in fields.items():
+            self.write(line, value)
+        self._open()
+        b.call(self.chunks, [self.pool, i64(0)])
+        self._close()
+        self.write(Line.BUSY, i64(0))
+        b.ret_void()
+
+    def _open(self) -> None:
+        """Lets workers join, and wakes those who sleep."""
+        b = self.b
+        self.write(Line.STATE, i64(0), "seq_cst")
+        b.atomic_rmw("add", self.line(Line.TICKET), ir.Constant(I32, 1), "seq_cst")
+        with self.e.when(b.icmp_signed(">", self.read(Line.SLEEPERS, "seq_cst"), i64(0))):
+            self.futex(_WAKE, self.read(Line.SIZE))
+
+    def _close(self) -> None:
+        """Lets nobody join any more, and waits for those who have."""
+        b = self.b
+        b.atomic_rmw("or", self.line(Line.STATE), i64(1), "seq_cst")
+        wait, done = self.block("wait"), self.block("done")
+        b.branch(wait)
+        b.position_at_end(wait)
+        self.pause()
+        b.cbranch(b.icmp_unsigned("==", self.read(Line.STATE), i64(1)), done, wait)
+        b.position_at_end(done)
+
+
+class _Stop(_Function):
+    name = "moec_stop"
+    type = ir.FunctionType(VOID, [PTR])
+
+    def emit(self) -> None:
+        b = self.b
+        self.write(Line.STOP, i64(1), "seq_cst")
+        b.atomic_rmw("add", self.line(Line.TICKET), ir.Constant(I32, 1), "seq_cst")
+        self.futex(_WAKE, self.read(Line.SIZE))
+        b.ret_void()
+
+
+def call(b: Any, address: Value, type: Any, arguments: list[Value]) -> Value:
+    """A call through an address: llvmlite wants a pointer that knows its function's type."""
+    typed = b.inttoptr(b.ptrtoint(address, I64), type.as_pointer())
+    return b.call(typed, arguments)
