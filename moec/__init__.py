@@ -1,0 +1,65 @@
+"""moec: the mathematics of one Mixture-of-Experts layer, compiled to native code.
+
+    kernel = moec.compile("examples/mixtral.moe", dims={"H": 2048}, dtype="bf16")
+    weights = kernel.pack({"router": …, "gate": …, "up": …, "down": …})
+    y = kernel(x, weights)
+
+Everything is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from moec.diagnostics import CompileError
+    from moec.reference import reference
+    from moec.runtime.kernel import Kernel
+    from moec.source import Source
+    from moec.target import Target
+
+__all__ = ["CompileError", "Kernel", "__version__", "compile", "reference"]
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "CompileError": "moec.diagnostics",
+    "Kernel": "moec.runtime.kernel",
+    "Source": "moec.source",
+    "Target": "moec.target",
+    "reference": "moec.reference",
+}
+
+
+def compile(
+    source: Source | Path | str,
+    dims: Mapping[str, int] | None = None,
+    dtype: str = "f32",
+    threads: int | None = None,
+    target: Target | str | None = None,
+    aux: Sequence[str] = (),
+) -> Kernel:
+    """A layer as native code for this machine.
+
+    `source` is a path, a `Source`, or the text itself; `dims` overrides dimensions, `dtype` is what `real` stands for
+    (f32, bf16, f16), `threads` how many share a call (None: `MOEC_NUM_THREADS`, `OMP_NUM_THREADS`, or as many as there
+    are processors), `target` a machine whose code this one can run. `aux` names extra outputs to compile in now rather
+    than when a call first asks for them. Raises `CompileError` where the input is wrong.
+    """
+    from moec import pipeline
+
+    options = pipeline.Options.of(dims, dtype, threads, target, aux)
+    return pipeline.load(pipeline.find_source(source), options)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module `moec` has no attribute `{name}`")
+    from importlib import import_module
+
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value

@@ -6,46 +6,23 @@
 
 One job is open at a time. Whoever is awake takes chunks of it until none is left; the caller takes part, and at the end
 waits only for those who have joined. So a worker that sleeps, or that the machine runs late, delays nobody. If another
-thread of the program has a job open, the caller runs its own alone. Workers look for work for some tens of microseconds,
-then sleep in the kernel (futex), and cost nothing.
+thread of the program has a job open, the caller runs its own alone. Workers look for work for some tens of
+microseconds, then sleep in the kernel (futex), and cost nothing.
 
 The pool's memory is an array of 64-byte lines, one a field, so that no two fields share a line.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any, Final
 
 from llvmlite import ir
 
 from moec.codegen.llvm import I1, I8, I32, I64, PTR, VOID, Emitter, Value, i64
 from moec.codegen.stages import STAGE_TYPE
+from moec.runtime.pool import LINE, Line
 from moec.target import Target
 
-LINE: Final = 64
-
-
-class Line(IntEnum):
-    """The fields of a pool, each at the start of a line."""
-
-    SIZE = 0  # how many threads share a job, the caller counted
-    PARALLEL = 1  # the address of `moec_parallel`
-    STATE = 2  # bit 0: no job is open; above: how many workers have joined
-    TICKET = 3  # i32: changes whenever a job opens; what workers sleep on
-    SLEEPERS = 4
-    BUSY = 5  # 1 while somebody has a job open
-    STAGE = 6
-    FRAME = 7
-    UNITS = 8
-    SCRATCH = 9
-    STRIDE = 10
-    CHUNK = 11
-    NEXT = 12  # the first unit that nobody has taken
-    STOP = 13
-
-
-POOL_BYTES: Final = LINE * len(Line)
 PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, PTR, I64])
 
 #: Picoseconds of work below which a stage runs on the thread that calls.

@@ -11,11 +11,12 @@ from xdsl.ir import Block, SSAValue
 
 from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_bytes, row_layout
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
-from moec.codegen.pool import LINE, PARALLEL_TYPE, WORTH_SHARING, Line, call
+from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
 from moec.codegen.stages import FLAG, Stage, Stages
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
 from moec.runtime.interface import Array, Interface, Packed
+from moec.runtime.pool import LINE, Line
 from moec.target import Target
 
 

@@ -36,9 +36,9 @@ FLAG = "flag"
 class Stage:
     """A finished stage.
 
-    `units` is how many a call has (None: one a row of `domain`), `scratch` the bytes that each thread needs. A call takes
-    one thread about `row_cost` picoseconds for each row and `key_cost` for each of at most `keys` matrices, as far as it
-    matters for the choice between one thread and several.
+    `units` is how many a call has (None: one a row of `domain`), `scratch` the bytes that each thread needs. A call
+    takes one thread about `row_cost` picoseconds for each row and `key_cost` for each of at most `keys` matrices, well
+    enough to choose between one thread and several.
     """
 
     name: str

@@ -205,8 +205,9 @@ class _Printer:
 
     def _chain(self, node: syntax.Binary, hanging: bool) -> Doc:
         parts: list[Doc] = []
-        *_, (last, tail) = chain = operands(node)
-        hugging = _ends_in_match(tail) and not self._comments.before[id(tail)]
+        *_, (_, above), (last, tail) = chain = operands(node)
+        remarked = self._comments.before[id(tail)] or id(above) in self._comments.behind
+        hugging = _ends_in_match(tail) and not remarked
         for op, operand in chain[:-1] if hugging else chain:
             offset = -len(op) - 1 if hanging else 0
             lead = (Line(offset=offset), self._before(operand, offset), Text(f"{op} ")) if op else ()
@@ -224,15 +225,13 @@ class _Printer:
     def _match(self, node: syntax.Match) -> Doc:
         """Arms on a line each, what they give aligned; a single arm may stay where it is."""
         line = HARD if len(node.arms) > 1 else Line()
-        patterns = [self._expr(arm.pattern) for arm in node.arms]
-        widths = [len(text) for text in map(render, patterns) if "\n" not in text]
-        padding = {
-            id(arm): Text(" " * max(1, max(widths, default=0) - len(render(pattern)) + 1))
-            for arm, pattern in zip(node.arms, patterns, strict=True)
-        }
+        patterns = {id(arm): self._expr(arm.pattern) for arm in node.arms}
+        texts = {key: render(pattern) for key, pattern in patterns.items()}
+        width = max((len(text) for text in texts.values() if "\n" not in text), default=0)
 
         def arm(node: syntax.Arm) -> Doc:
-            return self._expr(node.pattern), Text(":"), padding[id(node)], self._expr(node.body)
+            padding = " " * max(1, width - len(texts[id(node)]) + 1)
+            return patterns[id(node)], Text(f":{padding}"), self._expr(node.body)
 
         arms = nest(line, self._elements(node.arms, arm, last=True))
         return group(Text("match "), self._expr(node.subject), Text(" {"), arms, line, Text("}"))
@@ -240,7 +239,7 @@ class _Printer:
     def _range(self, node: syntax.Range) -> Doc:
         low = self._expr(node.low) if node.low else ()
         high = self._expr(node.high) if node.high else ()
-        pointed = isinstance(node.low, syntax.Number) and node.low.text.endswith(".")  # `1...3` reads `1` `..` `.3`
+        pointed = node.low and node.low.span.text.endswith(".")  # `1...3` would be `1`, `..`, `.3`
         return low, Text(" .." if pointed else ".."), high
 
     def _argument(self, node: syntax.Argument) -> Doc:

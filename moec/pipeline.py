@@ -1,0 +1,385 @@
+"""The road of a layer, from text to machine code, in one screen.
+
+    text ─► ast ─► moe ─► moe-opt ─► plan ─► llvm ─► llvm-opt ─► asm | obj
+
+`STAGES` names what stands on it, `passes` what happens between `moe` and `moe-opt`. A `Compilation` walks it as far as it
+is asked to; `build` looks first whether the cache has what would come out. The compiler is imported where it is first
+needed, so a program that the cache has starts without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from moec.dtypes import REALS
+from moec.runtime.cache import Cache, Program
+from moec.target import Target
+
+if TYPE_CHECKING:
+    from xdsl.dialects.builtin import ModuleOp
+    from xdsl.passes import ModulePass
+
+    from moec.elaborate import Elaborated
+    from moec.language import syntax
+    from moec.runtime.interface import Interface
+    from moec.runtime.kernel import Kernel
+    from moec.runtime.pool import Pool
+    from moec.source import Source
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A place on the road: the suffix of its files, what it is, and how it is shown."""
+
+    suffix: str
+    about: str
+    show: Callable[[Compilation], str | bytes]
+
+
+STAGES: Final = {
+    "ast": Stage("txt", "the syntax tree", lambda c: c.dump_tree()),
+    "moe": Stage("mlir", "the layer in the moe dialect, dimensions still by name", lambda c: str(c.elaborate().module)),
+    "passes": Stage("mlir", "the layer after each pass", lambda c: "\n".join(c.trace())),
+    "moe-opt": Stage("mlir", "the layer specialised and simplified", lambda c: str(c.simplify())),
+    "plan": Stage("mlir", "what runs, over which rows, with which tiles", lambda c: str(c.schedule())),
+    "llvm": Stage("ll", "LLVM IR as it is emitted", lambda c: c.llvm),
+    "llvm-opt": Stage("ll", "LLVM IR after LLVM's own passes", lambda c: str(c.optimised)),
+    "asm": Stage("s", "the target's assembly", lambda c: c.assembly),
+    "obj": Stage("o", "the object file", lambda c: c.image),
+}
+
+
+def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]:
+    """What makes `moe-opt` of `moe`, in order. `binding` has the value of every dimension."""
+    from xdsl.transforms.canonicalize import CanonicalizePass
+    from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
+    from xdsl.transforms.dead_code_elimination import DeadCodeElimination
+
+    from moec.passes.fuse_maps import FuseMaps
+    from moec.passes.hoist_invariants import HoistInvariants
+    from moec.passes.infer_shapes import InferShapes
+    from moec.passes.keep_aux import KeepAux
+    from moec.passes.round_outputs import RoundOutputs
+    from moec.passes.specialize import Specialize
+    from moec.passes.split_match import SplitMatch
+    from moec.passes.widen_activations import WidenActivations
+
+    yield KeepAux(options.aux)
+    yield Specialize(tuple(f"{name}={value}" for name, value in binding.items()), options.dtype)
+    yield InferShapes()
+    yield RoundOutputs()
+    yield SplitMatch()
+    yield WidenActivations(str(options.target))
+    yield CommonSubexpressionElimination()
+    yield CanonicalizePass()
+    yield DeadCodeElimination()
+    yield HoistInvariants()
+    yield FuseMaps()
+    yield CommonSubexpressionElimination()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything besides the text that a program depends on.
+
+    `dims` overrides dimensions, `dtype` is what `real` stands for, `aux` names the extra outputs to compute, `level` is
+    LLVM's (0 to 3). Without `verify` the IR is not checked between passes.
+    """
+
+    target: Target
+    dims: tuple[tuple[str, int], ...] = ()
+    dtype: str = "f32"
+    threads: int | None = None
+    aux: tuple[str, ...] = ()
+    level: int = 2
+    verify: bool = True
+
+    @staticmethod
+    def of(
+        dims: Mapping[str, int] | None = None,
+        dtype: str = "f32",
+        threads: int | None = None,
+        target: Target | str | None = None,
+        aux: Sequence[str] = (),
+        level: int = 2,
+    ) -> Options:
+        """The options that a caller asks for. Raises `CompileError` (E0303, E0304) where there is no such thing."""
+        from moec.diagnostics import fail
+
+        if dtype not in REALS:
+            raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
+        names = tuple(sorted((dims or {}).items()))
+        return Options(find_target(target), names, dtype, threads, tuple(sorted(set(aux))), level)
+
+
+def find_target(target: Target | str | None) -> Target:
+    """The machine that a name stands for: None and `native` for this one, a triple, or a target as it prints.
+
+    Raises `CompileError` (E0303) where the text is none of these.
+    """
+    from moec.diagnostics import fail
+
+    if target is None or target == "native":
+        return Target.host()
+    if isinstance(target, Target):
+        return target
+    try:
+        return Target.parse(target) if ":" in target else Target.of(target)
+    except ValueError as error:
+        raise fail("E0303", f"`{target}` is not a target: {error}") from None
+
+
+class Compilation:
+    """One layer on its way. What is costly and does not change is made once; modules of MLIR are made anew for each
+    who asks, since passes change them in place."""
+
+    def __init__(self, source: Source, options: Options) -> None:
+        self.source = source
+        self.options = options
+
+    def show(self, stage: str) -> str | bytes:
+        """A stage as text (`obj`: bytes). Raises `CompileError` (E0305) where there is no such stage."""
+        return find_stage(stage).show(self)
+
+    @cached_property
+    def ast(self) -> syntax.File:
+        from moec.language.parse import parse
+
+        return parse(self.source)
+
+    def dump_tree(self) -> str:
+        from moec.language.dump import dump
+
+        return dump(self.ast)
+
+    def elaborate(self) -> Elaborated:
+        from moec.elaborate import elaborate
+
+        return elaborate(self.ast, dict(self.options.dims))
+
+    def simplify(self, after: Callable[[ModulePass, ModuleOp], None] | None = None) -> ModuleOp:
+        """`moe-opt`; `after` is called with each pass and what it left."""
+        from xdsl.context import Context
+
+        module, context = self.elaborate().module, Context()
+        self._check()
+        for each in passes(self.options, self.binding):
+            each.apply(context, module)
+            if self.options.verify:
+                module.verify()
+            if after is not None:
+                after(each, module)
+        return module
+
+    @cached_property
+    def binding(self) -> dict[str, int]:
+        """The value of every dimension that has one."""
+        from moec.elaborate.layer import bind_dimensions
+
+        return bind_dimensions(self.ast.layers[0], dict(self.options.dims))
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """The auxiliary outputs that the layer can give."""
+        from moec.language.syntax import Aux
+
+        return tuple(node.name.id for node in self.ast.layers[0].body if isinstance(node, Aux))
+
+    def _check(self) -> None:
+        """Every dimension has a value, every aux exists."""
+        from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+
+        layer = self.ast.layers[0]
+        missing = [node for node in layer.dimensions if node.name not in self.binding]
+        if missing:
+            texts = [
+                (node, f"dimension `{node.name}` has no value", f"give it one: `{node.name}=…`") for node in missing
+            ]
+            raise CompileError(*(Diagnostic("E0301", text, node.span, help=help) for node, text, help in texts))
+        for name in self.options.aux:
+            if name not in self.extras:
+                raise fail("E0305", f"`{layer.name.id}` has no aux `{name}`", help=nearest(name, self.extras))
+
+    def trace(self) -> list[str]:
+        """The IR as elaborated, then after each pass, each under a line that names the pass."""
+        texts = [f"// ----- as elaborated\n{self.elaborate().module}"]
+        self.simplify(lambda each, module: texts.append(f"// ----- after {each.name}\n{module}"))
+        return texts
+
+    def schedule(self) -> ModuleOp:
+        """`plan`."""
+        from xdsl.context import Context
+
+        from moec.passes.schedule import Schedule
+
+        module = self.simplify()
+        Schedule(str(self.options.target)).apply(Context(), module)
+        if self.options.verify:
+            module.verify()
+        return module
+
+    @cached_property
+    def _emitted(self) -> tuple[str, Interface]:
+        from moec.codegen.program import emit
+
+        module, interface = emit(self.schedule(), self.options.target)
+        return str(module), replace(interface, dims=self.binding, extras=self.extras)
+
+    @property
+    def llvm(self) -> str:
+        """LLVM IR as it is emitted."""
+        return self._emitted[0]
+
+    @property
+    def interface(self) -> Interface:
+        return self._emitted[1]
+
+    @cached_property
+    def optimised(self) -> Any:
+        """LLVM's module after its passes."""
+        from moec.codegen import native
+
+        return native.optimise(native.parse(self.llvm), self.options.target, self.options.level)
+
+    @cached_property
+    def assembly(self) -> str:
+        from moec.codegen import native
+
+        return native.assembly(self.optimised.clone(), self.options.target, self.options.level)
+
+    @cached_property
+    def image(self) -> bytes:
+        """The object file."""
+        from moec.codegen import native
+
+        return native.object_code(self.optimised.clone(), self.options.target, self.options.level)
+
+    @property
+    def program(self) -> Program:
+        return Program(self.interface, self.image)
+
+
+def find_source(source: Source | Path | str) -> Source:
+    """The text that `source` is: a `Source`, the text itself (it has a line break, or begins with a definition), or a
+    path. Raises `CompileError` (E0001 to E0004) where it cannot be read."""
+    from moec.source import Source
+
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, str) and ("\n" in source or source.lstrip().startswith(("moe ", "fn "))):
+        return Source("<string>", source)
+    from moec.language.parse import read
+
+    return read(source)
+
+
+def compile_source(source: Source, options: Options) -> Compilation:
+    """A compilation for any target; nothing happens before a stage is asked for."""
+    from moec.codegen import native
+
+    if options.target != Target.host():
+        native.check(options.target)
+    return Compilation(source, options)
+
+
+def load(source: Source, options: Options) -> Kernel:
+    """A layer ready to be called; its variants with auxiliary outputs are built when they are asked for.
+
+    Raises `CompileError`: E0303 where this machine cannot run code for the target.
+    """
+    from moec.runtime.kernel import Kernel
+    from moec.runtime.pool import default_threads, shared
+
+    def variant(aux: tuple[str, ...]) -> Program:
+        return build(source, replace(options, aux=aux))
+
+    def pool() -> Pool | None:
+        return shared(threads, pool_image) if threads > 1 else None
+
+    threads = options.threads or default_threads()
+    return Kernel(build(source, options), variant, lambda stage: Compilation(source, options).show(stage), pool)
+
+
+def pool_image() -> bytes:
+    """The object file of the thread pool. Raises `CompileError` (E0901) where moec cannot have threads."""
+    from moec.codegen import native
+    from moec.codegen.pool import emit_pool, supported
+    from moec.diagnostics import fail
+
+    target = Target.host()
+    if not supported(target):
+        raise fail("E0901", f"threads are not supported on `{target.triple}` yet", help="compile with `threads=1`")
+    return native.object_code(native.parse(str(emit_pool(target))), target)
+
+
+def build(source: Source, options: Options, cache: Cache | None = None) -> Program:
+    """The program of a layer, from `cache` (the user's, when None) if it is there, else compiled and left there.
+
+    `MOEC_DUMP=plan,asm` also writes these stages into `MOEC_DUMP_DIR`, or the current directory.
+    """
+    cache = cache or Cache.default()
+    key = cache_key(source, options)
+    dumped = [name for name in os.environ.get("MOEC_DUMP", "").split(",") if name]
+    program = None if dumped else cache.load(key)
+    if program is None:
+        compilation = compile_source(source, options)
+        program = compilation.program
+        cache.store(key, program)
+        write(compilation, dumped, Path(os.environ.get("MOEC_DUMP_DIR", ".")))
+    return program
+
+
+def write(compilation: Compilation, stages: Sequence[str], directory: Path) -> list[Path]:
+    """Writes stages as `<layer>.<stage>.<suffix>`; the files, in order."""
+    paths: list[Path] = []
+    for name in stages:
+        shown = compilation.show(name)
+        paths.append(directory / f"{compilation.ast.layers[0].name.id}.{name}.{STAGES[name].suffix}")
+        paths[-1].write_bytes(shown if isinstance(shown, bytes) else shown.encode())
+    return paths
+
+
+def find_stage(name: str) -> Stage:
+    """The stage of a name. Raises `CompileError` (E0305) where there is none."""
+    if name not in STAGES:
+        from moec.diagnostics import fail, nearest
+
+        help = nearest(name, [*STAGES]) or f"the stages are {', '.join(STAGES)}"
+        raise fail("E0305", f"`{name}` is not a stage", help=help)
+    return STAGES[name]
+
+
+def cache_key(source: Source, options: Options) -> str:
+    """What a program depends on, as a digest: the compiler, the text, the options, LLVM."""
+    import llvmlite
+
+    fields = asdict(options) | {"target": str(options.target), "threads": None}
+    parts = (_compiler(), llvmlite.__version__, json.dumps(fields, sort_keys=True), source.text)
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
+
+
+@cache
+def _compiler() -> str:
+    """The digest of moec's own sources."""
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(_sources(root)):
+        digest.update(path.encode() + b"\0")
+        with open(path, "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()
+
+
+def _sources(directory: Path | str) -> Iterator[str]:
+    with os.scandir(directory) as found:
+        for entry in found:
+            if entry.is_dir():
+                yield from _sources(entry.path)
+            elif entry.name.endswith((".py", ".moe")):
+                yield entry.path

@@ -1,0 +1,202 @@
+"""A compiled layer, ready to be called. It knows the interface and the machine code, and nothing of the compiler."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.runtime import arrays
+from moec.runtime import weights as packing
+from moec.runtime.cache import Program
+from moec.runtime.interface import Array, Interface
+from moec.runtime.jit import Code
+from moec.runtime.memory import aligned_empty
+from moec.runtime.pool import Pool
+from moec.runtime.weights import Weights
+
+
+class IndexOutside(CompileError, IndexError):
+    """An index that came with the input lies outside its table."""
+
+
+class Kernel:
+    """A layer as native code. Many threads may call one kernel at once.
+
+    `kernel(x, weights)` computes the layer for every row of x, [T, H]; a layer of several inputs takes them in order
+    before the weights. The answer is of the kind that the first input is (NumPy or torch), a tuple where the layer has
+    several outputs.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        variant: Callable[[tuple[str, ...]], Program],
+        show: Callable[[str], str | bytes],
+        pool: Callable[[], Pool | None],
+    ) -> None:
+        self._variant = variant
+        self._show = show
+        self._pool = pool
+        self._lock = threading.Lock()
+        self._main = _Runner(program)
+        self._runners = {tuple(array.name for array in program.interface.aux): self._main}
+
+    @property
+    def interface(self) -> Interface:
+        """The arrays of a call and of the weights, with their element types and shapes."""
+        return self._main.interface
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.interface.name
+
+    @property
+    def dims(self) -> Mapping[str, int]:
+        """The value of every dimension."""
+        return self.interface.dims
+
+    def __repr__(self) -> str:
+        inputs, outputs = (", ".join(map(_signature, part)) for part in (self.interface.inputs, self.interface.outputs))
+        return f"<moec.Kernel {self.name}({inputs}) -> {outputs}>"
+
+    def inspect(self, stage: str) -> str | bytes:
+        """A stage of the compilation as text (`obj`: bytes). Raises `CompileError` (E0305) where there is none."""
+        return self._show(stage)
+
+    def pack(self, arrays: Mapping[str, Any]) -> Weights:
+        """The weights as the kernel reads them; see `moec.runtime.weights.pack`.
+
+        Raises `CompileError` (E0401 to E0404) with every mistake there is.
+        """
+        return packing.pack(self.interface, arrays)
+
+    def __call__(self, *inputs: Any, weights: Weights | None = None, aux: Sequence[str] | bool | None = None) -> Any:
+        """The layer's outputs; with `aux`, a pair of them and the auxiliary outputs by name.
+
+        `aux` is a list of names, or True for all. Raises `CompileError`: E0401 (no weights), E0403, E0404 (an input does
+        not fit), E0406 (an index lies outside its table; also an `IndexError`).
+        """
+        given: Sequence[Any] = inputs
+        if weights is None and given:
+            given, weights = given[:-1], given[-1]
+        if not isinstance(weights, Weights):
+            raise fail("E0401", f"`{self.name}` was called without weights", help="`kernel(x, kernel.pack(arrays))`")
+        if len(given) == 1 and isinstance(given[0], tuple):
+            given = given[0]
+        if not aux:
+            outputs = self._main(given, weights, self._pool())
+            count = len(self.interface.outputs)
+            return outputs[0] if count == 1 else tuple(outputs[:count])
+        return self._with_aux(given, weights, aux)
+
+    def _with_aux(self, inputs: Sequence[Any], weights: Weights, aux: Sequence[str] | bool) -> Any:
+        names = tuple(sorted(self.interface.extras if aux is True else set(aux or ())))
+        for name in names:
+            if name not in self.interface.extras:
+                raise fail("E0305", f"`{self.name}` has no aux `{name}`", help=nearest(name, self.interface.extras))
+        with self._lock:
+            if names not in self._runners:
+                self._runners[names] = _Runner(self._variant(names))
+            runner = self._runners[names]
+        outputs = runner(inputs, weights, self._pool())
+        count = len(runner.interface.outputs)
+        extra = {array.name: value for array, value in zip(runner.interface.aux, outputs[count:], strict=True)}
+        return (outputs[0] if count == 1 else tuple(outputs[:count])), {name: extra[name] for name in names}
+
+
+def _signature(array: Array) -> str:
+    return f"{array.name}: {array.dtype}{list(array.shape) or ''}"
+
+
+class _Workspace(threading.local):
+    """A thread's memory for calls: grown when a call needs more, then kept."""
+
+    def __init__(self) -> None:
+        self.memory = aligned_empty(64)
+        self.address = self.memory.ctypes.data
+
+    def at_least(self, nbytes: int) -> int:
+        if self.memory.nbytes < nbytes:
+            try:
+                self.memory = aligned_empty(nbytes)
+            except (MemoryError, OSError, OverflowError, ValueError):
+                raise MemoryError(f"a workspace of {nbytes:,} bytes cannot be had") from None
+            self.address = self.memory.ctypes.data
+        return self.address
+
+
+_workspace = _Workspace()
+
+
+class _Runner:
+    """One program and how to call it."""
+
+    def __init__(self, program: Program) -> None:
+        self.interface = program.interface
+        self._code = Code(program.image)
+        self._results = (*self.interface.outputs, *self.interface.aux)
+        self._arguments = struct.Struct(f"{self._count()}Q")
+        self._weights: tuple[Weights | None, tuple[int, ...]] = (None, ())
+
+    def _count(self) -> int:
+        interface = self.interface
+        return len(interface.inputs) + len(self._results) + len(interface.raw) + len(interface.packed) + 1
+
+    def __call__(self, inputs: Sequence[Any], weights: Weights, pool: Pool | None) -> list[Any]:
+        interface = self.interface
+        data, tokens = self._fit(inputs)
+        kept, addresses = self._weights
+        if kept is not weights:
+            addresses = self._addresses(weights)
+            self._weights = (weights, addresses)
+        threads = pool.threads if pool is not None else 1
+        needed = interface.bytes_per_token * tokens + interface.fixed_bytes + interface.scratch_bytes * threads
+        workspace = _workspace.at_least(needed)
+        results, places = _results(inputs[0], self._results, tokens)
+        arguments = self._arguments.pack(*(array.ctypes.data for array in data), *places, *addresses, workspace)
+        if self._code.run(tokens, arguments, pool.address if pool is not None else None):
+            text = f"an index in the inputs of `{interface.name}` lies outside its table"
+            raise IndexOutside(Diagnostic("E0406", text))
+        return results
+
+    def _fit(self, inputs: Sequence[Any]) -> tuple[list[arrays.Data], int]:
+        """The inputs as contiguous arrays, and how many tokens they are."""
+        wanted = self.interface.inputs
+        if len(inputs) != len(wanted):
+            names = ", ".join(f"`{array.name}`" for array in wanted)
+            raise fail("E0403", f"`{self.interface.name}` takes {len(wanted)} inputs ({names}), not {len(inputs)}")
+        data: list[arrays.Data] = []
+        tokens: int | None = None
+        for value, array in zip(inputs, wanted, strict=True):
+            data.append(arrays.fit(value, array, tokens))
+            tokens = data[-1].shape[0]
+        return data, tokens or 0
+
+    def _addresses(self, weights: Weights) -> tuple[int, ...]:
+        """Where the weights lie that this program reads."""
+        interface = self.interface
+        if weights.name != interface.name:
+            raise fail("E0402", f"these are weights of `{weights.name}`, not of `{interface.name}`")
+        missing = [name for name in interface.raw if name not in weights.raw]
+        missing += [name for packed in interface.packed if packed not in weights.panels for name in packed.params]
+        if missing:
+            names = ", ".join(f"`{name}`" for name in dict.fromkeys(missing))
+            hint = "pack them with this kernel; name the `aux` when compiling if only they read these weights"
+            raise fail("E0402", f"these weights were packed for another kernel: {names} differ", help=hint)
+        found = [weights.raw[name] for name in interface.raw] + [weights.panels[packed] for packed in interface.packed]
+        return tuple(data.ctypes.data for data in found)
+
+
+def _results(first: Any, wanted: Sequence[Array], tokens: int) -> tuple[list[Any], list[int]]:
+    """New arrays of the kind that `first` is, and their addresses."""
+    if arrays.is_torch(first):
+        tensors = [arrays.torch_empty(array, tokens) for array in wanted]
+        return tensors, [tensor.data_ptr() for tensor in tensors]
+    fresh = [np.empty((tokens, *array.shape), arrays.NUMPY[array.dtype]) for array in wanted]
+    return list(fresh), [array.ctypes.data for array in fresh]
