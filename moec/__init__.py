@@ -4,7 +4,8 @@
     weights = kernel.pack({"router": …, "gate": …, "up": …, "down": …})
     y = kernel(x, weights)
 
-Everything is imported when it is first used.
+What every call needs is imported here: NumPy, and LLVM's loader. The compiler itself is imported when a layer is
+compiled that the cache does not have.
 """
 
 from __future__ import annotations
@@ -12,27 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from moec import pipeline
+from moec.diagnostics import CompileError
+from moec.runtime.kernel import Kernel
+from moec.source import Source
+from moec.target import Target
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moec.diagnostics import CompileError
     from moec.reference import reference
-    from moec.runtime.kernel import Kernel
-    from moec.source import Source
-    from moec.target import Target
 
-__all__ = ["CompileError", "Kernel", "__version__", "compile", "reference"]
+__all__ = ["CompileError", "Kernel", "Source", "Target", "__version__", "compile", "reference"]
 
 __version__ = "0.1.0"
-
-_PLACES = {
-    "CompileError": "moec.diagnostics",
-    "Kernel": "moec.runtime.kernel",
-    "Source": "moec.source",
-    "Target": "moec.target",
-    "reference": "moec.reference",
-}
-
 
 def compile(
     source: Source | Path | str,
@@ -49,17 +43,13 @@ def compile(
     are processors), `target` a machine whose code this one can run. `aux` names extra outputs to compile in now rather
     than when a call first asks for them. Raises `CompileError` where the input is wrong.
     """
-    from moec import pipeline
-
     options = pipeline.Options.of(dims, dtype, threads, target, aux)
     return pipeline.load(pipeline.find_source(source), options)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name != "reference":
         raise AttributeError(f"module `moec` has no attribute `{name}`")
-    from importlib import import_module
+    from moec.reference import reference
 
-    value = getattr(import_module(_PLACES[name]), name)
-    globals()[name] = value
-    return value
+    return reference

@@ -269,14 +269,12 @@ class Compilation:
 def find_source(source: Source | Path | str) -> Source:
     """The text that `source` is: a `Source`, the text itself (it has a line break, or begins with a definition), or a
     path. Raises `CompileError` (E0001 to E0004) where it cannot be read."""
-    from moec.source import Source
+    from moec.source import Source, read
 
     if isinstance(source, Source):
         return source
     if isinstance(source, str) and ("\n" in source or source.lstrip().startswith(("moe ", "fn "))):
         return Source("<string>", source)
-    from moec.language.parse import read
-
     return read(source)
 
 

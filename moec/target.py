@@ -164,14 +164,19 @@ class Target:
 
         `interleaved` matrices of `columns` rows each share every panel in equal parts of whole vectors.
         """
-        rated = [(s, rate) for s, rate in _rated(self, dtype) if s.vectors % interleaved == 0]
+        return max(self.choices(dtype), key=lambda shape: self.rate(shape, columns, interleaved))
+
+    def rate(self, shape: KernelShape, columns: int | None = None, interleaved: int = 1) -> float:
+        """The share of the machine's arithmetic limit that a shape turns into useful FLOPs.
+
+        It is 0 where so many matrices cannot share a panel in whole vectors. `columns` and `interleaved` are as for
+        `kernel`: columns that a last panel has too many are of no use.
+        """
+        if shape.vectors % interleaved:
+            return 0.0
+        rate = dict(_rated(self, shape.dtype))[shape]
         total = None if columns is None else columns * interleaved
-
-        def useful(choice: tuple[KernelShape, float]) -> float:
-            shape, rate = choice
-            return rate if total is None else rate * total / (shape.panels(total) * shape.columns)
-
-        return max(rated, key=useful)[0]
+        return rate if total is None else rate * total / (shape.panels(total) * shape.columns)
 
 
 @dataclass(frozen=True, slots=True)

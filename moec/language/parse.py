@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from moec.diagnostics import fail
 from moec.language import lalr, syntax
 from moec.language.tables import grammar as grammar
 from moec.language.tables import tables
-from moec.source import Source, Span
+from moec.source import MAX_BYTES, Source, Span
+from moec.source import read as read
 
-#: The longest text that is read, in bytes, and the deepest nesting of expressions.
-MAX_BYTES = 1 << 20
+#: The deepest nesting of expressions.
 MAX_DEPTH = 200
 
 #: The longest number that is read, and the largest exponent of ten: anything beyond is no f64.
@@ -34,22 +33,6 @@ def parse(source: Source) -> syntax.File:
         from moec.language.syntax_errors import explain
 
         raise explain(error, source) from None
-
-
-def read(path: str | Path) -> Source:
-    """The text of a file. Raises `CompileError` where it cannot be read or is not UTF-8."""
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise fail("E0001", f"cannot read `{path}`: {reason}") from None
-    if len(data) > MAX_BYTES:
-        raise fail("E0003", f"`{path}` is larger than {MAX_BYTES} bytes")
-    try:
-        return Source(str(path), data.decode())
-    except UnicodeDecodeError as error:
-        raise fail("E0004", f"`{path}` is not UTF-8: byte {error.start} cannot be decoded") from None
 
 
 def _comments(source: Source) -> tuple[syntax.Comment, ...]:

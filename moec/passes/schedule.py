@@ -23,7 +23,7 @@ from xdsl.passes import ModulePass
 from moec.dialects import moe, plan
 from moec.dialects.types import I64, SelectionType, shape_of
 from moec.passes.views import WeightView, is_cast, is_heavy, weight_view
-from moec.target import Target
+from moec.target import KernelShape, Target
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ class _Scheduler:
         self.stored: dict[SSAValue, SSAValue] = {}
         self.params: dict[SSAValue, SSAValue] = {}
         self.domains: dict[Operation, SSAValue] = {}
+        self.shapes = _common_shapes(layer, target)
 
     def run(self) -> plan.ProgramOp:
         layer, source = self.layer, self.layer.body.block
@@ -127,6 +128,12 @@ class _Scheduler:
             name: layer.properties[name] for name in ("sym_name", "inputs", "params", "outputs", "aux", "types")
         }
         return plan.ProgramOp.build(properties=properties, regions=[Region(self.block)])
+
+    def shape(self, view: WeightView, interleaved: int) -> KernelShape:
+        """The microkernel for so many matrices: the program's common one, if they can share its panels."""
+        common = self.shapes[view.dtype]
+        usable = self.target.rate(common, view.columns, interleaved) > 0
+        return common if usable else self.target.kernel(view.dtype, view.columns, interleaved)
 
     def add(self, operation: Operation) -> Operation:
         self.block.add_op(operation)
@@ -355,7 +362,7 @@ class _Body:
         first = views[0]
         assert first is not None
         grouping, group = self._grouping(first)
-        shape = scheduler.target.kernel(first.dtype, first.columns, interleaved=len(views))
+        shape = scheduler.shape(first, len(views))
         stage = plan.MatmulOp.build(
             operands=[
                 self.domain,
@@ -427,6 +434,27 @@ class _Body:
             cloner.made[contract.result] = argument
         block.add_op(plan.YieldOp.build(operands=[[cloner(unit.result)]]))
         return Region(block)
+
+
+def _common_shapes(layer: moe.LayerOp, target: Target) -> dict[str, KernelShape]:
+    """For each element type of weights the one shape that does best for all products together.
+
+    One shape is one family of microkernels, and each of those costs LLVM some ten milliseconds.
+    """
+    contracts = [op for op in layer.walk() if isinstance(op, moe.ContractOp) and weight_view(op.weight) is not None]
+    useful: dict[KernelShape, float] = {}
+    for contract in contracts:
+        view = weight_view(contract.weight)
+        assert view is not None
+        alike = sum(other.parent is contract.parent and _alike(contract, other) for other in contracts)
+        work = view.columns * view.depth
+        for shape in target.choices(view.dtype):
+            rate = target.rate(shape, view.columns, alike) or target.rate(shape, view.columns) / 2
+            useful[shape] = useful.get(shape, 0.0) + work * rate
+    best: dict[str, KernelShape] = {}
+    for shape in sorted(useful, key=lambda shape: useful[shape]):
+        best[shape.dtype] = shape
+    return best
 
 
 def _alike(left: moe.ContractOp, right: moe.ContractOp) -> bool:

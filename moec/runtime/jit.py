@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
+import llvmlite.binding as llvm
+
 #: `i64 moec_run(i64 tokens, ptr arguments, ptr pool)`; ctypes releases the GIL around it.
 _RUN: Final = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p, ctypes.c_void_p)
 _names: Final = itertools.count()
@@ -20,8 +22,6 @@ class Library:
     """
 
     def __init__(self, image: bytes, *exports: str) -> None:
-        import llvmlite.binding as llvm
-
         _initialise()
         machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine()
         self._engine: Any = llvm.create_lljit_compiler(machine, use_jit_link=True)
@@ -51,7 +51,5 @@ class Code(Library):
 
 @cache
 def _initialise() -> None:
-    import llvmlite.binding as llvm
-
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -19,7 +19,7 @@ from tests.language.texts import FILES, SPACES
 
 ROOT = Path(__file__).parents[2]
 TEXTS = [ROOT / "moec" / "language" / "prelude.moe", *sorted((ROOT / "examples").glob("*.moe"))]
-QUIET = settings(deadline=None, max_examples=1000, suppress_health_check=list(HealthCheck))
+QUIET = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 
 
 def formatted(text: str) -> str:
@@ -68,16 +68,20 @@ def test_prelude_is_in_the_layout() -> None:
     assert format_source(source) == source.text
 
 
-def test_deep_nesting() -> None:
-    for inner in (
-        "(" * 190 + "a" + ")" * 190,
-        "f(" * 90 + "a" + ")" * 90,
-        " + ".join("a" * 190),
-        "sum e in s: " * 190 + "a",
-    ):
-        check(f"fn f(s) = {inner}")
-    for inner in ("if a then b else " * 190 + "a", "match a { 0: " * 90 + "b" + "}" * 90, "a[" * 90 + "0" + "]" * 90):
-        check(f"fn f(s) = {inner}")
+DEEP = {
+    "groups": "(" * 190 + "a" + ")" * 190,
+    "calls": "f(" * 90 + "a" + ")" * 90,
+    "chain": " + ".join("a" * 190),
+    "sums": "sum e in s: " * 190 + "a",
+    "conditions": "if a then b else " * 190 + "a",
+    "arms": "match a { 0: " * 90 + "b" + "}" * 90,
+    "items": "a[" * 90 + "0" + "]" * 90,
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_nesting(name: str) -> None:
+    check(f"fn f(s) = {DEEP[name]}")
 
 
 def test_wrong_text() -> None:
@@ -85,30 +89,44 @@ def test_wrong_text() -> None:
         formatted("fn f(")
 
 
-LAID = [
-    "alignment",
-    "comments",
-    "long lines",
-    "spacing",
-    "match and if",
-    "byte order mark and line breaks",
-]
 GIVEN = {
-    "alignment": "moe m[H=4,I = 2*H](x:[H])->[H]{param a:[H]\nparam bb ,c:f32[H,I]\n\np=a\ntop=b\naux q=p\nw=top\nreturn w}",
-    "comments": (
-        "#!first\n\n\n\n# second\nmoe m( # head\nx: [H]) -> [H] { # body\n\n# own\np = f(a, # inner\nb)\n\n# last\n}\n#end"
-    ),
-    "long lines": (
-        "fn f(a) { "
-        "x = (sum e in top: w[e] * swiglu(gate[e], up[e], down[e], x)) + swiglu(shared_gate, shared_up, shared_down, x) "
-        "y = function(an_argument_of_some_length, another_argument_of_length, axis=yet_another_argument, last=none_of_it) "
-        "return sum e in a_selection_with_a_long_name: a_weight_of_the_selection[e] * swiglu(gate[e], up[e], down[e], x) "
-        "}\n"
-        "moe m[H=1536, E=16](x: [H], before: f32[E + C + 2], and_another: [H]) -> (y: [H], scores: f32[E + C + 2], z: [H]) {}"
-    ),
-    "spacing": "fn f(a,b = 1)=a [ : ,1 : : 2,I:] . T".replace(" . T", ".T")
-    + " @-b**-2+split a as[G,_]*{i,j}[0 .. 3,- 1]",
-    "match and if": "fn f(e)=w*match e{0..E:a,E:b+c,10..:0}\nfn g(e) = if a<b then match a{0:b} else if not c then d else e",
+    "alignment": """
+moe m[H=4,I = 2*H](x:[H])->[H]{param a:[H]
+param bb ,c:f32[H,I]
+
+p=a top=b
+aux q=p
+w=top return w}""",
+    "comments": """\
+#!first
+
+
+
+# second
+moe m( # head
+x: [H]) -> [H] { # body
+
+# own
+p = f(a, # inner
+b)
+
+# last
+}
+#end""",
+    "long lines": """
+fn f(a) {
+    x = (sum e in top: w[e] * swiglu(gate[e], up[e], down[e], x)) + swiglu(shared_gate, shared_up, shared_down,
+        x)
+    y = function(an_argument_of_some_length, another_argument_of_length, axis=yet_another_argument,
+        last=none_of_it)
+    return sum e in a_selection_with_a_long_name: a_weight_of_the_selection[e] * swiglu(gate[e], up[e], down[e],
+        x) }
+moe m[H=1536, E=16](x: [H], before: f32[E + C + 2], and_another: [H]) -> (y: [H], scores: f32[E + C + 2],
+    z: [H]) {}""",
+    "spacing": "fn f(a,b = 1)=a [ : ,1 : : 2,I:].T @-b**-2+split a as[G,_]*{i,j}[0 .. 3,- 1]",
+    "match and if": """
+fn f(e)=w*match e{0..E:a,E:b+c,10..:0}
+fn g(e) = if a<b then match a{0:b} else if not c then d else e""",
     "byte order mark and line breaks": "\ufefffn f(a) = a\r\n# x\r\nfn g(b) = b",
 }
 EXPECTED = {
@@ -170,7 +188,7 @@ fn g(e) = if a < b then match a { 0: b } else if not c then d else e
 }
 
 
-@pytest.mark.parametrize("name", LAID)
+@pytest.mark.parametrize("name", GIVEN)
 def test_layout(name: str) -> None:
     assert check(GIVEN[name]) == EXPECTED[name]
     assert max(map(len, EXPECTED[name].split("\n"))) <= WIDTH
