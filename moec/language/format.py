@@ -53,8 +53,9 @@ class _Printer:
         return HARD if lines and self._spaced(node) else ()
 
     def _spaced(self, node: Node) -> bool:
-        line = node.span.line
-        return line > 1 and not self._source.line(line - 1).strip()
+        line, column = self._source.line_column(node.span.start)
+        first = not self._source.line(line)[: column - 1].strip()
+        return first and line > 1 and not self._source.line(line - 1).strip()
 
     def _aligned(self, nodes: Sequence[Node]) -> list[Doc]:
         """The documents of statements. Heads of the same kind in consecutive lines are equally wide."""
