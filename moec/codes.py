@@ -47,6 +47,8 @@ CODES: Final[dict[str, str]] = {
     "E0404": "an array has the wrong element type",
     "E0405": "a `bind` does not fit its layer",
     "E0406": "an index read from the input lies outside its table",
+    # W00xx: warnings
+    "W0001": "a definition is never used",
     # E09xx
     "E0901": "something is not supported yet",
 }

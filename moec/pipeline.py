@@ -2,8 +2,8 @@
 
     text ─► ast ─► moe ─► moe-opt ─► plan ─► llvm ─► llvm-opt ─► asm | obj
 
-`STAGES` names what stands on it, `passes` what happens between `moe` and `moe-opt`. A `Compilation` walks it as far as it
-is asked to; `build` looks first whether the cache has what would come out. The compiler is imported where it is first
+`STAGES` names what stands on it, `passes` what happens between `moe` and `moe-opt`. A `Compilation` walks it as far
+as it is asked to; `build` looks first whether the cache has what would come out. The compiler is imported where it is first
 needed, so a program that the cache has starts without it.
 """
 
@@ -134,6 +134,21 @@ def find_target(target: Target | str | None) -> Target:
         return Target.parse(target) if ":" in target else Target.of(target)
     except ValueError as error:
         raise fail("E0303", f"`{target}` is not a target: {error}") from None
+
+
+def machine(triple: str | None, cpu: str | None) -> Target:
+    """The target of a triple and a cpu's name; this machine where neither is given.
+
+    Raises `CompileError` (E0303) where there is no such machine.
+    """
+    if triple is None and cpu in (None, "native"):
+        return Target.host()
+    try:
+        return Target.of(triple or Target.host().triple, cpu or "generic")
+    except ValueError as error:
+        from moec.diagnostics import fail
+
+        raise fail("E0303", str(error)) from None
 
 
 class Compilation:

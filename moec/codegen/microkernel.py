@@ -223,13 +223,18 @@ class _Tile:
         return _call(self.b, f"llvm.fmuladd.v{self.shape.lanes}f32", self.vector, x, weight, total)
 
     def _pairs(self, words: Value) -> Value:
-        return self.b.bitcast(words, ir.VectorType(_BFloat(), 2 * self.shape.lanes))
+        return bf16_pairs(self.b, words, self.shape.lanes)
 
     def _word(self, value: int) -> Value:
         return ir.Constant(self.words, [value] * self.shape.lanes)
 
     def _as_f32(self, words: Value) -> Value:
         return self.b.bitcast(words, self.vector)
+
+
+def bf16_pairs(b: ir.IRBuilder, words: Value, lanes: int) -> Value:
+    """Vectors of 32-bit words as the pairs of bf16 that `dpbf16ps` takes."""
+    return b.bitcast(words, ir.VectorType(_BFloat(), 2 * lanes))
 
 
 class _BFloat(ir.Type):

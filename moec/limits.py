@@ -1,0 +1,131 @@
+"""The machine's limits, measured: how fast it multiplies and adds, and how fast it reads memory.
+
+Both loops are emitted here, so they are measured by the same compiler, in the same process, as what they are compared
+with.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final, TypeAlias
+
+from llvmlite import ir
+
+from moec.codegen import native
+from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, i64
+from moec.runtime.jit import Library
+from moec.runtime.memory import aligned_empty
+from moec.target import Target
+
+Value: TypeAlias = Any
+
+#: Independent sums: enough to hide the latency of two multiply-adds a cycle.
+_CHAINS: Final = 12
+_TURNS: Final = 1 << 20
+#: What is read: more than any cache that one core has to itself.
+_BYTES: Final = 256 << 20
+_SAMPLES: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """FLOPs and bytes a nanosecond: the best arithmetic sample, the median of the reads."""
+
+    gflops: float
+    gbytes: float
+
+    def seconds(self, flops: float, nbytes: float) -> float:
+        """The least time in which so much can be done: the longer of the two."""
+        return max(flops / self.gflops, nbytes / self.gbytes) * 1e-9
+
+
+@cache
+def measure(dtype: str, threads: int = 1) -> Limits:
+    """The limits for weights of an element type, of so many threads together. Takes about half a second."""
+    target = Target.host()
+    form = target.kernel(dtype).form
+    library = Library(native.object_code(native.parse(str(_module(target, form))), target), "fma", "read")
+    prototype = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.c_int64)
+    fma, read = (prototype(library.address(name)) for name in ("fma", "read"))
+    memory = aligned_empty(_BYTES)
+    memory[::4096] = 1
+    part = _BYTES // threads // 4096 * 4096
+    lanes = target.vector_bits // 32
+    flops = 2 * lanes * (2 if form == "dot" else 1) * _CHAINS * _TURNS * threads
+    with ThreadPoolExecutor(threads) as pool:
+        best = min(_times(pool, threads, lambda thread: fma(None, _TURNS)))
+        reads = _times(pool, threads, lambda thread: read(memory.ctypes.data + thread * part, part))
+    return Limits(flops / best * 1e-9, part * threads / statistics.median(reads) * 1e-9)
+
+
+def _times(pool: ThreadPoolExecutor, threads: int, call: Callable[[int], object]) -> list[float]:
+    """Seconds until every thread has made a call, several times over."""
+    times: list[float] = []
+    for _ in range(_SAMPLES + 1):
+        start = time.perf_counter()
+        list(pool.map(call, range(threads)))
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def _module(target: Target, form: str) -> Any:
+    module = ir.Module("moec_limits")
+    module.triple = target.triple
+    _fma(module, target, form)
+    _read(module, target)
+    return module
+
+
+def _begin(module: Any, target: Target, name: str) -> tuple[Emitter, Any]:
+    function = ir.Function(module, ir.FunctionType(F32, [PTR, I64]), name)
+    return Emitter(ir.IRBuilder(function.append_basic_block("entry")), target), function
+
+
+def _fma(module: Any, target: Target, form: str) -> None:
+    """`f32 fma(ptr, turns)`: chains of multiply-adds that nothing else holds up."""
+    e, function = _begin(module, target, "fma")
+    vector = ir.VectorType(F32, e.lanes)
+    factor = e.splat(e.b.sitofp(function.args[1], F32), e.lanes)
+
+    def turn(i: Value, sums: Any) -> list[Value]:
+        return [_multiply_add(e, form, total, factor) for total in sums]
+
+    start = [ir.Constant(vector, [float(chain)] * e.lanes) for chain in range(_CHAINS)]
+    e.b.ret(_add_up(e, e.fold(0, function.args[1], start, turn)))
+
+
+def _multiply_add(e: Emitter, form: str, total: Value, factor: Value) -> Value:
+    if form != "dot":
+        return e.overloaded("llvm.fmuladd", total, factor, factor)
+    from moec.codegen.microkernel import bf16_pairs
+
+    pairs = bf16_pairs(e.b, factor, e.lanes)
+    return e.call("llvm.x86.avx512bf16.dpbf16ps.512", total.type, total, pairs, pairs)
+
+
+def _read(module: Any, target: Target) -> None:
+    """`f32 read(from, bytes)`: the sum of everything, in vectors, four at a time."""
+    e, function = _begin(module, target, "read")
+    vector, step = ir.VectorType(F32, e.lanes), 4 * e.lanes
+
+    def turn(i: Value, sums: Any) -> list[Value]:
+        places = [e.at(function.args[0], e.b.add(i, i64(chain * 4 * e.lanes)), 1) for chain in range(4)]
+        read = [e.b.load(place, typ=vector, align=4) for place in places]
+        return [e.b.fadd(total, value) for total, value in zip(sums, read, strict=True)]
+
+    zero = ir.Constant(vector, [0.0] * e.lanes)
+    e.b.ret(_add_up(e, e.fold(0, function.args[1], [zero] * 4, turn, 4 * step)))
+
+
+def _add_up(e: Emitter, sums: list[Value]) -> Value:
+    """Something that depends on every sum, so that none is left out."""
+    total = sums[0]
+    for other in sums[1:]:
+        total = e.b.fadd(total, other)
+    return e.b.extract_element(total, ir.Constant(I32, 0))
