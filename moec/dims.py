@@ -201,7 +201,7 @@ def _print_factor(factor: Factor, power: int) -> str:
     return text if power == 1 else f"{text}^{power}"
 
 
-# ── reading what `str` prints, as it stands in IR ──────────────────────────────────────────────────────────────────────
+# ── reading what `str` prints, as it stands in IR ─────────────────────────────────────────────────────────────────────
 
 
 @cache

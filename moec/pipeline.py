@@ -3,8 +3,8 @@
     text ─► ast ─► moe ─► moe-opt ─► plan ─► llvm ─► llvm-opt ─► asm | obj
 
 `STAGES` names what stands on it, `passes` what happens between `moe` and `moe-opt`. A `Compilation` walks it as far
-as it is asked to; `build` looks first whether the cache has what would come out. The compiler is imported where it is first
-needed, so a program that the cache has starts without it.
+as it is asked to; `build` looks first whether the cache has what would come out. The compiler is imported where it is
+first needed, so a program that the cache has starts without it.
 """
 
 from __future__ import annotations

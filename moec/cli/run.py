@@ -153,7 +153,12 @@ class _Run:
         rates = f"{cost.flops / median / 1e9:.1f} GFLOP/s, {cost.nbytes / median / 1e9:.1f} GB/s of weights"
         self.say("rate", rates)
         machine = f"{limits.gflops:.0f} GFLOP/s, {limits.gbytes:.1f} GB/s"
-        self.say("limit", f"{least / median:.0%} of the machine's ({machine}, measured now)")
+        share = (
+            f"{least / median:.0%} of the machine's"
+            if least <= median
+            else "beyond memory's: the caches hold the weights"
+        )
+        self.say("limit", f"{share} ({machine}, measured now)")
 
 
 def _error(outputs: list[Any], wanted: Any, stable: Any) -> float:

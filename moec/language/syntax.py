@@ -150,9 +150,8 @@ class Group(Node):
     inner: Expr
 
 
-Expr = (
-    Number | String | Name | Unary | Binary | Range | Call | Index | Transpose | Split | Binder | If | Match | Set | Group
-)
+Leaf = Number | String | Name
+Expr = Leaf | Unary | Binary | Range | Call | Index | Transpose | Split | Binder | If | Match | Set | Group
 
 
 # ── definitions ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -46,6 +46,7 @@ def _absorb(consumer: moe.MapOp) -> None:
     for producer in producers:
         producer.detach()
         producer.erase()
+    _absorb(fused)  # what several of the joined maps read has one reader now
 
 
 def _producers(consumer: moe.MapOp) -> list[moe.MapOp]:

@@ -53,7 +53,7 @@ def element(dtype: np.dtype[Any]) -> str:
 
 
 def widens(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    """Whether every value of one type is a value of the other, of the same sort: bf16 and f16 in f32, integers in i64."""
+    """Whether every value of one type is a value of the other: bf16 and f16 in f32, integers in i64."""
     if wanted == NUMPY["f32"]:
         return given in (NUMPY["bf16"], NUMPY["f16"])
     return wanted == NUMPY["i64"] and given.kind in "iu" and given != np.dtype(np.uint64)

@@ -79,8 +79,8 @@ class Kernel:
     def __call__(self, *inputs: Any, weights: Weights | None = None, aux: Sequence[str] | bool | None = None) -> Any:
         """The layer's outputs; with `aux`, a pair of them and the auxiliary outputs by name.
 
-        `aux` is a list of names, or True for all. Raises `CompileError`: E0401 (no weights), E0403, E0404 (an input does
-        not fit), E0406 (an index lies outside its table; also an `IndexError`).
+        `aux` is a list of names, or True for all. Raises `CompileError`: E0401 (no weights), E0403, E0404 (an input
+        does not fit), E0406 (an index lies outside its table; also an `IndexError`).
         """
         given: Sequence[Any] = inputs
         if weights is None and given:

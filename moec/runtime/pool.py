@@ -1,8 +1,8 @@
 """The threads that kernels share: how many, started once, and the memory through which native code hands them work.
 
 The workers are Python's threads, but they live in native code (`moec_work`), without the GIL; `moec.codegen.pool`
-says what they do there. A pool is never taken down: its threads are daemons and cost nothing while they sleep. After a `fork`
-the child has none of them, so it starts pools of its own.
+says what they do there. A pool is never taken down: its threads are daemons and cost nothing while they sleep. After a
+`fork` the child has none of them, so it starts pools of its own.
 """
 
 from __future__ import annotations
