@@ -11,6 +11,7 @@ compiled that the cache does not have.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from moec import pipeline
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["CompileError", "Kernel", "Source", "Target", "__version__", "compile", "reference"]
 
 __version__ = "0.1.0"
+
 
 def compile(
     source: Source | Path | str,
@@ -50,6 +52,4 @@ def compile(
 def __getattr__(name: str) -> Any:
     if name != "reference":
         raise AttributeError(f"module `moec` has no attribute `{name}`")
-    from moec.reference import reference
-
-    return reference
+    return import_module("moec.reference")

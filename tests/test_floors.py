@@ -22,6 +22,7 @@ FLOORS: Final = (
     ("",),  # moec/__init__.py
     ("integrations",),
     ("pipeline",),
+    ("measure",),
     ("codegen",),
     ("passes",),
     ("elaborate",),
@@ -41,7 +42,7 @@ APART: Final = {
 }
 
 #: Modules that take hundreds of milliseconds; none of them is needed to call a kernel that the cache holds.
-HEAVY: Final = ("xdsl", "lark", "llvmlite.ir", "torch", "transformers", "moec.elaborate", "moec.passes", "moec.codegen")
+HEAVY: Final = ("xdsl", "lark", "torch", "transformers", "moec.elaborate", "moec.passes", "moec.codegen")
 
 
 def part_of(path: Path) -> str:

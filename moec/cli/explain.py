@@ -27,8 +27,8 @@ def command(file: str, dims: dict[str, int], dtype: str, tokens: int, rates: str
     from rich.table import Table
 
     from moec import pipeline
-    from moec.analysis import analyse
-    from moec.limits import Limits, measure
+    from moec.measure.cost import analyse
+    from moec.measure.limits import Limits, measure
 
     source = pipeline.find_source(Path(file))
     compilation = pipeline.Compilation(source, pipeline.Options.of(dims, dtype, 1))

@@ -94,7 +94,7 @@ class _Run:
         return self.options.threads or default_threads()
 
     def feed(self) -> None:
-        from moec.random_arrays import random_inputs, random_weights
+        from moec.measure.feed import random_inputs, random_weights
 
         module = self.compilation.simplify()
         interface = self.kernel.interface
@@ -135,8 +135,8 @@ class _Run:
         return list(result) if isinstance(result, tuple) else [result]  # pyright: ignore[reportUnknownArgumentType]
 
     def time(self) -> None:
-        from moec.analysis import analyse
-        from moec.limits import measure
+        from moec.measure.cost import analyse
+        from moec.measure.limits import measure
 
         times: list[float] = []
         begin = time.perf_counter()

@@ -7,10 +7,12 @@ it, `interpret` what each node of the syntax means; here a layer meets its array
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -210,3 +212,15 @@ def _checked(name: str, data: Any, dtype: DType, shape: tuple[int, ...], node: s
     if data.dtype.kind not in {"i64": "iu", "bool": "b"}.get(dtype.name, "fiuV"):
         raise fail("E0404", f"`{name}` holds {data.dtype}, not {dtype}", node.span)
     return stored(data, dtype)
+
+
+class _Callable(ModuleType):
+    """`moec.reference(…)` is `moec.reference.reference(…)`, whether or not anybody has imported this package before."""
+
+    def __call__(
+        self, source: Source | Path | str, dims: Mapping[str, int] | None = None, dtype: str = "f32"
+    ) -> Reference:
+        return reference(source, dims, dtype)
+
+
+sys.modules[__name__].__class__ = _Callable
