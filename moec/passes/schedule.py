@@ -275,12 +275,15 @@ class _Body:
         return wanted
 
     def _direct(self, unit: _Unit) -> list[SSAValue]:
-        """What a stage reads as a whole from memory: the vector, keys, the selection."""
-        if unit.loop is not None:
-            return [value for value in [unit.loop.slots] if self._here(value)]
-        view = weight_view(unit.contracts[0].weight)
-        assert view is not None
-        return [value for value in (unit.contracts[0].vector, *view.indices) if self._here(value)]
+        """What a stage, or one inside it, reads as a whole from memory: vectors, keys, selections."""
+        wanted: list[SSAValue] = []
+        for operation in unit.operations:
+            for inner in operation.walk():
+                if isinstance(inner, moe.SumOp | moe.EachOp) and is_heavy(inner):
+                    wanted.append(inner.slots)
+                elif isinstance(inner, moe.ContractOp) and (view := weight_view(inner.weight)) is not None:
+                    wanted += [inner.vector, *view.indices]
+        return [value for value in wanted if self._here(value)]
 
     def _here(self, value: SSAValue) -> bool:
         return isinstance(value, OpResult) and value.op.parent is self.block and value.op not in self.unit_of
