@@ -122,6 +122,15 @@ class Dim:
         return text.replace("+ -", "- ")
 
 
+def ceiling(dim: Dim, divisor: int) -> Dim | None:
+    """`dim / divisor` rounded up, as a formula: where all but the constant divides, as in `(2*I - 1) / 2`."""
+    constant = dict(dim.terms).get((), Fraction(0))
+    rest = (dim - Dim.of(constant)) / Dim.of(divisor)
+    if constant.denominator != 1 or any(coefficient.denominator != 1 for _, coefficient in rest.terms):
+        return None
+    return rest + Dim.of(-(-int(constant) // divisor))
+
+
 def product(dims: Iterable[Dim]) -> Dim:
     result = ONE
     for dim in dims:

@@ -194,6 +194,8 @@ class _Matmul:
         self.name = name
         self.domain = stages.domains[op.domain]
         self.n, self.k, self.keys = (integer(item) for item in (op.n, op.k, op.keys))
+        if op.grouping.data == "index":
+            self.keys = min(self.keys, self.domain.indices)
         self.parts = len(op.weights)
         self.columns = shape.columns // self.parts
         self.panels = -(-self.n // self.columns)

@@ -12,7 +12,7 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from moec.diagnostics import CompileError, Diagnostic, Label, fail, nearest
 from moec.dialects import moe
 from moec.dialects.types import BOOL, I64, element_of
-from moec.dims import ONE, ZERO, Dim, product
+from moec.dims import ONE, ZERO, Dim, ceiling, product
 from moec.elaborate.builder import Builder, dims_attr, index_bounds
 from moec.elaborate.functions import FUNCTIONS, Called, Operand, as_selection, is_integral, listed, power, whole
 from moec.elaborate.values import ANYWHERE, Array, Bounds, Function, Number, Scope, Selection, Value, kind_of, show
@@ -373,11 +373,14 @@ class Expressions(Builder):
             raise fail("E0205", f"slice {low}..{high} lies outside an axis of {size}", item.span)
         if low == ZERO and high == size and step == ONE:
             return array
-        count = (high - low) / step
-        known = self.known(count)
-        if known is not None and known.denominator != 1:
-            count = Dim.of(-((-known.numerator) // known.denominator))
-        return self._part(array, axis, low, count, step)
+        return self._part(array, axis, low, self._count(high - low, step), step)
+
+    def _count(self, length: Dim, step: Dim) -> Dim:
+        """How many elements a slice takes."""
+        if step.constant is not None and (count := ceiling(length, int(step.constant))) is not None:
+            return count
+        known = self.known(length / step)
+        return length / step if known is None else Dim.of(-((-known.numerator) // known.denominator))
 
     def _end(self, node: Any, default: Dim, size: Dim, scope: Scope, least: int = -(1 << 62)) -> Dim:
         if node is None:

@@ -23,7 +23,15 @@ class FuseMaps(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for operation in list(op.walk()):
             if isinstance(operation, moe.MapOp):
-                _absorb(operation)
+                if _is_copy(operation):
+                    Rewriter.replace_op(operation, [], [operation.arrays[0]])
+                else:
+                    _absorb(operation)
+
+
+def _is_copy(operation: moe.MapOp) -> bool:
+    """Whether a map leaves its array as it is, as a cast does that turned out to be none."""
+    return moe.yielded(operation.body)[0] is operation.body.block.args[0]
 
 
 def _absorb(consumer: moe.MapOp) -> None:
