@@ -1,0 +1,220 @@
+"""Calling kernels: arrays of every kind, weights with every mistake, many threads, forks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import tracemalloc
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import moec
+from moec import CompileError
+from moec.runtime.kernel import IndexOutside
+
+H, E = 48, 6
+TEXT = """
+moe tiny[H=48, I=40, E=6, K=2](x: [H]) -> [H] {
+    param router: [E, H]
+    param up:     [E, I, H]
+    param down:   [E, H, I]
+    p = softmax(router @ x)
+    top = topk(p, K)
+    aux probabilities = p
+    aux chosen = top
+    return sum e in top: p[e] * (down[e] @ relu(up[e] @ x))
+}
+"""
+LOOKUP = """
+moe lookup[H=8, N=5](x: [H], id: i64) -> [H] {
+    param table: [N, H]
+    return x + table[id]
+}
+"""
+
+
+def arrays(seed: int = 0) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    shapes = {"router": (E, H), "up": (E, 40, H), "down": (E, H, 40)}
+    return {name: random.standard_normal(shape, dtype=np.float32) / 6 for name, shape in shapes.items()}
+
+
+def tokens(count: int, seed: int = 1) -> Any:
+    return np.random.default_rng(seed).standard_normal((count, H), dtype=np.float32)
+
+
+def codes(error: pytest.ExceptionInfo[CompileError]) -> list[str]:
+    return [diagnostic.code for diagnostic in error.value.diagnostics]
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Any:
+    return moec.compile(TEXT, threads=1)
+
+
+@pytest.fixture(scope="module")
+def weights(kernel: Any) -> Any:
+    return kernel.pack(arrays())
+
+
+# ── arrays ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_any_layout_gives_the_same(kernel: Any, weights: Any) -> None:
+    x = tokens(9)
+    wide = np.zeros((9, 2 * H), np.float32)
+    wide[:, ::2] = x
+    wanted = kernel(x, weights)
+    assert np.array_equal(kernel(wide[:, ::2], weights), wanted)
+    assert np.array_equal(kernel(np.asfortranarray(x), weights), wanted)
+    assert np.array_equal(kernel((x,), weights), wanted)
+    assert np.array_equal(kernel(x, weights=weights), wanted)
+    assert np.array_equal(kernel(memoryview(x), weights), wanted)
+
+
+def test_torch_tensors_come_and_go(weights: Any, kernel: Any) -> None:
+    torch = pytest.importorskip("torch")
+    x = tokens(5)
+    found = kernel(torch.from_numpy(x), weights)
+    assert isinstance(found, torch.Tensor)
+    assert np.array_equal(found.numpy(), kernel(x, weights))
+    narrow = moec.compile(TEXT, dtype="bf16", threads=1)
+    given = {name: torch.from_numpy(array).bfloat16() for name, array in arrays().items()}
+    packed = narrow.pack(given)
+    answer = narrow(torch.from_numpy(x).bfloat16(), packed)
+    same = narrow(x.astype(ml_dtypes.bfloat16), narrow.pack(arrays()))
+    assert answer.dtype == torch.bfloat16
+    assert np.array_equal(answer.view(torch.int16).numpy(), same.view(np.int16))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        (np.zeros((3, H + 1), np.float32), "E0403"),
+        (np.zeros(H, np.float32), "E0403"),
+        (np.zeros((3, H), np.float64), "E0404"),
+        (np.zeros((3, H), np.int32), "E0404"),
+        ([[0.0] * H], "E0404"),
+        ("x", "E0404"),
+    ],
+)
+def test_a_wrong_input_is_named(kernel: Any, weights: Any, wrong: Any, code: str) -> None:
+    with pytest.raises(CompileError, match="`x`") as error:
+        kernel(wrong, weights)
+    assert codes(error) == [code]
+
+
+def test_every_mistake_in_the_weights_is_told(kernel: Any) -> None:
+    given = arrays()
+    given["up"] = given["up"][:, :-1]
+    given["down"] = given["down"].astype(np.int32)
+    given["gate"] = given.pop("router")
+    with pytest.raises(CompileError) as error:
+        kernel.pack(given)
+    assert sorted(codes(error)) == ["E0401", "E0402", "E0403", "E0404"]
+
+
+def test_weights_of_another_layer_are_refused(kernel: Any) -> None:
+    other = moec.compile(TEXT.replace("tiny", "other"), threads=1).pack(arrays())
+    with pytest.raises(CompileError) as error:
+        kernel(tokens(2), other)
+    assert codes(error) == ["E0402"]
+
+
+def test_an_index_outside_its_table_is_an_error() -> None:
+    kernel = moec.compile(LOOKUP, threads=1)
+    weights = kernel.pack({"table": np.arange(40, dtype=np.float32).reshape(5, 8)})
+    x = np.zeros((3, 8), np.float32)
+    assert kernel(x, np.array([0, 4, 2]), weights)[1, 0] == 32
+    for wrong in (5, -1, 1 << 40):
+        with pytest.raises(IndexOutside):
+            kernel(x, np.array([0, wrong, 2]), weights)
+
+
+def test_aux_outputs(kernel: Any, weights: Any) -> None:
+    x = tokens(7)
+    y, aux = kernel(x, weights, aux=True)
+    assert np.array_equal(y, kernel(x, weights))
+    assert set(aux) == {"probabilities", "chosen"}
+    assert np.allclose(aux["probabilities"].sum(axis=1), 1, atol=1e-6)
+    assert np.array_equal(aux["chosen"][:, 0], aux["probabilities"].argmax(axis=1))
+    _, one = kernel(x, weights, aux=["chosen"])
+    assert set(one) == {"chosen"}
+    with pytest.raises(CompileError):
+        kernel(x, weights, aux=["choosen"])
+
+
+# ── threads and processes ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_sixteen_threads_on_one_kernel_agree_bit_for_bit() -> None:
+    kernel = moec.compile(TEXT, threads=2)
+    weights, x = kernel.pack(arrays()), tokens(33)
+    wanted = moec.compile(TEXT, threads=1)(x, weights).tobytes()
+    found: list[bool] = []
+
+    def work() -> None:
+        found.extend(kernel(x, weights).tobytes() == wanted for _ in range(50))
+
+    threads = [threading.Thread(target=work) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [True] * 800
+
+
+@pytest.mark.parametrize("count", [1, 5, 64, 257])
+def test_the_number_of_threads_changes_no_bit(count: int) -> None:
+    big = {"H": 512, "I": 640}
+    single, several = (moec.compile(TEXT, dims=big, threads=threads) for threads in (1, 3))
+    random = np.random.default_rng(2)
+    given = {p.name: random.standard_normal(p.shape, dtype=np.float32) / 30 for p in single.interface.params}
+    weights, x = single.pack(given), random.standard_normal((count, 512), dtype=np.float32)
+    wanted = single(x, weights).tobytes()
+    assert all(several(x, weights).tobytes() == wanted for _ in range(5))
+
+
+def _in_child(x: Any, given: Any, answers: Any) -> None:
+    kernel = moec.compile(TEXT, threads=2)
+    answers.put(kernel(x, kernel.pack(given)).tobytes())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_child_process_has_its_own_threads(method: str) -> None:
+    kernel = moec.compile(TEXT, threads=2)
+    x = tokens(300)
+    wanted = kernel(x, kernel.pack(arrays())).tobytes()
+    context = multiprocessing.get_context(method)
+    answers = context.Queue()
+    child = context.Process(target=_in_child, args=(x, arrays(), answers))
+    child.start()
+    assert answers.get(timeout=60) == wanted
+    child.join()
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_packing_holds_little_besides_the_weights() -> None:
+    kernel = moec.compile(TEXT, dims={"H": 512, "I": 512, "E": 32}, threads=1)
+    given = {p.name: np.ones(p.shape, np.float32) for p in kernel.interface.params}
+    tracemalloc.start()
+    weights = kernel.pack(given)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # Panels lie in anonymous pages, which tracemalloc does not count: what it sees is what comes on top of them.
+    assert peak <= 0.05 * weights.nbytes
+
+
+def test_a_call_allocates_nothing_but_its_output(kernel: Any, weights: Any) -> None:
+    x = tokens(64)
+    kernel(x, weights)
+    tracemalloc.start()
+    kernel(x, weights)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak <= x.nbytes + 8192

@@ -1,0 +1,55 @@
+"""Every example, compiled, against the oracle; and what a compiled layer promises besides the numbers."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+import moec
+from moec.reference import reference
+from moec.runtime.arrays import NUMPY
+from tests.examples import EXAMPLES, SMALL, load, random_inputs, random_weights
+
+#: The largest error, relative to the output's largest magnitude.
+TOLERANCE: Final = {"f32": 2e-5, "bf16": 2e-2, "f16": 3e-3}
+
+
+def rounded(array: Any, dtype: str) -> Any:
+    return np.asarray(array).astype(NUMPY[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", SMALL)
+def test_compiled_agrees_with_the_oracle(name: str, dtype: str) -> None:
+    path, dims, file = EXAMPLES / f"{name}.moe", SMALL[name], load(name)
+    kernel = moec.compile(path, dims=dims, dtype=dtype, threads=1)
+    oracle = reference(path, dims=dims, dtype=dtype)
+    given = random_weights(file, dims, seed=1)
+    weights = {param.name: rounded(given[param.name], param.dtype) for param in kernel.interface.params}
+    packed = kernel.pack(weights)
+    compared = 0
+    for tokens in (1, 3, 17, 64):
+        drawn = random_inputs(file, dims, tokens, seed=tokens)
+        values = drawn.values() if isinstance(drawn, dict) else drawn
+        inputs = [rounded(v, i.dtype) for v, i in zip(values, kernel.interface.inputs, strict=True)]
+        result = oracle.run(tuple(inputs), weights)
+        compared += int(result.stable.sum())
+        outputs = kernel(*inputs, packed)
+        for found, wanted in zip(outputs if isinstance(outputs, tuple) else (outputs,), result.outputs, strict=True):
+            difference = np.abs(found.astype(np.float64) - wanted)[result.stable]
+            assert difference.max(initial=0) <= TOLERANCE[dtype] * np.abs(wanted).max()
+    assert compared >= 5  # the others have nearly tied choices, which f32 and f64 may make differently
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_no_tokens_give_no_rows(name: str) -> None:
+    kernel = moec.compile(EXAMPLES / f"{name}.moe", dims=SMALL[name], threads=1)
+    weights = kernel.pack(random_weights(load(name), SMALL[name], seed=0))
+    inputs = [np.empty((0, *given.shape), NUMPY[given.dtype]) for given in kernel.interface.inputs]
+    outputs = kernel(*inputs, weights)
+    for found, wanted in zip(
+        outputs if isinstance(outputs, tuple) else (outputs,), kernel.interface.outputs, strict=True
+    ):
+        assert found.shape == (0, *wanted.shape)
