@@ -15,6 +15,9 @@ from tests.examples import EXAMPLES, SMALL, load, random_inputs, random_weights
 #: The largest error, relative to the output's largest magnitude.
 TOLERANCE: Final = {"f32": 2e-5, "bf16": 2e-2, "f16": 3e-3}
 
+#: Choices closer than this, relative to the largest, may fall differently in f32: a rounding of the working precision.
+MARGIN: Final = {"f32": 1e-4, "bf16": 5e-3, "f16": 1e-3}
+
 
 def rounded(array: Any, dtype: str) -> Any:
     return np.asarray(array).astype(NUMPY[dtype])
@@ -34,7 +37,7 @@ def test_compiled_agrees_with_the_oracle(name: str, dtype: str) -> None:
         drawn = random_inputs(file, dims, tokens, seed=tokens)
         values = drawn.values() if isinstance(drawn, dict) else drawn
         inputs = [rounded(v, i.dtype) for v, i in zip(values, kernel.interface.inputs, strict=True)]
-        result = oracle.run(tuple(inputs), weights)
+        result = oracle.run(tuple(inputs), weights, margin=MARGIN[dtype])
         compared += int(result.stable.sum())
         outputs = kernel(*inputs, packed)
         for found, wanted in zip(outputs if isinstance(outputs, tuple) else (outputs,), result.outputs, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial, singledispatchmethod
+from itertools import pairwise
 from typing import Any, Final
 
 from xdsl.dialects import arith
@@ -504,20 +505,40 @@ class Expressions(Builder):
         return ends[0], ends[1]
 
     def _arms(self, node: syntax.Match, whole_range: Bounds, scope: Scope) -> list[tuple[syntax.Arm, Bounds]]:
-        """The arms in rising order, each with its range; together they must cover the index."""
+        """The arms in rising order, each with the range that it takes; together they cover the index.
+
+        Where every end has a value an earlier arm hides what later ones share with it; ends without values must join.
+        """
         arms = [(arm, Bounds(*self._pattern(arm.pattern, whole_range, scope))) for arm in node.arms]
-        if all(self.known(bounds.low) is not None for _, bounds in arms):
-            arms.sort(key=lambda arm: self.known(arm[1].low))
+        ends = [end for bounds in (whole_range, *(b for _, b in arms)) for end in (bounds.low, bounds.high)]
+        if all(self.known(end) is not None for end in ends):
+            arms = self._segments(arms, whole_range, ends)
         at = whole_range.low
-        for arm, bounds in arms:
+        for _, bounds in arms:
             if not self.at_most(bounds.low, at):
                 raise fail("E0208", f"`match` leaves out {at}..{bounds.low}", node.span)
-            if not self.at_most(at, bounds.low):
-                raise fail("E0208", f"the arms overlap at {bounds.low}", arm.pattern.span)
             at = bounds.high
         if not self.at_most(whole_range.high, at):
             raise fail("E0208", f"`match` leaves out {at}..{whole_range.high}", node.span)
         return arms
+
+    def _segments(
+        self, arms: Sequence[tuple[syntax.Arm, Bounds]], whole_range: Bounds, ends: Sequence[Dim]
+    ) -> list[tuple[syntax.Arm, Bounds]]:
+        """The ranges between neighbouring ends, each with the first arm that holds it; those of one arm are joined."""
+        low, high = self.known(whole_range.low), self.known(whole_range.high)
+        points = {self.known(end): end for end in ends if low <= self.known(end) <= high}
+        found: list[tuple[syntax.Arm, Bounds]] = []
+        for start, stop in pairwise(sorted(points)):
+            holding = (arm for arm, b in arms if self.known(b.low) <= start and stop <= self.known(b.high))
+            arm = next(holding, None)
+            if arm is None:
+                continue
+            if found and found[-1][0] is arm and found[-1][1].high is points[start]:
+                found[-1] = (arm, Bounds(found[-1][1].low, points[stop]))
+            else:
+                found.append((arm, Bounds(points[start], points[stop])))
+        return found
 
     def _arm(
         self, arm: syntax.Arm, bounds: Bounds, node: syntax.Match, index: Array, scope: Scope
