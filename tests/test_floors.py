@@ -17,6 +17,7 @@ NOUNS: Final = ("dims", "target", "dtypes", "diagnostics", "excerpt", "codes", "
 
 #: From the top down. A part imports those of the lines below it, and its own.
 FLOORS: Final = (
+    ("__main__",),
     ("cli",),
     ("opt",),
     ("",),  # moec/__init__.py

@@ -64,6 +64,3 @@ class _Commands(click.Group):
 def main() -> None:
     """A compiler for Mixture-of-Experts layers: the mathematics of one layer, in a .moe file, becomes native code."""
 
-
-if __name__ == "__main__":
-    main()

@@ -69,7 +69,7 @@ def _print(shown: str | bytes) -> None:
     elif sys.stdout.isatty():
         raise click.UsageError("an object file does not belong on a terminal; write it with -o FILE")
     else:
-        click.get_binary_stream("stdout").write(shown)
+        sys.stdout.buffer.write(shown)
 
 
 def _write(compilation: object, names: list[str], output: str | None) -> list[Path]:

@@ -36,7 +36,7 @@ def _format(file: str, write: bool, show: bool) -> bool:
     from moec.source import Source, read
 
     if file == "-":
-        click.echo(format_source(Source("<stdin>", click.get_text_stream("stdin").read())), nl=False)
+        click.echo(format_source(Source("<stdin>", sys.stdin.read())), nl=False)
         return False
     source = read(file)
     text = format_source(source)

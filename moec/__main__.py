@@ -1,0 +1,5 @@
+"""`python -m moec` is the command."""
+
+from moec.cli import main
+
+main()
