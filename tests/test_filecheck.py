@@ -20,7 +20,7 @@ from filecheck.options import parse_argv_options
 from filecheck.parser import Parser, pattern_for_opts
 from xdsl.ir import Attribute
 
-from moec import opt
+from moec.cli import main
 
 ROOT: Final = Path(__file__).parents[1]
 FILES: Final = sorted(path for path in (ROOT / "tests" / "filecheck").rglob("*.*") if path.suffix in (".mlir", ".moe"))
@@ -30,15 +30,11 @@ def run(words: list[str]) -> str:
     """What a command of moec prints on its standard output."""
     printed, faults = io.StringIO(), io.StringIO()
     with redirect_stdout(printed), redirect_stderr(faults):
-        match words:
-            case ["moec", "opt", *arguments]:
-                code = opt.main(arguments)
-            case ["moec", *arguments]:
-                from moec.cli import main
-
-                code = main(arguments, standalone_mode=False)
-            case _:
-                raise ValueError(f"not a command of moec: {shlex.join(words)}")
+        assert words[0] == "moec", f"not a command of moec: {shlex.join(words)}"
+        try:
+            code = main(words[1:], standalone_mode=False)
+        except SystemExit as left:
+            code = left.code
     assert not code, faults.getvalue()
     return printed.getvalue()
 
@@ -58,7 +54,7 @@ def check(words: list[str], text: str) -> None:
 def test_filecheck(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(Attribute, "__post_init__", Attribute.__post_init__)  # xDSL's `--disable-verify` replaces it
-    lines = re.findall(r"RUN:\s*(.+?)\s*$", path.read_text().replace("\\\n//", " "), re.MULTILINE)
+    lines = re.findall(r"RUN:\s*(.+?)\s*$", path.read_text(), re.MULTILINE)
     assert lines, "no `RUN:` line"
     for line in lines:
         command, _, checks = line.replace("%s", str(path)).rpartition("|")
