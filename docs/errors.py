@@ -20,7 +20,8 @@ from tests.errors.cases import CASES, told  # noqa: E402
 PAGE = ROOT / "docs" / "errors.md"
 HEAD = """# Errors
 
-Every error has a code. It names the smallest place that is wrong, what it clashes with, and where there is a way out, `help:` says it.
+Every error has a code. It names the smallest place that is wrong and what it clashes with; where there is a way out,
+`help:` says it.
 `--error-format json` gives the same for programs, with offsets in bytes. This page is made by `python docs/errors.py`.
 """
 

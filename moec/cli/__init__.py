@@ -63,4 +63,3 @@ class _Commands(click.Group):
 @click.version_option(package_name="moec", prog_name="moec", message="%(prog)s %(version)s")
 def main() -> None:
     """A compiler for Mixture-of-Experts layers: the mathematics of one layer, in a .moe file, becomes native code."""
-

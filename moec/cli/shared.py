@@ -16,7 +16,7 @@ from moec.diagnostics import CompileError
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
-class Dims(click.ParamType):
+class Dims(click.ParamType[dict[str, int]]):
     """`H=2048,E=8`."""
 
     name = "NAME=N,…"

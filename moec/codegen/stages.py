@@ -103,7 +103,7 @@ class Stages:
 
         e.loop(function.args[1], function.args[2], turn)
         self.finish(e, function)
-        moved = sum(row_bytes(value.type.row) for value in op.values if isinstance(value.type, plan.RowsType))
+        moved = sum(row_bytes(value.type.row) for value in op.values)
         return Stage(name, domain, None, scratch.size, _BYTE_COST * (moved + scratch.size))
 
     def _places(

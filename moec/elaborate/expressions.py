@@ -616,7 +616,8 @@ class Expressions(Builder):
         function = callee.node
         assert function is not None
         if len(self._calls) >= _MAX_CALLS:
-            chain = [Label(place, "called here") for _, place in self._calls[:3]]
+            places = dict.fromkeys(place for _, place in self._calls[:3])
+            chain = [Label(place, "called here") for place in places if place != node.span]
             raise fail(
                 "E0103", f"`{callee.name}` needs itself", node.span, causes=chain, help="functions do not recurse"
             )

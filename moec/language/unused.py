@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, Final
 
 from moec.diagnostics import Diagnostic
 from moec.language import syntax
@@ -49,7 +49,12 @@ def _bodies(body: tuple[syntax.Statement, ...]) -> Iterator[tuple[str, str, Span
 
 
 #: Names that a node defines, not reads.
-_DEFINED = {syntax.Param: ("names",), syntax.Assign: ("names",), syntax.Function: ("name",), syntax.Layer: ("name",)}
+_DEFINED: Final[dict[type[Any], tuple[str, ...]]] = {
+    syntax.Param: ("names",),
+    syntax.Assign: ("names",),
+    syntax.Function: ("name",),
+    syntax.Layer: ("name",),
+}
 
 
 def _walk(nodes: list[Any]) -> Iterator[Any]:
@@ -60,5 +65,5 @@ def _walk(nodes: list[Any]) -> Iterator[Any]:
             nodes.extend(node)  # pyright: ignore[reportUnknownArgumentType]
         elif is_dataclass(node) and not isinstance(node, Span):
             yield node
-            skipped = _DEFINED.get(type(node), ())  # pyright: ignore[reportArgumentType]
+            skipped = _DEFINED.get(type(node), ())
             nodes.extend(getattr(node, field.name) for field in fields(node) if field.name not in (*skipped, "span"))

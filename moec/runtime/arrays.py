@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import ml_dtypes
 import numpy as np
@@ -43,8 +43,16 @@ def as_numpy(value: Any, name: str) -> Data:
     try:
         return np.asarray(memoryview(value))
     except (TypeError, ValueError):
-        help = f"`np.asarray({name}, np.float32)` makes one" if isinstance(value, list | tuple | int | float) else None
-        raise fail("E0404", f"`{name}` is a `{type(value).__name__}`, not an array", help=help) from None
+        plain = isinstance(value, list | tuple | int | float)
+        help = f"`np.asarray({name}, np.float32)` makes one" if plain else None
+        raise fail(
+            "E0404", f"`{name}` is a `{type(cast('object', value)).__name__}`, not an array", help=help
+        ) from None
+
+
+def address(data: Data) -> int:
+    """Where an array begins: `data.ctypes.data`, in two thirds of the time."""
+    return data.__array_interface__["data"][0]
 
 
 def element(dtype: np.dtype[Any]) -> str:
@@ -67,6 +75,8 @@ def fit(value: Any, array: Array, tokens: int | None) -> Data:
     data = as_numpy(value, array.name)
     wanted = NUMPY[array.dtype]
     check_shape(data.shape, array, tokens)
+    if data.dtype == wanted and data.flags.c_contiguous and data.flags.aligned:
+        return data
     if data.dtype != wanted and not widens(data.dtype, wanted):
         raise wrong_type(data.dtype, array)
     return np.require(data, wanted, ["C", "A"])

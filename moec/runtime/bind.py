@@ -14,43 +14,16 @@ from math import prod
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moec.diagnostics import CompileError, fail, nearest
 from moec.language import syntax
+from moec.runtime.stack import Data, Stack
 
-Data = NDArray[Any]
 Tensors = Mapping[str, Any]
 Dims = Mapping[str, int]
 
 #: Decodes a tensor in a storage format: the checkpoint and the tensor's name to its values.
 Decoder = Callable[[Tensors, str], Any]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Stack:
-    """Arrays of one shape along a new first axis, each read when it is asked for; `np.asarray` reads them all."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    read: Callable[[int], Data]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: int) -> Data:
-        return self.read(range(len(self))[index])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Data:
-        data = np.empty(self.shape, self.dtype if dtype is None else dtype)
-        for index in range(len(self)):
-            data[index] = self.read(index)
-        return data
-
-    def map(self, function: Callable[[Data], Data]) -> Stack:
-        """The stack of `function` of each array."""
-        first = function(self.read(0))
-        return Stack((len(self), *first.shape), first.dtype, lambda index: function(self.read(index)))
 
 
 def bind_weights(
@@ -210,7 +183,7 @@ class _Binding:
         items = tuple(self._item(item, size) for item, size in zip(node.items, value.shape, strict=False))
         if isinstance(value, Stack) and isinstance(items[0], slice):
             experts, rest = range(len(value))[items[0]], items[1:]
-            part = Stack((len(experts), *value.shape[1:]), value.dtype, lambda index: value.read(experts[index]))
+            part = value.part(experts)
             return part.map(lambda data: data[rest]) if rest and len(experts) else part
         if isinstance(value, Stack):
             return value[items[0]][items[1:]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -82,13 +82,13 @@ class Kernel:
         `aux` is a list of names, or True for all. Raises `CompileError`: E0401 (no weights), E0403, E0404 (an input
         does not fit), E0406 (an index lies outside its table; also an `IndexError`).
         """
-        given: Sequence[Any] = inputs
+        given = inputs
         if weights is None and given:
             given, weights = given[:-1], given[-1]
         if not isinstance(weights, Weights):
             raise fail("E0401", f"`{self.name}` was called without weights", help="`kernel(x, kernel.pack(arrays))`")
         if len(given) == 1 and isinstance(given[0], tuple):
-            given = given[0]
+            given = cast("tuple[Any, ...]", given[0])
         if not aux:
             outputs = self._main(given, weights, self._pool())
             count = len(self.interface.outputs)
@@ -142,7 +142,6 @@ class _Runner:
         self._code = Code(program.image)
         self._results = (*self.interface.outputs, *self.interface.aux)
         self._arguments = struct.Struct(f"{self._count()}Q")
-        self._weights: tuple[Weights | None, tuple[int, ...]] = (None, ())
 
     def _count(self) -> int:
         interface = self.interface
@@ -151,15 +150,12 @@ class _Runner:
     def __call__(self, inputs: Sequence[Any], weights: Weights, pool: Pool | None) -> list[Any]:
         interface = self.interface
         data, tokens = self._fit(inputs)
-        kept, addresses = self._weights
-        if kept is not weights:
-            addresses = self._addresses(weights)
-            self._weights = (weights, addresses)
+        addresses = weights.addresses.get(self) or weights.complete(self, interface)
         threads = pool.threads if pool is not None else 1
         needed = interface.bytes_per_token * tokens + interface.fixed_bytes + interface.scratch_bytes * threads
         workspace = _workspace.at_least(needed)
         results, places = _results(inputs[0], self._results, tokens)
-        arguments = self._arguments.pack(*(array.ctypes.data for array in data), *places, *addresses, workspace)
+        arguments = self._arguments.pack(*map(arrays.address, data), *places, *addresses, workspace)
         if self._code.run(tokens, arguments, pool.address if pool is not None else None):
             text = f"an index in the inputs of `{interface.name}` lies outside its table"
             raise IndexOutside(Diagnostic("E0406", text))
@@ -178,20 +174,6 @@ class _Runner:
             tokens = data[-1].shape[0]
         return data, tokens or 0
 
-    def _addresses(self, weights: Weights) -> tuple[int, ...]:
-        """Where the weights lie that this program reads."""
-        interface = self.interface
-        if weights.name != interface.name:
-            raise fail("E0402", f"these are weights of `{weights.name}`, not of `{interface.name}`")
-        missing = [name for name in interface.raw if name not in weights.raw]
-        missing += [name for packed in interface.packed if packed not in weights.panels for name in packed.params]
-        if missing:
-            names = ", ".join(f"`{name}`" for name in dict.fromkeys(missing))
-            hint = "pack them with this kernel; name the `aux` when compiling if only they read these weights"
-            raise fail("E0402", f"these weights were packed for another kernel: {names} differ", help=hint)
-        found = [weights.raw[name] for name in interface.raw] + [weights.panels[packed] for packed in interface.packed]
-        return tuple(data.ctypes.data for data in found)
-
 
 def _results(first: Any, wanted: Sequence[Array], tokens: int) -> tuple[list[Any], list[int]]:
     """New arrays of the kind that `first` is, and their addresses."""
@@ -199,4 +181,4 @@ def _results(first: Any, wanted: Sequence[Array], tokens: int) -> tuple[list[Any
         tensors = [arrays.torch_empty(array, tokens) for array in wanted]
         return tensors, [tensor.data_ptr() for tensor in tensors]
     fresh = [np.empty((tokens, *array.shape), arrays.NUMPY[array.dtype]) for array in wanted]
-    return list(fresh), [array.ctypes.data for array in fresh]
+    return list(fresh), [arrays.address(array) for array in fresh]

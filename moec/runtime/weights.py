@@ -2,33 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from moec.diagnostics import CompileError, Diagnostic, nearest
-from moec.runtime.arrays import NUMPY, Data, as_numpy, element
+from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.runtime.arrays import NUMPY, Data, address, as_numpy, element, is_torch
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import pack_panels, panel_bytes
+from moec.runtime.stack import Stack
 from moec.target import KernelShape
 
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """What `Kernel.pack` gives. `raw` has parameters by name, `panels` the packed ones by what they were packed for."""
+    """What `Kernel.pack` gives: `raw` has parameters as they are read whole, `panels` the packed ones.
+
+    `rest` has the parameters that only an auxiliary output reads, as they were given; a call that asks for one has them
+    packed then. Arrays in `raw` and `rest` that needed no conversion are the caller's own.
+    """
 
     name: str
-    raw: Mapping[str, Data]
-    panels: Mapping[Packed, Data]
+    raw: dict[str, Data]
+    panels: dict[Packed, Data]
+    rest: Mapping[str, Data | Stack]
+    #: By program: where everything lies that it reads.
+    addresses: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def nbytes(self) -> int:
         """The bytes that the weights take."""
         return sum(data.nbytes for data in (*self.raw.values(), *self.panels.values()))
+
+    def complete(self, program: object, interface: Interface) -> tuple[int, ...]:
+        """Where everything lies that a program reads, in the order of its arguments; packs what only it reads.
+
+        Raises `CompileError` (E0402) where the weights were packed for a program that reads them otherwise.
+        """
+        if self.name != interface.name:
+            raise fail("E0402", f"these are weights of `{self.name}`, not of `{interface.name}`")
+        missing = [name for name in interface.raw if name not in self.raw]
+        missing += [name for packed in interface.packed if packed not in self.panels for name in packed.params]
+        known = {**self.raw, **self.rest}
+        if lost := [name for name in dict.fromkeys(missing) if name not in known]:
+            names = ", ".join(f"`{name}`" for name in lost)
+            hint = "pack them with this kernel; name the `aux` when compiling if only it reads them so"
+            raise fail("E0402", f"these weights were packed for another kernel: {names} differ", help=hint)
+        with self._lock:
+            self.add(interface, known)
+            data = [*(self.raw[name] for name in interface.raw), *(self.panels[packed] for packed in interface.packed)]
+            self.addresses[program] = tuple(map(address, data))
+        return self.addresses[program]
+
+    def add(self, interface: Interface, known: Mapping[str, Data | Stack]) -> None:
+        """Packs what a program reads and is not there yet, of the parameters `known`."""
+        params = {param.name: param for param in interface.params}
+        for name in interface.raw:
+            if name not in self.raw:
+                self.raw[name] = _converted(known[name], params[name])
+        for packed in interface.packed:
+            if packed not in self.panels:
+                self.panels[packed] = _panels(packed, [(known[name], params[name]) for name in packed.params])
 
 
 def pack(interface: Interface, arrays: Mapping[str, Any]) -> Weights:
@@ -36,27 +76,26 @@ def pack(interface: Interface, arrays: Mapping[str, Any]) -> Weights:
 
     `arrays` has for each parameter an array of its shape: NumPy, torch, DLPack, or a sequence of one array for each
     index of the first axis (`len`, `[i]`, `shape`, `dtype`), which is read one at a time. Floating types are converted,
-    rounded to nearest even where the parameter's type is narrower. Besides the result no more than one expert is held.
-    Raises `CompileError` (E0401 to E0404) with every mistake there is.
+    rounded to nearest even where the parameter's type is narrower; integers have to fit. Besides the result no more
+    than one expert is held. Raises `CompileError` (E0401 to E0404) with every mistake there is.
     """
     found = _check(interface, arrays)
-    params = {param.name: param for param in interface.params}
-    raw = {name: _converted(found[name], params[name]) for name in interface.raw}
-    panels = {
-        packed: _panels(packed, [(found[name], params[name]) for name in packed.params]) for packed in interface.packed
-    }
-    return Weights(interface.name, raw, panels)
+    read = {*interface.raw, *(name for packed in interface.packed for name in packed.params)}
+    rest = {name: array for name, array in found.items() if name not in read}
+    weights = Weights(interface.name, {}, {}, rest)
+    weights.add(interface, found)
+    return weights
 
 
-def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The arrays by parameter, each something with `shape`, `dtype` and `[i]`."""
+def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Data | Stack]:
+    """The arrays by parameter."""
     names = [param.name for param in interface.params]
     mistakes = [
         Diagnostic("E0402", f"`{name}` is not a weight of `{interface.name}`", help=nearest(name, names))
         for name in arrays
         if name not in names
     ]
-    found: dict[str, Any] = {}
+    found: dict[str, Data | Stack] = {}
     for param in interface.params:
         if param.name not in arrays:
             text = f"weight `{param.name}` of `{interface.name}` is missing: {param.dtype}{list(param.shape)}"
@@ -72,13 +111,13 @@ def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _readable(value: Any, name: str) -> Any:
+def _readable(value: Any, name: str) -> Data | Stack:
     lazy = all(hasattr(value, attribute) for attribute in ("shape", "dtype", "__getitem__", "__len__"))
-    own = isinstance(value, np.ndarray) or hasattr(value, "__dlpack__") or not lazy
-    return as_numpy(value, name) if own else value
+    own = isinstance(value, np.ndarray) or is_torch(value) or hasattr(value, "__dlpack__") or not lazy
+    return as_numpy(value, name) if own else Stack.of(value)
 
 
-def _differences(array: Any, param: Array) -> list[Diagnostic]:
+def _differences(array: Data | Stack, param: Array) -> list[Diagnostic]:
     mistakes: list[Diagnostic] = []
     shape, dtype = tuple(array.shape), np.dtype(array.dtype)
     if shape != param.shape:
@@ -94,13 +133,12 @@ def _differences(array: Any, param: Array) -> list[Diagnostic]:
     return mistakes
 
 
-def _converted(array: Any, param: Array) -> Data:
+def _converted(array: Data | Stack, param: Array) -> Data:
     """A parameter as it is read raw: contiguous, aligned, of its own type."""
     dtype = NUMPY[param.dtype]
-    if isinstance(array, np.ndarray):
-        data: Data = array
-        if data.dtype == dtype and data.flags.c_contiguous and data.ctypes.data % 64 == 0:
-            return data
+    if isinstance(array, np.ndarray) and array.dtype == dtype:
+        if array.flags.c_contiguous and array.ctypes.data % 64 == 0:
+            return array
     out = aligned_empty(max(64, prod(param.shape) * dtype.itemsize))[: prod(param.shape) * dtype.itemsize]
     result = out.view(dtype).reshape(param.shape)
     if isinstance(array, np.ndarray) or not param.shape:
@@ -111,53 +149,82 @@ def _converted(array: Any, param: Array) -> Data:
     return result
 
 
-def _panels(packed: Packed, sources: list[tuple[Any, Array]]) -> Data:
+def _panels(packed: Packed, sources: list[tuple[Data | Stack, Array]]) -> Data:
     """The panels of a stack of matrices, packed one matrix after the other."""
     shape = KernelShape.parse(packed.tile, packed.dtype)
     size = panel_bytes(shape, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * size)
-    stacks = [_Stack(array, param, steps, packed) for (array, param), steps in zip(sources, packed.views, strict=True)]
-    for key in range(packed.keys):
-        matrices = [stack.matrix(key) for stack in stacks]
-        pack_panels(matrices, shape, buffer[key * size : (key + 1) * size])
+    stacks = [
+        matrices(array, param.dtype, steps, packed) for (array, param), steps in zip(sources, packed.views, strict=True)
+    ]
+    for key, group in enumerate(zip(*stacks, strict=True)):
+        pack_panels(list(group), shape, buffer[key * size : (key + 1) * size])
     return buffer
 
 
-class _Stack:
-    """The matrices that a view makes of a parameter, one at a time."""
-
-    def __init__(self, array: Any, param: Array, steps: tuple[str, ...], packed: Packed) -> None:
-        self._param = param
-        self._packed = packed
-        self._lazy = None if isinstance(array, np.ndarray) or steps or packed.keys != len(array) else array
-        self._view: Any = None if self._lazy is not None else view(np.asarray(array), steps)
-
-    def matrix(self, key: int) -> Data:
-        """[n, k] of one key, rounded to the parameter's type if it has another."""
-        part = self._lazy[key] if self._lazy is not None else self._view[self._index(key)]
-        matrix = np.asarray(part).reshape(self._packed.n, self._packed.k)
-        dtype = NUMPY[self._param.dtype]
-        return matrix if matrix.dtype == dtype else matrix.astype(dtype)
-
-    def _index(self, key: int) -> tuple[int, ...]:
-        """The place of a key in the leading axes."""
-        shape: tuple[int, ...] = self._view.shape
-        lead = next(axis for axis in range(len(shape) + 1) if prod(shape[:axis]) == self._packed.keys)
-        return tuple(int(i) for i in np.unravel_index(key, shape[:lead])) if lead else ()
+# ── views of parameters ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def view(array: Data, steps: tuple[str, ...]) -> Data:
-    """An array after the steps of a `Packed`. Casts are left to the packing, which rounds to the panels' type."""
+def matrices(array: Data | Stack, dtype: str, steps: tuple[str, ...], packed: Packed) -> Iterator[Data]:
+    """The matrices [n, k] that the steps of a `Packed` make of a parameter of the type `dtype`, one key after another.
+
+    Each is rounded as the steps say, but for the last rounding, to the panels' type, which packing does on its way. No
+    more than one is held, unless a step mixes the first axis of an array that is not in memory with others.
+    """
+    laid, casts = array, [dtype]
     for step in steps:
-        name, *numbers = step.split()
-        match name:
-            case "slice":
-                axis, low, high, stride = map(int, numbers)
-                array = array[(slice(None),) * axis + (slice(low, high, stride),)]
-            case "reshape":
-                array = array.reshape(tuple(map(int, numbers)))
-            case "transpose":
-                array = np.swapaxes(array, -1, -2)
-            case _:
-                assert name == "cast", step
-    return array
+        if step.startswith("cast "):
+            casts.append(step.split()[1])
+        else:
+            laid = _lay_out(laid, step)
+    for part in _parts(laid, packed.keys):
+        matrix = np.asarray(part).reshape(packed.n, packed.k)
+        for cast in casts[:-1]:
+            matrix = matrix.astype(NUMPY[cast], copy=False)
+        yield matrix
+
+
+def _parts(array: Any, keys: int) -> Iterator[Any]:
+    """The arrays at the first `keys` places of the leading axes."""
+    if keys == 1:
+        yield array
+        return
+    for part in map(array.__getitem__, range(len(array))):
+        yield from _parts(part, keys // len(array))
+
+
+def _lay_out(array: Data | Stack, step: str) -> Data | Stack:
+    """One step without a copy; of a stack, or where NumPy would have to copy, later and one array at a time."""
+    if isinstance(array, np.ndarray):
+        try:
+            return _apply(array, step, copy=False)
+        except ValueError:
+            array = Stack.of(array)
+    name, *words = step.split()
+    numbers = [int(word) for word in words]
+    match name:
+        case "slice" if numbers[0] > 0:
+            inside = f"slice {numbers[0] - 1} {' '.join(words[1:])}"
+        case "slice":
+            return array.part(range(*numbers[1:]))
+        case "reshape" if numbers[0] == len(array) and len(numbers) > 1:
+            inside = f"reshape {' '.join(words[1:])}"
+        case "transpose" if len(array.shape) > 2:
+            inside = step
+        case _:
+            return _apply(np.asarray(array), step, copy=None)
+    return array.map(lambda part: _apply(part, inside, copy=None))
+
+
+def _apply(array: Data, step: str, copy: bool | None) -> Data:
+    """A step in NumPy's terms. Raises `ValueError` where it would have to copy and may not."""
+    name, *words = step.split()
+    match name:
+        case "slice":
+            axis, low, high, stride = map(int, words)
+            return array[(slice(None),) * axis + (slice(low, high, stride),)]
+        case "reshape":
+            return array.reshape(tuple(map(int, words)), copy=copy)
+        case _:
+            assert name == "transpose", step
+            return np.swapaxes(array, -1, -2)

@@ -297,7 +297,9 @@ class Writer:
             result = body()
         inner, self.lines = self.lines, outer
         if inner or self.chance(30):
-            text = "\n".join(["{", *(f"    {line}" for line in [*inner, f"return {result.text}"]), "}"]).replace("\n", "\n")
+            text = "\n".join(["{", *(f"    {line}" for line in [*inner, f"return {result.text}"]), "}"]).replace(
+                "\n", "\n"
+            )
         else:
             text = f"= {result.text}"
         self.lines += f"fn {name}({parameters}) {text}".split("\n")
@@ -338,13 +340,19 @@ class Writer:
             (lambda: call(self.pick("real", "f32"), self.scalar())) if self.fuel > 2 else None,
             (lambda: Expr(f"size({vectors[-1].text}) / 70", MULTIPLY)) if vectors else None,
             (lambda: self.dot(self.pick(*vectors))) if vectors else None,
+            (lambda: self.of_slots(self.pick(*self.chosen))) if self.chosen else None,
+            (lambda: self.of_integers()) if self.fuel > 2 else None,
         )
 
     def varying(self) -> Expr:
         """A scalar that is not a compile-time number: a condition of one would leave only a branch."""
         value = self.scalar()
         names = set(re.findall(r"[A-Za-z_]\w*", re.sub(r"size\(\w+\)", "", value.text)))
-        return binary("+", value, Expr("x[0]")) if names <= {"pi", "e", *self.dims, "tanh", "sigmoid", "relu", "abs"} else value
+        return (
+            binary("+", value, Expr("x[0]"))
+            if names <= {"pi", "e", *self.dims, "tanh", "sigmoid", "relu", "abs"}
+            else value
+        )
 
     def dot(self, v: Expr) -> Expr:
         """A contraction of two vectors."""
@@ -360,6 +368,68 @@ class Writer:
             lambda: call("clamp", call("min", vector), "-3", "3", shape=(), of=None),
             lambda: call("tanh", call("logsumexp", vector), shape=(), of=None),
             lambda: call("sqrt", binary("+", call("mean", call("abs", vector)), number("0.1")), shape=(), of=None),
+        )
+
+    def of_slots(self, selection: Chosen) -> Expr:
+        """A selection as a number: its indices, how many hold something, what is in its slots."""
+        n, v = self.size(selection.domain), self.slotted(selection)
+        e = self.name("j")
+        count = str(self.draw(st.integers(1, self.size(selection.size))))
+        full = not any(s.partial for s in selection.among())
+        ids = f"ids({selection.text})"
+        texts = [
+            f"f32(sum({ids})) / {n * self.size(selection.size)}.5",
+            f"f32({ids}[{self.pick('0', '-1')}]) / {n}.5",
+            f"f32(max({ids} % 3) - min({ids})) / {n}",
+            f"f32(sum {e} in {selection.text}: {e} + 1) / {n * self.size(selection.size)}",
+            f"mean(concat({v}, 1)[1:])",
+            f"mean(flatten(split {v} as [_, 1]))",
+            f"{v}[:{count}] @ {self.param([count], 'c').text}",
+            f"tanh(sum {e} in {selection.text}: {v}[{e}])" if selection.text.isidentifier() and not selection.plain else "0.5",
+            f"clamp(sum(top({v}, {count})), -2, 2)",
+            f"clamp(max(where_({v})), -2, 2)".replace("where_", "tanh"),
+            f"mean(mask({v}, {v} > 0, -0.5))",
+            f"mean(each {e} in {selection.text}: {e} / {n}.5)",
+            f"mean(f32(each {e} in 0..{n}: {e} in {selection.text}))",
+            f"mean(if {v} > 0 then {v} else -0.5 * {v})",
+        ]
+        if full and not selection.plain:
+            texts.append(f"tanh({v}[argmax({v})])")
+        return Expr(self.pick(*texts), ADD)
+
+    def slotted(self, selection: Chosen) -> str:
+        """A vector with an element for each slot."""
+        found = self.known(lambda v: v.kind == "f" and v.of is selection and len(v.shape) == 1)
+        if found:
+            return self.pick(*found).text
+        e = self.name("j")
+        whole = self.known(lambda v: v.kind == "f" and v.shape == (selection.domain,) and v.of is None)
+        if whole and not selection.single:
+            return f"{self.pick(*whole).text}[{selection.text}]"
+        return f"(each {e} in {selection.text}: {e} / {self.size(selection.domain)}.5)"
+
+    def of_integers(self) -> Expr:
+        """What integers make of each other."""
+        i = self.name("i")
+        n = self.pick("3", "7", "17")
+        table = f"(each {i} in 0..{n}: {self.pick(f'{i} * {i} % 5', f'({i} - 2) / 3', f'(2 - {i}) % 3', f'max({i}, 2) - min({i}, 1)', f'abs(1 - {i})', f'if {i} > 1 then {i} else -1', f'-{i}')})"
+        indices = [e.text for e in self.indices()] or ["1"]
+        e = self.pick(*indices)
+        return Expr(
+            self.pick(
+                f"f32(sum{table}) / {n}.5",
+                f"f32(max{table} - min{table}) / 9",
+                f"f32(argmax(f32{table})) / {n}",
+                f"f32({table}[1] + {table}[-1]) / 9",
+                f"f32(sum(concat({table}, 1)[1::2])) / {n}.5",
+                f"f32(sum(f32({table} >= {table}[2]))) / {n}.5",
+                f"f32({e} * 2 - 3) / 7.5",
+                f"f32(-{e} / 2) / 3.5" if e != "1" else "0.25",
+                f"f32(-{e} % 5) / 4" if e != "1" else "0.75",
+                f"f32(max({e}, 2)) / 20.5" if e != "1" else "1.25",
+                f"f32(if {e} > 2 then {e} else -{e}) / 20.5" if e != "1" else "1.25",
+            ),
+            MULTIPLY,
         )
 
     def member(self, vector: Expr) -> Expr:
@@ -381,7 +451,9 @@ class Writer:
         """Something that depends on an index."""
         assert index.bound is not None
         full = self.known(lambda v: v.kind == "f" and v.shape == (index.below,) and v.of is None)
-        slots = self.known(lambda v: v.kind == "f" and v.of is not None and v.of in index.bound.among() and len(v.shape) == 1)
+        slots = self.known(
+            lambda v: v.kind == "f" and v.of is not None and v.of in index.bound.among() and len(v.shape) == 1
+        )
         plain = self.known(lambda v: v.kind == "f" and v.shape == (index.bound.size,) and v.of is None)
         return self.one(
             lambda: item(self.param([str(index.below)], "c"), index),
@@ -407,7 +479,9 @@ class Writer:
         return self.one(
             lambda: compare(self.pick("<", "<=", ">", ">="), self.varying(), self.scalar()),
             *leaves,
-            (lambda: compare(self.pick("==", "!=", "<", ">="), self.pick(*indices), number(self.pick("0", "1", "2")))) if indices else None,
+            (lambda: compare(self.pick("==", "!=", "<", ">="), self.pick(*indices), number(self.pick("0", "1", "2"))))
+            if indices
+            else None,
             (lambda: (lambda pair: compare("in", pair[0], Expr(pair[1].text)))(self.pick(*chosen))) if chosen else None,
             (lambda: Expr(f"not {self.truth().at(NOT, True)}", NOT, kind="b", reaches=True)) if self.fuel > 2 else None,
             (lambda: compare(self.pick("and", "or"), self.truth(), self.truth())) if self.fuel > 3 else None,
@@ -436,15 +510,21 @@ class Writer:
             lambda: e,
             lambda: binary("/", e, number(self.pick("2", "3", "1")), **made),
             lambda: binary("%", e, number(self.pick("2", "3", "1")), **made) if n > 2 else e,
-            lambda: binary("%", binary("+", e, number("1")), Expr(below) if below.isidentifier() else number(n), **made),
-            lambda: binary("-", binary("-", Expr(below) if below.isidentifier() else number(n), number("1")), e, **made),
+            lambda: binary(
+                "%", binary("+", e, number("1")), Expr(below) if below.isidentifier() else number(n), **made
+            ),
+            lambda: binary(
+                "-", binary("-", Expr(below) if below.isidentifier() else number(n), number("1")), e, **made
+            ),
             lambda: item(self.table(below, below), e, **made),
         )
 
     def table(self, length: str, below: str) -> Expr:
         """A parameter of indices."""
         table = self.param([length], "t", "i64")
-        self.below[table.text] = below if below in self.dims else self.formula("N", str(self.size(below)), self.size(below))
+        self.below[table.text] = (
+            below if below in self.dims else self.formula("N", str(self.size(below)), self.size(below))
+        )
         return table
 
     # ── weights ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -462,7 +542,11 @@ class Writer:
                 items.append(index.text)
         if not leading and self.chance(10):
             leading, items = ["3"], [self.pick("0", "1", "-1")]
-        form = self.pick(*("plain",) * 6, "first", "second", "step", "transposed", "split", "cast") if self.spend() else "plain"
+        form = (
+            self.pick(*("plain",) * 6, "first", "second", "step", "transposed", "split", "cast")
+            if self.spend()
+            else "plain"
+        )
         axis, *rest = axes
         if form in ("first", "second") and self.room([*leading, "2"], axes):
             part = f":{axis}" if form == "first" else f"{axis}:"
@@ -523,6 +607,8 @@ class Writer:
             lambda: self.regrouped(length),
             (lambda: self.each(length)) if small else None,
             lambda: self.over(length),
+            lambda: self.of_matrix(length),
+            lambda: self.of_rows(length),
             lambda: self.applied(length),
             lambda: self.matched(length),
             lambda: Expr(f"-{self.vector(length).at(PREFIX, True)}", PREFIX, (length,), reaches=True),
@@ -560,7 +646,65 @@ class Writer:
         if self.chance(12) and self.room([length, "3"], [width]):
             flat = call("sum", Expr(f"{self.weight(length, '3', width).at(POWER)} @ {v.at(PREFIX)}"), shape=(length,))
             return flat
-        return Expr(f"{self.weight(length, width).at(POWER)} @ {v.at(PREFIX, True)}", CONTRACT, (length,), reaches=v.reaches)
+        return Expr(
+            f"{self.weight(length, width).at(POWER)} @ {v.at(PREFIX, True)}", CONTRACT, (length,), reaches=v.reaches
+        )
+
+    def of_matrix(self, length: str) -> Expr:
+        """A matrix that a parameter gives, as a vector."""
+        v = self.leaf(self.pick(*(w.shape[0] for w in self.known(lambda w: w.kind == "f" and len(w.shape) == 1 and w.of is None and "" not in w.shape))))
+        width = v.shape[0]
+        if not self.room([length, "3"], [width]):
+            return self.leaf(length)
+        w = self.param(["3", length, width]).text
+        i = self.name("i")
+        return Expr(
+            self.pick(
+                f"({w} @ {v.at(PREFIX)})[1]",
+                f"sum({w} @ {v.at(PREFIX)}, axis=0)",
+                f"max({w} @ {v.at(PREFIX)}, axis=0)",
+                f"sum(({w} @ {v.at(PREFIX)}).T)",
+                f"sum((each {i} in 0..3: tanh({w}[{i}] @ {v.at(PREFIX)})), axis=0)",
+                f"(each {i} in 0..3: tanh({w}[{i}] @ {v.at(PREFIX)}))[2]",
+                f"{w}[0, :, 0] * 2",
+                f"max({w}[-1])",
+                f"mean({w}[1:], -1)[1]",
+                f"max(max({w}), axis=0)",
+                f"sum(top({w}[2], 1))" if self.size(length) == 0 else f"top({w}[2], 1)[:, 0]",
+                f"sum({w}[:2] @ {v.at(PREFIX)}, axis=-2)",
+                f"flatten({w}[1:2] @ {v.at(PREFIX)})",
+                f"(split {w}[0, :, 0] as [{length}, 1])[:, 0]",
+                f"concat({w}[:1] @ {v.at(PREFIX)}, {w}[:1, :, 0], axis=0)[1]",
+                f"(if {w}[0] > 0 then {w}[1] else -{w}[2]) @ {v.at(PREFIX)}",
+            ),
+            ADD,
+            (length,),
+        )
+
+    def of_rows(self, length: str) -> Expr:
+        """Rows chosen from a matrix, and what is made of them."""
+        if not self.chosen:
+            return self.leaf(length)
+        selection = self.pick(*self.chosen)
+        if selection.single or not self.room([selection.domain], [length]):
+            return self.leaf(length)
+        rows, v = f"{self.param([selection.domain, length]).text}[{selection.text}]", self.slotted(selection)
+        columns = f"{self.param([length, selection.domain]).text}[:, {selection.text}]"
+        e, w, full = self.name("j"), self.weight(length), not any(s.partial for s in selection.among())
+        texts = [
+            f"{rows}.T @ {v}",
+            f"sum({rows}, axis=0)",
+            f"(each {e} in {selection.text}: {w.text} / ({e} + 1)).T @ {v}",
+            f"sum(tanh({rows}), axis=0)",
+            f"sum {e} in {selection.text}: {rows}[{e}] * 0.5" if not selection.plain else f"sum({rows}, axis=0)",
+            f"sum((each {e} in {selection.text}: softmax({w.text} + {e})), axis=0)",
+            f"sum((split {rows} as [_, {length}]), axis=0)",
+        ]
+        if full:
+            texts += [f"{rows}[0]", f"max({rows}, axis=0)", f"{rows}[::2][0]", f"{columns} @ {v}", f"max({columns})", f"tanh({columns})[:, 0]"]
+        else:
+            texts += [f"clamp(max({rows}, axis=0), -1, 1)", f"{columns} @ {v}", f"sum({columns})"]
+        return Expr(self.pick(*texts), PREFIX, (length,), reaches=True)
 
     def condition(self, length: str) -> Expr:
         """A truth value for each element."""
@@ -641,7 +785,10 @@ class Writer:
 
     def applied(self, length: str) -> Expr:
         """A function as an argument, a default, a named argument."""
-        self.files[:] = self.files or ["fn twice(f, a, by=0.5) = by * f(f(a))", "fn part(v, scale=1, g=tanh) {\n    u = g(v)\n    return u * scale, u\n}"]
+        self.files[:] = self.files or [
+            "fn twice(f, a, by=0.5) = by * f(f(a))",
+            "fn part(v, scale=1, g=tanh) {\n    u = g(v)\n    return u * scale, u\n}",
+        ]
         act = self.pick("tanh", "silu", "gelu", "relu", "sigmoid")
         v = self.vector(length)
         return self.one(
@@ -675,13 +822,19 @@ class Writer:
         arms: list[str] = []
         for low, high in zip([0, *cuts], [*cuts, n], strict=True):
             end = str(e.below) if high == n and str(e.below).isidentifier() else str(high)
-            pattern = str(low) if high == low + 1 and self.chance(60) else f"{low if low else self.pick('0', '')}..{end if high != n else self.pick(end, '')}"
+            pattern = (
+                str(low)
+                if high == low + 1 and self.chance(60)
+                else f"{low if low else self.pick('0', '')}..{end if high != n else self.pick(end, '')}"
+            )
             if pattern == "..":
                 pattern = "0.."
             body = self.pick(*("expert",) * 3, "0", "leaf", "1", "moved")
             if body == "moved":
                 with self.inside():
-                    arm = binary("*", item(self.param([str(high - low)], "c"), f"{e.text} - {low}"), self.leaf(length)).text
+                    arm = binary(
+                        "*", item(self.param([str(high - low)], "c"), f"{e.text} - {low}"), self.leaf(length)
+                    ).text
             elif body == "leaf":
                 arm = self.leaf(length).text
             else:
@@ -829,12 +982,19 @@ class Writer:
     def choice(self, domain: str, scores: Expr) -> Chosen:
         """A selection of a domain by scores for it."""
         n = self.size(domain)
-        topk = lambda v, of=None: (lambda k: Chosen(f"topk({v}, {k})", k, domain, of, bool(of and of.partial)))(self.count_of(of.size if of else domain))  # noqa: E731
+        topk = lambda v, of=None: (lambda k: Chosen(f"topk({v}, {k})", k, domain, of, bool(of and of.partial)))(
+            self.count_of(of.size if of else domain)
+        )  # noqa: E731
         s = scores.text
         return self.one(
             lambda: topk(s),
             lambda: topk(f"{s} + {self.param([domain], 'b').text}"),
-            lambda: Chosen(f"where({s} {self.pick('>', '<', '>=')} {self.pick('0', 'mean(' + s + ')', '0.3')})", domain, domain, partial=True),
+            lambda: Chosen(
+                f"where({s} {self.pick('>', '<', '>=')} {self.pick('0', 'mean(' + s + ')', '0.3')})",
+                domain,
+                domain,
+                partial=True,
+            ),
             lambda: self.grouped(domain, scores, topk),
             lambda: self.again(domain, scores, topk),
             lambda: Chosen(f"argmax({s})", "1", domain, single=True),
@@ -937,7 +1097,12 @@ class Writer:
             v = self.one(
                 lambda v=v: v,
                 lambda v=v: call("softmax", v, **of),
-                lambda v=v: binary("/", call("abs", v), binary("+", call("sum", call("abs", v)), number("1e-1"), shape=(), of=None), **of),
+                lambda v=v: binary(
+                    "/",
+                    call("abs", v),
+                    binary("+", call("sum", call("abs", v)), number("1e-1"), shape=(), of=None),
+                    **of,
+                ),
                 lambda v=v: binary("*", self.constant(), v, **of),
                 lambda v=v: call("sigmoid", v, **of),
                 lambda v=v: binary("+", v, self.slots(selection), **of),
@@ -971,7 +1136,14 @@ class Writer:
             return self.select(Chosen(pairs, size, square))
         pairs_ = Chosen(pairs, size, square)
         name = self.name("e")
-        s = self.let(Expr(f"each {name} in {pairs}: {a.text}[{name} / {side}] + {b.text}[{name} % {side}]", shape=(size,), of=pairs_), "s")
+        s = self.let(
+            Expr(
+                f"each {name} in {pairs}: {a.text}[{name} / {side}] + {b.text}[{name} % {side}]",
+                shape=(size,),
+                of=pairs_,
+            ),
+            "s",
+        )
         count = self.draw(st.integers(1, self.size(size)))
         del domain
         selection = self.select(Chosen(f"topk({s.text}, {count})", str(count), square, pairs_))
@@ -1062,7 +1234,7 @@ class Writer:
 def programs(draw: Draw, tokens: Sequence[int] = (0, 1, 2, 3, 5, 8, 13, 17, 31, 33, 64, 70)) -> Program:
     """Whole programs."""
     real = draw(st.sampled_from(["f32", "f32", "bf16", "f16"]))
-    writer = Writer(draw, short=real != "f32" or draw(st.booleans()), fuel=draw(st.integers(2, 14)))
+    writer = Writer(draw, short=real != "f32" or draw(st.booleans()), fuel=draw(st.sampled_from((2, 6, 10, 16, 24))))
     text = writer.layer()
     counts = draw(st.sampled_from([*tokens, *tokens[1:7]]))
     runs = (counts, draw(st.integers(0, 6)))

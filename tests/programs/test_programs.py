@@ -72,7 +72,9 @@ def check_program(program: Program) -> None:
         found = {f"output {i}": array for i, array in enumerate(outputs)} | dict(aux)
         for name, difference in differences(by_name(oracle, wanted), found, wanted.stable, program.coarsest):
             excuse = wavering(truth, name, wanted.stable)
-            assert difference <= excuse, f"{name}, {tokens} tokens: off by {difference:.2e}, rounding explains {excuse:.2e}"
+            assert difference <= excuse, (
+                f"{name}, {tokens} tokens: off by {difference:.2e}, rounding explains {excuse:.2e}"
+            )
 
 
 def names_of_aux(oracle: Reference) -> list[str]:
@@ -169,7 +171,9 @@ def shaken(turn: int) -> Iterator[None]:
     try:
         functions.OPERATORS.update({name: off(operators[name]) for name in ("+", "-", "*", "/", "**")})
         functions.OPERATORS["@"] = contract
-        functions.FUNCTIONS.update({name: off(named[name]) for name in ("exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sum")})
+        functions.FUNCTIONS.update(
+            {name: off(named[name]) for name in ("exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sum")}
+        )
         functions.FUNCTIONS.update({name: rounds(named[name], name) for name in ("bf16", "f16")})
         yield
     finally:

@@ -1,0 +1,47 @@
+"""Arrays along a first axis, each read when it is asked for: the experts of a checkpoint that would not fit twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Data: TypeAlias = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Stack:
+    """Arrays of one shape along a new first axis, each read when it is asked for; `np.asarray` reads them all."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[int], Data]
+
+    @staticmethod
+    def of(array: Any) -> Stack:
+        """Anything with `shape`, `dtype` and `[i]`."""
+        return Stack(tuple(array.shape), np.dtype(array.dtype), array.__getitem__)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> Data:
+        return self.read(range(len(self))[index])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Data:
+        data = np.empty(self.shape, self.dtype if dtype is None else dtype)
+        for index in range(len(self)):
+            data[index] = self.read(index)
+        return data
+
+    def map(self, function: Callable[[Data], Data]) -> Stack:
+        """The stack of `function` of each array."""
+        first = function(self.read(0))
+        return Stack((len(self), *first.shape), first.dtype, lambda index: function(self.read(index)))
+
+    def part(self, indices: range) -> Stack:
+        """The stack of some of the arrays."""
+        return Stack((len(indices), *self.shape[1:]), self.dtype, lambda index: self.read(indices[index]))
