@@ -40,14 +40,13 @@ def as_numpy(value: Any, name: str) -> Data:
         return _from_torch(value, name, torch)
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(value, name)
+    kind = type(cast("object", value)).__name__
     try:
         return np.asarray(memoryview(value))
     except (TypeError, ValueError):
         plain = isinstance(value, list | tuple | int | float)
         help = f"`np.asarray({name}, np.float32)` makes one" if plain else None
-        raise fail(
-            "E0404", f"`{name}` is a `{type(cast('object', value)).__name__}`, not an array", help=help
-        ) from None
+        raise fail("E0404", f"`{name}` is a `{kind}`, not an array", help=help) from None
 
 
 def address(data: Data) -> int:

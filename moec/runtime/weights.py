@@ -136,9 +136,8 @@ def _differences(array: Data | Stack, param: Array) -> list[Diagnostic]:
 def _converted(array: Data | Stack, param: Array) -> Data:
     """A parameter as it is read raw: contiguous, aligned, of its own type."""
     dtype = NUMPY[param.dtype]
-    if isinstance(array, np.ndarray) and array.dtype == dtype:
-        if array.flags.c_contiguous and array.ctypes.data % 64 == 0:
-            return array
+    if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.c_contiguous and not address(array) % 64:
+        return array
     out = aligned_empty(max(64, prod(param.shape) * dtype.itemsize))[: prod(param.shape) * dtype.itemsize]
     result = out.view(dtype).reshape(param.shape)
     if isinstance(array, np.ndarray) or not param.shape:
