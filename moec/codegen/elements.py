@@ -13,6 +13,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from moec.codegen.llvm import F16, F32, I16, I32, Emitter, Value, vector, width_of
 from moec.codegen.math import FUNCTIONS
 from moec.dialects import moe
+from moec.dialects.types import element_name
 
 _Emit = Callable[[Emitter, Any, Sequence[Value]], Value]
 
@@ -46,7 +47,8 @@ def is_scalar(operation: Operation) -> bool:
 def _constant(e: Emitter, operation: arith.ConstantOp, _: Sequence[Value]) -> Value:
     attribute = operation.value
     if isinstance(attribute, FloatAttr):
-        return ir.Constant(F32, attribute.value.data)
+        value, dtype = ir.Constant(F32, attribute.value.data), element_name(attribute.type)
+        return value if dtype == "f32" else narrow(e, value, dtype)
     assert isinstance(attribute, IntegerAttr)
     return ir.Constant(ir.IntType(attribute.type.width.data), attribute.value.data)  # pyright: ignore
 

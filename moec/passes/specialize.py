@@ -8,7 +8,7 @@ from typing import Any, ClassVar, cast
 
 from xdsl.context import Context
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import ArrayAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr, TensorType
+from xdsl.dialects.builtin import AnyFloat, ArrayAttr, FloatAttr, IntegerAttr, ModuleOp, StringAttr, TensorType
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
@@ -16,6 +16,7 @@ from xdsl.utils.exceptions import PassFailedException
 
 from moec.dialects import moe
 from moec.dialects.types import (
+    BOOL,
     ELEMENTS,
     F32,
     I64,
@@ -89,9 +90,9 @@ def _types(names: ArrayAttr[StringAttr], real: str) -> ArrayAttr[StringAttr]:
 
 def _constant(operation: moe.NumberOp) -> arith.ConstantOp:
     value, element = dim_of(operation.value).evaluate({}), operation.element
-    if element != F32:
+    if element in (BOOL, I64):
         return arith.ConstantOp(IntegerAttr(int(value), 64 if element == I64 else 1))
-    return arith.ConstantOp(FloatAttr(float(value), 32))
+    return arith.ConstantOp(FloatAttr(float(value), cast(AnyFloat, element)))
 
 
 def _settle(operation: moe.CastOp) -> None:
