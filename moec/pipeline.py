@@ -110,11 +110,15 @@ class Options:
         aux: Sequence[str] = (),
         level: int = 2,
     ) -> Options:
-        """The options that a caller asks for. Raises `CompileError` (E0303, E0304) where there is no such thing."""
+        """The options that a caller asks for. Raises `CompileError` (E0303 to E0305) where there is no such thing."""
         from moec.diagnostics import fail
 
         if dtype not in REALS:
             raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
+        if level not in range(4):
+            raise fail("E0305", f"{level} is not a level of optimisation", help="LLVM's levels are 0 to 3")
+        if threads is not None and threads < 1:
+            raise fail("E0305", f"{threads} threads cannot run anything")
         names = tuple(sorted((dims or {}).items()))
         return Options(find_target(target), names, dtype, threads, tuple(sorted(set(aux))), level)
 
@@ -309,6 +313,16 @@ def load(source: Source, options: Options) -> Kernel:
     """
     from moec.runtime.kernel import Kernel
     from moec.runtime.pool import default_threads, shared
+
+    if options.target != Target.host() and not options.target.runs_on(Target.host()):
+        from moec.codegen import native
+        from moec.diagnostics import fail
+
+        native.check(options.target)
+        help = "`moec compile --emit obj` writes its object file"
+        raise fail(
+            "E0303", f"this machine cannot run code for `{options.target.cpu}` of `{options.target.triple}`", help=help
+        )
 
     def variant(aux: tuple[str, ...]) -> Program:
         return build(source, replace(options, aux=aux))

@@ -131,6 +131,17 @@ class Target:
         default = Target(self.triple, self.cpu)
         return text if (self.l1, self.l2) == (default.l1, default.l2) else f"{text}:{self.l1}/{self.l2}"
 
+    def runs_on(self, host: Target) -> bool:
+        """Whether a machine surely has every instruction that LLVM may choose for this one.
+
+        Of two cpus that the table knows, one surely runs the other's code when it has more of what the table asks for.
+        """
+        same = (self.architecture, _system(self.triple)) == (host.architecture, _system(host.triple))
+        mine, theirs = _enabled(self), _enabled(host)
+        listed = {feature for features in _CPUS.values() for feature in features}
+        known = self.cpu in (host.cpu, "", "generic") or self.cpu.startswith(("generic-", "x86-64"))
+        return same and (mine <= theirs if known else self.cpu in _CPUS and mine < theirs & listed)
+
     @property
     def architecture(self) -> str:
         """`x86_64`, `aarch64`, `riscv64`, or the triple's own first word."""
@@ -271,6 +282,11 @@ _CPUS: Final[dict[str, tuple[str, ...]]] = {
 #: What every machine of an architecture that runs Linux has, where LLVM's generic one has less.
 _BASELINES: Final = {"riscv64": ("+m", "+a", "+f", "+d", "+c")}
 _GENERIC_CPUS: Final = {"riscv64": "generic-rv64", "x86_64": "x86-64"}
+
+
+def _system(triple: str) -> str:
+    """What decides the format of an object file and how functions are called."""
+    return next((name for name in ("linux", "darwin", "macos", "windows") if name in triple), "")
 
 
 def _architecture(triple: str) -> str:

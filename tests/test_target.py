@@ -94,3 +94,13 @@ def test_a_shape_counts_its_panels_and_steps() -> None:
     shape = KernelShape("bf16", "dot", 8, 48, 2, 16)
     assert (shape.panels(1), shape.panels(96), shape.panels(97), shape.steps(7), shape.vectors) == (1, 2, 3, 4, 3)
     assert shape.activation == "bf16"
+
+
+def test_a_machine_runs_what_it_surely_has() -> None:
+    host = Target(LINUX, "znver4", ("+avx512f", "+avx512bf16", "+avx2", "+fma", "+f16c", "+sse3"))
+    assert all(Target.of(LINUX, cpu).runs_on(host) for cpu in ("x86-64", "x86-64-v3", "haswell", "znver4"))
+    # The table knows no difference between these and the host, but LLVM does.
+    assert not any(Target.of(LINUX, cpu).runs_on(host) for cpu in ("sapphirerapids", "znver5", "nonsense"))
+    assert not Target.of(LINUX, "x86-64-v4").runs_on(Target.of(LINUX, "haswell"))
+    assert not Target.of("aarch64-linux-gnu").runs_on(host)
+    assert not Target.of("x86_64-apple-darwin").runs_on(host)
