@@ -138,10 +138,11 @@ class Surroundings:
         self._e = e
         self._domains: dict[SSAValue, Domain] = {row: domain}
 
-    def param(self, value: SSAValue) -> View:
+    def param(self, value: SSAValue) -> Any:
         assert isinstance(value.owner, Block), value
         dtype, shape = row_layout(value.type)
-        return View.dense(self._frame.pointer_of(("param", value)), dtype, shape)
+        pointer = self._frame.pointer_of(("param", value))
+        return View.dense(pointer, dtype, shape) if shape else self._e.load(pointer, dtype)
 
     def read(self, source: SSAValue, row: SSAValue, index: Value) -> Any:
         target = self._stages.domains[plan.domain_of(source)]
