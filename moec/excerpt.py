@@ -10,7 +10,7 @@ from itertools import groupby
 from moec.source import Source, Span
 
 TAB = 4
-WIDEST = 160  # columns of a line that are shown
+WIDEST = 120  # columns of a line that are shown
 TALLEST = 6  # lines of a span that are shown; of a longer one only the first and the last
 
 STYLES = {"error": "1;31", "warning": "1;33", "help": "1;36", "gutter": "1;34", "cause": "1;34", "bold": "1"}
