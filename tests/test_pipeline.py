@@ -1,0 +1,189 @@
+"""The road: every stage of every kind of layer, targets that this machine is not, options, dumps, and its time."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import moec
+from moec import pipeline
+from moec.diagnostics import CompileError
+from moec.pipeline import STAGES, Compilation, Options, compile_source, find_source
+from moec.source import Source
+from tests.examples import EXAMPLES, SMALL
+
+TEXT = "moe tiny[H=8](x: [H]) -> [H] {\n    param w: [H, H]\n    aux twice = 2 * x\n    return w @ x\n}\n"
+
+
+def codes(error: pytest.ExceptionInfo[CompileError]) -> list[str]:
+    return [mistake.code for mistake in error.value.diagnostics]
+
+
+def compilation(name: str, dims: Any = None, **options: Any) -> Compilation:
+    return compile_source(find_source(EXAMPLES / f"{name}.moe"), Options.of(dims or SMALL[name], **options))
+
+
+# ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#: What only the text of a stage has, of mixtral.
+SIGNS = {
+    "ast": "Name id=router",
+    "moe": '#moe.shape<"E, I, H">',
+    "passes": "// ----- after fuse-maps",
+    "moe-opt": "moe.contract",
+    "plan": "plan.matmul",
+    "llvm": "define i64 @",
+    "llvm-opt": "moec_run",
+    "asm": "moec_run:",
+    "obj": b"\x7fELF",
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_shown(stage: str) -> None:
+    shown: Any = compilation("mixtral", target="x86_64-linux-gnu").show(stage)
+    assert SIGNS[stage] in shown
+    assert STAGES[stage].about
+
+
+def test_stages_do_not_disturb_each_other() -> None:
+    first, second = compilation("seed"), compilation("seed")
+    forwards = {stage: first.show(stage) for stage in STAGES}
+    backwards = {stage: second.show(stage) for stage in reversed(STAGES)}
+    assert forwards == backwards
+
+
+def test_the_passes_are_told_one_after_the_other() -> None:
+    made = compilation("mixtral")
+    names = [f"after {each.name}" for each in pipeline.passes(made.options, made.binding)]
+    assert [text.splitlines()[0].removeprefix("// ----- ") for text in made.trace()] == ["as elaborated", *names]
+
+
+def test_the_ir_is_verified_between_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(self: Any, ctx: Any, op: Any) -> None:
+        op.body.block.first_op.properties.pop("sym_name")
+
+    monkeypatch.setattr("moec.passes.hoist_invariants.HoistInvariants.apply", spoil)
+    with pytest.raises(Exception, match="sym_name"):
+        compilation("seed").simplify()
+
+
+@pytest.mark.parametrize("target", ["aarch64-linux-gnu", "riscv64-linux-gnu", "x86_64-linux-gnu:haswell"])
+def test_other_machines_have_every_stage_too(target: str) -> None:
+    made = compilation("seed", target=target, dtype="bf16")
+    assert "moec_run:" in made.assembly
+    assert made.image[:4] == b"\x7fELF"
+    assert target.split(":")[0] in made.llvm
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_every_level_gives_an_object(level: int) -> None:
+    assert compilation("seed", level=level).image[:4] == b"\x7fELF"
+
+
+# ── options ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"dtype": "f64"}, "E0304"),
+        ({"target": "x86_64-linux-gnu:nonsense"}, "E0303"),
+        ({"target": "nonsense"}, "E0303"),
+        ({"target": "aarch64-linux-gnu"}, "E0303"),
+        ({"target": "a:b:c:d:e"}, "E0303"),
+        ({"threads": 0}, "E0305"),
+        ({"aux": ["twise"]}, "E0305"),
+        ({"dims": {"h": 9}}, "E0302"),
+        ({"dims": {"H": 0}}, "E0206"),
+    ],
+)
+def test_a_wrong_option_is_named(options: Any, code: str) -> None:
+    with pytest.raises(CompileError) as error:
+        moec.compile(TEXT, **options)
+    assert codes(error) == [code]
+
+
+def test_every_dimension_without_a_value_is_told() -> None:
+    text = TEXT.replace("[H=8]", "[H, I]")
+    with pytest.raises(CompileError) as error:
+        moec.compile(text)
+    assert codes(error) == ["E0301", "E0301"]
+    assert [mistake.span.text for mistake in error.value.diagnostics if mistake.span] == ["H", "I"]
+    assert moec.compile(text, dims={"H": 8, "I": 1}).dims == {"H": 8, "I": 1}
+
+
+def test_an_unknown_stage_is_named() -> None:
+    with pytest.raises(CompileError, match="did you mean `plan`") as error:
+        moec.compile(TEXT).inspect("plam")
+    assert codes(error) == ["E0305"]
+
+
+def test_a_source_is_a_path_a_text_or_itself(tmp_path: Path) -> None:
+    (tmp_path / "tiny.moe").write_text(TEXT)
+    texts = [find_source(given).text for given in (TEXT, tmp_path / "tiny.moe", str(tmp_path / "tiny.moe"))]
+    assert texts == [TEXT] * 3
+    source = Source("name", TEXT)
+    assert find_source(source) is source
+    with pytest.raises(CompileError) as error:
+        find_source(str(tmp_path / "none.moe"))
+    assert codes(error) == ["E0001"]
+
+
+def test_an_aux_that_nobody_asks_for_costs_nothing() -> None:
+    without, with_aux = (
+        Compilation(Source("tiny.moe", TEXT), Options.of(aux=aux, target="x86_64-linux-gnu"))
+        for aux in ((), ("twice",))
+    )
+    assert [array.name for array in without.interface.aux] == []
+    assert [array.name for array in with_aux.interface.aux] == ["twice"]
+    assert without.interface.extras == ("twice",)
+    assert len(without.image) < len(with_aux.image)
+
+
+# ── dumps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_stages_are_dumped_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOEC_DUMP", "plan,obj")
+    monkeypatch.setenv("MOEC_DUMP_DIR", str(tmp_path))
+    for _ in range(2):  # A program that the cache has is compiled again.
+        moec.compile(TEXT)
+        dumped = sorted(path.name for path in tmp_path.iterdir())
+        assert dumped == ["tiny.obj.o", "tiny.plan.mlir"]
+        (tmp_path / "tiny.plan.mlir").unlink()
+    monkeypatch.setenv("MOEC_DUMP", "plan,nonsense")
+    with pytest.raises(CompileError):
+        moec.compile(TEXT)
+
+
+# ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+CLOCK = """
+import sys, time, moec
+start = time.perf_counter()
+moec.compile(sys.argv[1], dtype=sys.argv[2], threads=1)
+print(1e3 * (time.perf_counter() - start))
+"""
+
+
+def milliseconds(dtype: str, directory: Path) -> float:
+    command = [sys.executable, "-c", CLOCK, str(EXAMPLES / "mixtral.moe"), dtype]
+    environment = {**os.environ, "MOEC_CACHE_DIR": str(directory)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+@pytest.mark.skipif("MOEC_TIMING" not in os.environ, reason="needs a machine for itself; MOEC_TIMING=1 asks for it")
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_a_compile_takes_as_long_as_promised(tmp_path: Path, dtype: str) -> None:
+    cold = [milliseconds(dtype, tmp_path / str(run)) for run in range(3)]
+    warm = [milliseconds(dtype, tmp_path / "0") for _ in range(5)]
+    assert statistics.median(cold) <= 850, cold
+    assert statistics.median(warm) <= 45, warm
