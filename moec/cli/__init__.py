@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, Final
 
 import click
 
-_COMMANDS = {
+from moec import __version__
+from moec.cli.shared import epilog, errors_told
+
+_COMMANDS: Final = {
     "run": "compile a layer, run it on random weights, check it, time it",
     "compile": "print or write any stage of a compilation",
     "check": "errors and warnings only",
@@ -16,26 +19,21 @@ _COMMANDS = {
     "opt": "xDSL's driver with moec's dialects and passes",
 }
 
-_EPILOG = """\b
-Examples:
-  moec run examples/mixtral.moe --dims H=1024,I=2048
-  moec compile examples/mixtral.moe --emit plan
-  moec compile examples/mixtral.moe --emit asm --target aarch64-linux-gnu -o -
-  moec check layer.moe && moec fmt layer.moe
+_EXAMPLES: Final = (
+    "moec run examples/mixtral.moe --dims H=1024,I=2048",
+    "moec compile examples/mixtral.moe --emit plan",
+    "moec compile examples/mixtral.moe --emit asm --target aarch64-linux-gnu -o -",
+    "moec check layer.moe && moec fmt layer.moe",
+)
 
-\b
-Environment:
-  MOEC_CACHE_DIR     where compiled layers are kept
-  MOEC_NUM_THREADS   how many threads a call may use (then OMP_NUM_THREADS)
-  MOEC_DUMP          stages to write while compiling: MOEC_DUMP=plan,asm
-  MOEC_DUMP_DIR      where they go (the current directory)
-  MOEC_DEBUG         1: a traceback where moec itself fails
-  NO_COLOR           no colours
+_CODES: Final = """\b
+Exit codes:
+  0  done      1  the input is wrong      2  the command line is wrong
 """
 
 
 class _Commands(click.Group):
-    """Imports a command's file when the command is used."""
+    """Imports a command's file when the command is used, and tells errors for all of them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -58,8 +56,20 @@ class _Commands(click.Group):
             raise click.UsageError(f"`{args[0]}` is not a command of moec.{hint}", ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        with errors_told():
+            return super().invoke(ctx)
 
-@click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="moec", prog_name="moec", message="%(prog)s %(version)s")
+
+@click.group(
+    cls=_Commands,
+    epilog=epilog(*_EXAMPLES, more=_CODES),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="moec", message="%(prog)s %(version)s")
 def main() -> None:
     """A compiler for Mixture-of-Experts layers: the mathematics of one layer, in a .moe file, becomes native code."""
+
+
+if __name__ == "__main__":
+    main()

@@ -6,42 +6,39 @@ import sys
 
 import click
 
-from moec.cli.shared import dims_option, tell, told
+from moec.cli.shared import WRONG, Dims, dims_option, epilog, error_format_option, tell
 from moec.diagnostics import CompileError
 
 
-@click.command("check")
+@click.command("check", epilog=epilog("moec check examples/*.moe", "moec check layer.moe --error-format json"))
 @click.argument("files", nargs=-1, required=True, type=click.Path())
 @dims_option
-@told
-def command(files: tuple[str, ...], dims: dict[str, int]) -> None:
-    """Check FILES: first as formulas, then, where every dimension has a value, with the numbers.
+@error_format_option
+def command(files: tuple[str, ...], dims: Dims) -> None:
+    """Check FILES: first as formulas, then, where every dimension has a value, with the numbers, down to the plan.
 
-    Exit code 1 if any file has an error.
+    Exit code 1 if any file has an error. Warnings do not change it.
     """
     wrong = False
     for file in files:
         try:
             check(file, dims)
         except CompileError as error:
-            tell(error, _format())
+            tell(error)
             wrong = True
     if wrong:
-        sys.exit(1)
+        sys.exit(WRONG)
 
 
-def check(file: str, dims: dict[str, int]) -> None:
+def check(file: str, dims: Dims) -> None:
     """Raises `CompileError` where a file is wrong; prints warnings."""
-    from moec.elaborate import elaborate
-    from moec.language.parse import parse
     from moec.language.unused import unused
+    from moec.pipeline import Compilation, Options
     from moec.source import read
 
-    tree = parse(read(file))
-    elaborate(tree, dims)
-    for warning in unused(tree):
-        tell(CompileError(warning), _format())
-
-
-def _format() -> str:
-    return click.get_current_context().params.get("error_format") or "human"
+    compilation = Compilation(read(file), Options.of(dims))
+    compilation.elaborate()
+    for warning in unused(compilation.ast):
+        tell(CompileError(warning))
+    if all(dimension.name in compilation.binding for dimension in compilation.ast.layers[0].dimensions):
+        compilation.schedule()

@@ -3,67 +3,93 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from moec.cli.shared import dims_option, dtype_option, file_argument, told
+from moec.cli.shared import (
+    Dims,
+    aux_option,
+    dims_option,
+    dtype_option,
+    epilog,
+    error_format_option,
+    file_argument,
+    threads_option,
+)
+
+if TYPE_CHECKING:
+    from moec.measure.limits import Limits
+
+_EXAMPLES = (
+    "moec explain examples/mixtral.moe --tokens 512 --dtype bf16",
+    "moec explain examples/mixtral.moe --rates 114,25",
+)
+_COLUMNS = """\b
+Columns:
+  matrices   how many there are x [columns, depth]
+  rows       tokens, or the slots that they choose
+  weights    bytes of the matrices that so many rows are expected to touch
+  FLOP/B     FLOPs for each byte of weights and of rows
+  limit      the longer of FLOPs and bytes of weights, at the machine's rates
+A wide screen also shows how rows are grouped, how many matrices they touch,
+the tile, and the bytes of rows that are moved.
+"""
 
 
-@click.command("explain")
+@click.command("explain", epilog=epilog(*_EXAMPLES, more=_COLUMNS))
 @file_argument
 @dims_option
-@dtype_option
 @click.option("--tokens", default=1, show_default=True, type=click.IntRange(0), help="Tokens of a call.")
-@click.option("--rates", metavar="GFLOPS,GBS", help="The machine's limits instead of measuring them.")
-@told
-def command(file: str, dims: dict[str, int], dtype: str, tokens: int, rates: str | None) -> None:
+@dtype_option
+@threads_option
+@aux_option
+@click.option("--rates", metavar="GFLOPS,GBS", help="The machine's limits, instead of measuring them.")
+@error_format_option
+def command(
+    file: str, dims: Dims, tokens: int, dtype: str, threads: int | None, aux: tuple[str, ...], rates: str | None
+) -> None:
     """Explain FILE: for each stage its rows, FLOPs, bytes, tile, and the least time that the machine allows.
 
-    \b
-    Example:
-      moec explain examples/mixtral.moe --tokens 512 --dtype bf16
+    Nothing of the layer runs: the numbers come from its plan.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from moec import pipeline
-    from moec.measure.cost import analyse
-    from moec.measure.limits import Limits, measure
+    from moec.cli import report
+    from moec.measure.cost import analyse, packed_bytes, param_bytes
+    from moec.measure.limits import measure
+    from moec.runtime.pool import default_threads
 
-    source = pipeline.find_source(Path(file))
-    compilation = pipeline.Compilation(source, pipeline.Options.of(dims, dtype, 1))
+    given = _limits(rates) if rates else None
+    options = pipeline.Options.of(dims, dtype, threads, None, aux)
+    compilation = pipeline.Compilation(pipeline.find_source(Path(file)), options)
     analysis = analyse(compilation.schedule(), tokens)
-    limits = Limits(*_rates(rates)) if rates else measure(dtype)
-    table = Table(title=f"{compilation.interface.name}, {tokens} tokens, {dtype}", title_justify="left")
-    for heading in ("stage", "rows", "GFLOP", "MB", "FLOP/byte", "limit ms", "by"):
-        table.add_column(heading, justify="left" if heading in ("stage", "by") else "right")
-    for stage in analysis.stages:
-        seconds = limits.seconds(stage.flops, stage.nbytes)
-        by = "memory" if stage.nbytes / limits.gbytes > stage.flops / limits.gflops else "arithmetic"
-        table.add_row(
-            stage.about,
-            f"{stage.rows:,.0f}",
-            f"{stage.flops / 1e9:.3f}",
-            f"{stage.nbytes / 1e6:,.2f}",
-            f"{stage.flops / max(stage.nbytes, 1):.1f}",
-            f"{seconds * 1e3:.3f}",
-            by,
-        )
-    console = Console()
-    console.print(table)
-    total = limits.seconds(analysis.flops, analysis.nbytes)
-    console.print(
-        f"in all   {analysis.flops / 1e9:.3f} GFLOP, {analysis.nbytes / 1e6:,.2f} MB, at least {total * 1e3:.3f} ms"
-    )
-    console.print(f"limits   {limits.gflops:.0f} GFLOP/s, {limits.gbytes:.1f} GB/s, one thread")
     interface = compilation.interface
-    needed = interface.bytes_per_token * tokens + interface.fixed_bytes
-    console.print(f"memory   {needed / 1e6:,.2f} MB of workspace")
+    count = threads or default_threads()
+    limits = given or measure(dtype, count)
+    screen = report.Report()
+    screen.say("layer", report.layer(interface), report.signature(interface))
+    screen.say(
+        "call", f"{report.plural(tokens, 'token')}, {dtype}, {report.plural(count, 'thread')}, {options.target.cpu}"
+    )
+    screen.stages(analysis, limits)
+    flops, weights = report.amount(analysis.flops, "FLOP"), report.amount(analysis.weights, "B")
+    screen.say("in all", f"{flops}, {weights} of weights, {report.amount(analysis.moved, 'B')} of rows")
+    least = limits.seconds(analysis.flops, analysis.weights)
+    origin = "as given" if given else f"measured just now on {report.plural(count, 'thread')}"
+    by = limits.by(analysis.flops, analysis.weights)
+    screen.say("limit", f"{report.duration(least)}, by {by}" if least else "nothing to do", f"{limits}, {origin}")
+    workspace = interface.bytes_per_token * tokens + interface.fixed_bytes + interface.scratch_bytes * count
+    raw, packed = report.amount(param_bytes(interface), "B"), report.amount(packed_bytes(interface), "B")
+    screen.say("memory", f"{raw} of weights, {packed} packed, {report.amount(workspace, 'B')} of workspace")
 
 
-def _rates(text: str) -> tuple[float, float]:
+def _limits(text: str) -> Limits:
+    from moec.measure.limits import Limits
+
     try:
         gflops, gbytes = (float(part) for part in text.split(","))
     except ValueError:
-        raise click.BadParameter(f"`{text}` is not GFLOPS,GBS, as in 114,25", param_hint="--rates") from None
-    return gflops, gbytes
+        gflops = gbytes = 0.0
+    if not (0 < gflops < float("inf") and 0 < gbytes < float("inf")):
+        raise click.BadParameter(f"`{text}` is not GFLOPS,GBS, as in 114,25", param_hint="--rates")
+    return Limits(gflops, gbytes)

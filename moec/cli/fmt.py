@@ -6,59 +6,80 @@ import difflib
 import os
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from moec.cli.shared import told
+from moec.cli.shared import WRONG, epilog, error_format_option, tell
+from moec.diagnostics import CompileError, fail
+from moec.source import Source, read
 
 
-@click.command("fmt")
-@click.argument("files", nargs=-1, required=True, type=click.Path())
+@click.command(
+    "fmt", epilog=epilog("moec fmt layer.moe", "moec fmt --check --diff examples/*.moe", "moec fmt - <a.moe")
+)
+@click.argument("files", nargs=-1, required=True, type=click.Path(allow_dash=True))
 @click.option("--check", is_flag=True, help="Change nothing; exit code 1 if a file would change.")
 @click.option("--diff", is_flag=True, help="Change nothing; print what would change.")
-@told
+@error_format_option
 def command(files: tuple[str, ...], check: bool, diff: bool) -> None:
     """Rewrite FILES in the canonical layout (`-`: standard input to standard output).
 
-    A file is replaced as a whole or not at all; a file with an error stays as it is.
+    A file is replaced as a whole or not at all; a file with an error stays as it is, and the others go on.
     """
-    changed = [file for file in files if _format(file, write=not check and not diff, show=diff)]
-    for file in changed:
-        click.echo(f"{'would change' if check or diff else 'changed'} {file}", err=True)
-    if check and changed:
-        sys.exit(1)
+    failed = False
+    for file in files:
+        try:
+            changed = _format(file, write=not check and not diff, show=diff)
+        except CompileError as error:
+            tell(error)
+            failed = True
+        else:
+            failed |= check and changed
+    if failed:
+        sys.exit(WRONG)
 
 
 def _format(file: str, write: bool, show: bool) -> bool:
-    """Whether a file's layout is not the canonical one."""
+    """Whether a file's layout is not the canonical one; says so where it is not."""
     from moec.language.format import format_source
-    from moec.source import Source, read
 
-    if file == "-":
-        click.echo(format_source(Source("<stdin>", sys.stdin.read())), nl=False)
-        return False
-    source = read(file)
+    source = _stdin() if file == "-" else read(file)
     text = format_source(source)
-    if text == source.text:
-        return False
+    changed = text != source.text
     if show:
-        lines = (source.text.splitlines(keepends=True), text.splitlines(keepends=True))
-        click.echo("".join(difflib.unified_diff(*lines, file, file)), nl=False)
-    if write:
-        _replace(Path(file), text)
-    return True
+        before, after = source.text.splitlines(keepends=True), text.splitlines(keepends=True)
+        click.echo("".join(difflib.unified_diff(before, after, source.name, source.name)), nl=False)
+    if file == "-" and write:
+        click.echo(text, nl=False)
+    elif changed:
+        if write:
+            _replace(Path(file), text)
+        click.echo(f"{'changed' if write else 'would change'} {source.name}", err=True)
+    return changed
+
+
+def _stdin() -> Source:
+    data: bytes = sys.stdin.buffer.read()
+    try:
+        return Source("<stdin>", data.decode())
+    except UnicodeDecodeError as error:
+        raise fail("E0004", f"standard input is not UTF-8: byte {error.start} cannot be decoded") from None
 
 
 def _replace(path: Path, text: str) -> None:
     """Writes aside, then moves into place: no moment at which the file is not whole."""
     path = path.resolve()
-    handle, aside = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(text.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
         os.chmod(aside, path.stat().st_mode)
         os.replace(aside, path)
     except BaseException:
-        Path(aside).unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(aside)
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 
@@ -9,8 +11,6 @@ import click
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def command(arguments: tuple[str, ...]) -> None:
     """Run passes over MLIR: `moec opt FILE.mlir -p "infer-shapes,fuse-maps"`. Options are xdsl-opt's."""
-    import sys
-
     from moec.opt import main
 
     sys.exit(main(list(arguments)))

@@ -1,79 +1,162 @@
-"""What the commands share: reading `--dims`, telling errors, exit codes."""
+"""What the commands share: options, help texts, how errors are told, exit codes.
+
+0 is success, 1 a wrong input, 2 wrong usage (click's own), 70 a fault of moec itself, 130 an interrupt.
+"""
 
 from __future__ import annotations
 
-import functools
+import errno
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final, NoReturn, TypeAlias
 
 import click
 
 from moec.diagnostics import CompileError
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
+#: `--dims` as a command gets it.
+Dims: TypeAlias = dict[str, int]
+
+WRONG: Final = 1
+FAULT: Final = 70  # sysexits' EX_SOFTWARE
+INTERRUPTED: Final = 130  # as a shell says it of SIGINT
+
+#: The most digits of a dimension.
+_DIGITS: Final = 18
+
+#: Where a command's context keeps how errors are printed.
+_FORMAT: Final = "moec.error_format"
+
+ENVIRONMENT: Final = """\b
+Environment:
+  MOEC_CACHE_DIR     where compiled layers are kept
+  MOEC_NUM_THREADS   how many threads a call may use (then OMP_NUM_THREADS)
+  MOEC_DUMP          stages to write while compiling: MOEC_DUMP=plan,asm
+  MOEC_DUMP_DIR      where they go (the current directory)
+  MOEC_DEBUG         1: a traceback where moec itself fails
+  NO_COLOR           no colours
+"""
 
 
-class Dims(click.ParamType[dict[str, int]]):
-    """`H=2048,E=8`."""
-
-    name = "NAME=N,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
-        if isinstance(value, dict):
-            return value  # pyright: ignore[reportUnknownVariableType]
-        dims: dict[str, int] = {}
-        for item in filter(None, value.split(",")):
-            name, equals, number = (part.strip() for part in item.partition("="))
-            if not equals or not name.isidentifier() or not number.isdigit():
-                self.fail(f"`{item}` is not NAME=NUMBER, as in H=2048,E=8", param, ctx)
-            dims[name] = int(number)
-        return dims
+def epilog(*examples: str, more: str = "") -> str:
+    """What stands below a command's options: examples, what else there is to know, the environment."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in examples) + f"\n\n{more}\n\n{ENVIRONMENT}"
 
 
-dims_option = click.option("--dims", type=Dims(), default="", help="Values of dimensions: H=2048,E=8.")
-dtype_option = click.option("--dtype", default="f32", show_default=True, help="What `real` stands for: f32, bf16, f16.")
-threads_option = click.option("--threads", type=click.IntRange(1), help="Threads of a call. [default: all processors]")
+# ── options ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read_dims(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> Dims:
+    """`H=2048,E=8`, as often as it is given; of a dimension that is given twice the last value holds."""
+    dims: Dims = {}
+    for item in filter(None, (part.strip() for value in values for part in value.split(","))):
+        name, equals, number = (part.strip() for part in item.partition("="))
+        if not equals or not name.isidentifier() or not (number.isascii() and number.isdigit()):
+            raise click.BadParameter(f"`{item}` is not NAME=NUMBER, as in H=2048,E=8", ctx, param)
+        if len(number) > _DIGITS:
+            raise click.BadParameter(f"`{name}` is larger than any dimension can be", ctx, param)
+        dims[name] = int(number)
+    return dims
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: str) -> None:
+    ctx.meta[_FORMAT] = value
+
+
 file_argument = click.argument("file", type=click.Path())
+dims_option = click.option(
+    "--dims", metavar="NAME=N,…", multiple=True, callback=_read_dims, help="Values of dimensions; may be repeated."
+)
+dtype_option = click.option("--dtype", default="f32", show_default=True, help="What `real` stands for: f32, bf16, f16.")
+threads_option = click.option("--threads", type=click.IntRange(1), help="Threads of a call.  [default: all processors]")
+aux_option = click.option(
+    "--aux", multiple=True, metavar="NAME", help="An auxiliary output to compute; may be repeated."
+)
+error_format_option = click.option(
+    "--error-format",
+    type=click.Choice(["human", "json"]),
+    default="human",
+    is_eager=True,
+    expose_value=False,
+    callback=_remember,
+    help="How errors are printed; json: an object a line.",
+)
+
+# ── errors ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def told(function: _Command) -> _Command:
-    """Adds `--error-format`, and tells errors to the user: exit code 1, never a traceback for wrong input."""
+@contextmanager
+def errors_told() -> Generator[None]:
+    """Tells what goes wrong inside to the user and exits; nobody sees a traceback for a wrong input."""
+    try:
+        yield
+    except CompileError as error:
+        tell(error)
+        sys.exit(WRONG)
+    except KeyboardInterrupt:
+        click.echo(err=True)
+        sys.exit(INTERRUPTED)
+    except MemoryError as error:
+        complain(f"not enough memory: {error}" if str(error) else "not enough memory")
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # click leaves quietly
+            raise
+        if error.filename is None:
+            _blame(error)
+        complain(f"`{error.filename}`: {(error.strerror or str(error)).lower()}")
+    except (click.ClickException, click.Abort, click.exceptions.Exit):
+        raise
+    except Exception as error:
+        _blame(error)
 
-    @click.option(
-        "--error-format", type=click.Choice(["human", "json"]), default="human", help="How errors are printed."
-    )
-    @functools.wraps(function)
-    def command(*args: Any, error_format: str, **named: Any) -> Any:
-        try:
-            return function(*args, **named)
-        except CompileError as error:
-            tell(error, error_format)
-            sys.exit(1)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
-        except Exception as error:
-            if os.environ.get("MOEC_DEBUG") or isinstance(error, click.ClickException | click.exceptions.Exit):
-                raise
-            what = f"{type(error).__name__}: {error}"
-            click.echo(f"moec failed, and this is its own fault: {what}\nMOEC_DEBUG=1 shows where.", err=True)
-            sys.exit(1)
 
-    return command  # pyright: ignore[reportReturnType]
-
-
-def tell(error: CompileError, error_format: str = "human") -> None:
-    """Prints every diagnostic of an error."""
+def tell(error: CompileError) -> None:
+    """Prints every diagnostic of an error on standard error."""
     for diagnostic in error.diagnostics:
-        if error_format == "json":
+        if _is_json():
             click.echo(json.dumps(diagnostic.to_json(), ensure_ascii=False), err=True)
         else:
-            click.echo(diagnostic.render(color=colored()) + "\n", err=True)
+            click.echo(diagnostic.render(color=_is_coloured()) + "\n", err=True)
 
 
-def colored() -> bool:
-    """Whether errors may have colours."""
+def complain(message: str) -> NoReturn:
+    """Ends the command for a reason outside the language: no memory, a file that cannot be written."""
+    if _is_json():
+        fields: dict[str, Any] = {
+            "code": None,
+            "severity": "error",
+            "message": message,
+            "span": None,
+            "causes": [],
+            "help": None,
+        }
+        click.echo(json.dumps(fields, ensure_ascii=False), err=True)
+    else:
+        from moec.excerpt import paint
+
+        click.echo(f"{paint('error', 'error', _is_coloured())}: {message}", err=True)
+    sys.exit(WRONG)
+
+
+def _blame(error: Exception) -> NoReturn:
+    """moec itself has failed."""
+    if os.environ.get("MOEC_DEBUG", "0") != "0":
+        raise error
+    click.echo(
+        f"moec failed, and this is its own fault: {type(error).__name__}: {error}\n"
+        "Please report it with the file, the command and `moec --version`. MOEC_DEBUG=1 shows where it happened.",
+        err=True,
+    )
+    sys.exit(FAULT)
+
+
+def _is_json() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and context.meta.get(_FORMAT) == "json"
+
+
+def _is_coloured() -> bool:
     return sys.stderr.isatty() and not os.environ.get("NO_COLOR")

@@ -378,7 +378,7 @@ def _beside(mistake: Mistake) -> CompileError | None:
 def _comparison(mistake: Mistake) -> CompileError | None:
     if mistake.token.kind not in ("COMPARE", "in") or "NUMBER" in mistake.expected:
         return None
-    last = mistake.error.stack[-1].value
+    last = mistake.error.stack[-1].value if mistake.error.stack else None
     if not isinstance(last, Binary) or last.op not in ("<", "<=", "==", "!=", ">=", ">", "in"):
         return None
     return mistake.fail("comparisons do not chain", None, "second comparison", "join them with `and`")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import lark
 
 #: The layout of `Tables`. Part of the key: change it whenever `build` would make something else of the same grammar.
-VERSION = 2
+VERSION = 3
 
 END = "end of file"
 
@@ -91,13 +91,13 @@ def build(text: str) -> Tables:
     names = {terminal.name: _kind(terminal) for terminal in made.terminals} | {"$END": END}
     rules = {rule: index for index, rule in enumerate(made.rules)}
     table: Any = cast("Any", made.parser).parser._parse_table
-    order = {state: index for index, state in enumerate(table.states)}
+    order = _numbered(table, table.start_states["file"])
     words = {names[terminal.name] for terminal in made.terminals if re.fullmatch(r"[a-z]+", names[terminal.name])}
     lexed = sorted((t for t in made.terminals if names[t.name] not in words), key=_precedence)
     states: list[dict[str, int]] = []
-    for actions in table.states.values():
+    for state in order:
         states.append({})
-        for symbol, (action, target) in actions.items():
+        for symbol, (action, target) in sorted(table.states[state].items(), key=lambda item: item[0]):
             reduces = action.name == "Reduce"
             if reduces and target not in rules:
                 continue  # lark's own start rule, which nothing reduces by
@@ -114,20 +114,24 @@ def build(text: str) -> Tables:
     )
 
 
+def _numbered(table: Any, start: int) -> dict[int, int]:
+    """The states in the order in which they are met from the first one: lark's own order differs between processes."""
+    order, waiting = {start: 0}, [start]
+    for state in waiting:
+        for _, (action, target) in sorted(table.states[state].items(), key=lambda item: item[0]):
+            if action.name == "Shift" and target not in order:
+                order[target] = len(order)
+                waiting.append(target)
+    return order
+
+
 def _kind(terminal: lark.lexer.TerminalDef) -> str:
-    literal = isinstance(terminal.pattern, _lark().lexer.PatternStr)
-    return terminal.pattern.value if literal else terminal.name
+    return terminal.pattern.value if terminal.pattern.type == "str" else terminal.name
 
 
-def _lark() -> Any:
-    import lark
-
-    return lark
-
-
-def _precedence(terminal: lark.lexer.TerminalDef) -> tuple[int, int, int]:
+def _precedence(terminal: lark.lexer.TerminalDef) -> tuple[int, int, int, str]:
     pattern = terminal.pattern
-    return -terminal.priority, -pattern.max_width, -len(pattern.value)
+    return -terminal.priority, -pattern.max_width, -len(pattern.value), terminal.name
 
 
 def _rule(rule: Any) -> Rule:

@@ -1,40 +1,57 @@
 """What a plan costs: rows, FLOPs and bytes of each stage, for a number of tokens.
 
-Where a selection decides how many experts are touched, the number is what is expected of independent choices: of E
-experts, R rows touch E (1 - (1 - 1/E)^R).
+Where a selection decides which matrices are touched, the number is what is expected when every token's K of E are as
+likely as any other: R rows touch E (1 - (1 - K/E)^R). A selection that may have empty slots counts as full.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
 from moec.dialects import moe, plan
 from moec.dialects.types import SelectionType, element_name, integer, static_shape
 from moec.dtypes import DTYPES
+from moec.runtime.interface import Interface
 from moec.runtime.pack import panel_bytes
 from moec.target import KernelShape
 
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """One stage: what it is, over how many rows, FLOPs, and bytes of weights and rows that it reads or writes."""
+    """One stage. `kind` is its operation's in the plan, `name` the weights it multiplies or what it does to a row.
 
-    about: str
+    `weights` are the bytes of weights that it reads, `moved` those of rows that it reads and writes. Of a product,
+    `touched` of `keys` matrices [`n`, `k`] are read, with `tile`; `grouping` says how a row finds its matrix.
+    """
+
+    kind: str
+    name: str
     rows: float
     flops: float
-    nbytes: float
     weights: float
+    moved: float
+    keys: int = 0
+    n: int = 0
+    k: int = 0
+    touched: float = 0.0
+    tile: str = ""
+    grouping: str = ""
+
+    @property
+    def nbytes(self) -> float:
+        """All bytes that are read or written."""
+        return self.weights + self.moved
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All stages of a program. `products` says which tile each matrix product uses."""
+    """All stages of a program, in order."""
 
     stages: Sequence[StageCost]
 
@@ -43,58 +60,154 @@ class Analysis:
         return sum(stage.flops for stage in self.stages)
 
     @property
-    def nbytes(self) -> float:
-        """Bytes of weights: what has to come from memory whatever the cache holds."""
+    def weights(self) -> float:
+        """Bytes of weights: what has to come from memory, while rows stay in caches."""
         return sum(stage.weights for stage in self.stages)
+
+    @property
+    def moved(self) -> float:
+        return sum(stage.moved for stage in self.stages)
 
 
 def analyse(module: ModuleOp, tokens: int) -> Analysis:
     """The cost of a module that holds a plan."""
     (program,) = (op for op in module.body.block.ops if isinstance(op, plan.ProgramOp))
     block = program.body.block
-    rows: dict[SSAValue, float] = {block.args[0]: float(tokens)}
-    indices: dict[SSAValue, int] = {}
-    stages: list[StageCost] = []
-    for op in block.ops:
+    counter = _Counter(block, tokens)
+    return Analysis([cost for op in block.ops for cost in counter.stage(op)])
+
+
+def param_count(interface: Interface) -> int:
+    """How many numbers a layer's parameters are."""
+    return sum(prod(param.shape) for param in interface.params)
+
+
+def param_bytes(interface: Interface) -> int:
+    """The bytes of a layer's parameters as they are declared."""
+    return sum(prod(param.shape) * DTYPES[param.dtype].size for param in interface.params)
+
+
+def packed_bytes(interface: Interface) -> int:
+    """The bytes of the panels that a program reads."""
+    shapes = [(packed, KernelShape.parse(packed.tile, packed.dtype)) for packed in interface.packed]
+    return sum(packed.keys * panel_bytes(shape, packed.n, packed.k, len(packed.params)) for packed, shape in shapes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Domain:
+    """How many rows a domain has; each of `outer` rows chose `chosen` of `among`."""
+
+    rows: float
+    outer: float = 0.0
+    chosen: int = 1
+    among: int = 1
+
+
+class _Counter:
+    """Follows how many rows each domain of a program has."""
+
+    def __init__(self, block: Block, tokens: int) -> None:
+        self.domains: dict[SSAValue, _Domain] = {block.args[0]: _Domain(float(tokens))}
+        self.params = [value for value in block.args[1:] if not isinstance(value.type, plan.RowsType)]
+
+    def stage(self, op: Operation) -> Iterator[StageCost]:
         match op:
             case plan.ExpandOp():
-                type = _row(op.slots)
-                assert isinstance(type, SelectionType)
-                rows[op.rows] = rows[op.domain] * integer(type.size)
-                indices[op.rows] = integer(type.domain)
+                yield self._expand(op)
+            case plan.GroupOp():
+                rows = self.domains[op.domain].rows
+                yield StageCost("group", f"sort by {op.key.name_hint or 'key'}", rows, 0.0, 0.0, 16 * rows)
             case plan.MatmulOp():
-                stages.append(_matmul(op, rows[op.domain], indices.get(op.domain, 1)))
+                yield self._matmul(op)
             case plan.RowsOp():
-                stages.append(_rows(op, rows))
+                yield self._rows(op)
             case _:
                 pass
-    return Analysis(stages)
+
+    def _expand(self, op: plan.ExpandOp) -> StageCost:
+        type, outer = _row(op.slots), self.domains[op.domain].rows
+        chosen, among = integer(type.size), integer(type.domain)
+        rows = outer * chosen
+        self.domains[op.rows] = _Domain(rows, outer, chosen, among)
+        return StageCost("expand", f"sort {op.slots.name_hint or 'slots'}", rows, 0.0, 0.0, 24 * rows)
+
+    def _matmul(self, op: plan.MatmulOp) -> StageCost:
+        n, k, keys, domain = integer(op.n), integer(op.k), integer(op.keys), self.domains[op.domain]
+        shape = KernelShape.parse(op.tile.data, op.dtype.data)
+        touched = self._touched(op, keys, domain)
+        weights = touched * panel_bytes(shape, n, k, len(op.weights))
+        moved = domain.rows * (_bytes(_row(op.vector)) + _bytes(_row(op.value)))
+        flops = 2.0 * domain.rows * n * k * len(op.weights)
+        name = " ".join(value.name_hint or "?" for value in op.weights)
+        grouping = op.grouping.data
+        return StageCost(
+            "matmul", name, domain.rows, flops, weights, moved, keys, n, k, touched, op.tile.data, grouping
+        )
+
+    @staticmethod
+    def _touched(op: plan.MatmulOp, keys: int, domain: _Domain) -> float:
+        """How many of the matrices are read."""
+        match op.grouping.data:
+            case "none":
+                return min(1.0, domain.rows)
+            case "index" if domain.among == keys:
+                return distinct(keys, domain.chosen / keys, domain.outer)
+            case _:
+                return distinct(keys, 1 / keys, domain.rows)
+
+    def _rows(self, op: plan.RowsOp) -> StageCost:
+        count = self.domains[op.domain].rows
+        flops = weights = moved = 0.0
+        for inner, times in _walk(op.body.block, count):
+            flops += _flops(inner) * times
+            weights += self._weights(inner, times)
+            if isinstance(inner, plan.ReadOp):
+                rows = self.domains[plan.domain_of(inner.source)].rows
+                moved += _bytes(inner.result.type) * min(times, rows)
+        moved += sum(_bytes(_row(value)) for value in op.values) * count
+        return StageCost("rows", _verbs(op), count, flops, weights, moved)
+
+    def _weights(self, op: Operation, times: float) -> float:
+        """Bytes of parameters that an operation reads: the rows that it picks, or all."""
+        total = 0.0
+        for operand in op.operands:
+            if operand not in self.params:
+                continue
+            if isinstance(op, moe.ExtractOp):
+                rows = static_shape(operand.type)[0]
+                total += distinct(rows, 1 / rows, times) * _bytes(op.results[0].type)
+            elif not isinstance(op, moe.GatherOp):
+                total += _bytes(operand.type) * min(1.0, times)
+            else:
+                total += min(_bytes(operand.type), _bytes(op.results[0].type) * times)
+        return total
 
 
-def _matmul(op: plan.MatmulOp, rows: float, indices: int) -> StageCost:
-    n, k, keys = integer(op.n), integer(op.k), integer(op.keys)
-    shape = KernelShape.parse(op.tile.data, op.dtype.data)
-    touched = _touched(keys, rows) if op.grouping.data != "none" else min(1.0, rows)
-    weights = touched * panel_bytes(shape, n, k, len(op.weights))
-    moved = rows * (_bytes(_row(op.vector)) + _bytes(_row(op.value)))
-    names = " ".join(value.name_hint or "?" for value in op.weights)
-    about = f"{names} [{keys} x {n} x {k}] {shape.tile}" if keys > 1 else f"{names} [{n} x {k}] {shape.tile}"
-    return StageCost(about, rows, 2.0 * rows * n * k * len(op.weights), weights + moved, weights)
+def distinct(among: int, share: float, draws: float) -> float:
+    """How many of `among` are expected to be met when each draw meets a `share` of them."""
+    return among * (1 - (1 - min(share, 1.0)) ** draws)
 
 
-def _touched(keys: int, rows: float) -> float:
-    return keys * (1 - (1 - 1 / keys) ** rows)
+def _walk(block: Block, times: float) -> Iterator[tuple[Operation, float]]:
+    """Every operation of a row's work and how often it runs. A map counts as one, with its region."""
+    for op in block.ops:
+        yield op, times
+        if isinstance(op, moe.MapOp):
+            continue
+        slots = op.slots.type if isinstance(op, moe.SumOp | moe.EachOp) else None
+        turns = times * integer(slots.size) if isinstance(slots, SelectionType) else times
+        for region in op.regions:
+            yield from _walk(region.block, turns)
 
 
-def _rows(op: plan.RowsOp, rows: dict[SSAValue, float]) -> StageCost:
-    count = rows[op.domain]
-    reads = [inner for inner in op.walk() if isinstance(inner, plan.ReadOp)]
-    moved = sum(_bytes(inner.result.type) * rows[plan.domain_of(inner.source)] for inner in reads)
-    moved += sum(_bytes(_row(value)) for value in op.values) * count
-    flops = sum(_flops(inner) for inner in op.walk()) * count
-    kinds = [inner.name.partition(".")[2] for inner in op.walk() if isinstance(inner, moe.MoeOp)]
-    shown = list(dict.fromkeys(kind for kind in kinds if kind not in ("extract", "at", "reshape", "slice")))
-    return StageCost("row by row: " + " ".join(shown[:6]), count, flops, moved, 0.0)
+#: Operations that only say where something lies.
+_SILENT = frozenset({"extract", "at", "reshape", "slice", "yield", "broadcast"})
+
+
+def _verbs(op: plan.RowsOp) -> str:
+    """What a stage does to a row, in the names of its operations."""
+    names = [inner.name.partition(".")[2] for inner in op.walk() if isinstance(inner, moe.MoeOp)]
+    return " ".join(name for name in dict.fromkeys(names) if name not in _SILENT) or "copy"
 
 
 def _flops(op: Operation) -> float:

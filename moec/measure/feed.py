@@ -46,7 +46,7 @@ def _draw(array: Array, shape: tuple[int, ...], limits: dict[str, int], seed: in
     values = random.standard_normal(shape, dtype=np.float32)
     if scaled and array.shape:
         values *= array.shape[-1] ** -0.5
-    return values.astype(NUMPY[array.dtype])
+    return values.astype(NUMPY[array.dtype], copy=False)
 
 
 def index_limits(module: ModuleOp) -> dict[str, int]:

@@ -11,8 +11,10 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from llvmlite import ir
@@ -44,6 +46,13 @@ class Limits:
         """The least time in which so much can be done: the longer of the two."""
         return max(flops / self.gflops, nbytes / self.gbytes) * 1e-9
 
+    def by(self, flops: float, nbytes: float) -> str:
+        """Which of the two takes longer: `math` or `memory`."""
+        return "memory" if nbytes / self.gbytes > flops / self.gflops else "math"
+
+    def __str__(self) -> str:
+        return f"{self.gflops:.0f} GFLOP/s, {self.gbytes:.1f} GB/s"
+
 
 @cache
 def measure(dtype: str, threads: int = 1) -> Limits:
@@ -54,7 +63,7 @@ def measure(dtype: str, threads: int = 1) -> Limits:
     prototype = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.c_int64)
     fma, read = (prototype(library.address(name)) for name in ("fma", "read"))
     memory = aligned_empty(_BYTES)
-    memory[::4096] = 1
+    memory.view("f4")[::1024] = 1  # so that every page is there, and no number is denormal
     part = _BYTES // threads // 4096 * 4096
     lanes = target.vector_bits // 32
     flops = 2 * lanes * (2 if form == "dot" else 1) * _CHAINS * _TURNS * threads
@@ -62,6 +71,18 @@ def measure(dtype: str, threads: int = 1) -> Limits:
         best = min(_times(pool, threads, lambda thread: fma(None, _TURNS)))
         reads = _times(pool, threads, lambda thread: read(memory.ctypes.data + thread * part, part))
     return Limits(flops / best * 1e-9, part * threads / statistics.median(reads) * 1e-9)
+
+
+def free_memory() -> int | None:
+    """The bytes of memory that this process may still take, where Linux says so."""
+    found: list[int] = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    with suppress(OSError, ValueError):  # `max` where the control group sets no limit
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(max(0, limit - used))
+    return min(found, default=None)
 
 
 def _times(pool: ThreadPoolExecutor, threads: int, call: Callable[[int], object]) -> list[float]:

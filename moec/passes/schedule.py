@@ -283,7 +283,12 @@ class _Body:
                     wanted.append(inner.slots)
                 elif isinstance(inner, moe.ContractOp) and (view := weight_view(inner.weight)) is not None:
                     wanted += [inner.vector, *view.indices]
-        return [value for value in wanted if self._here(value)]
+        return [value for value in wanted if self._here(value) or self._summed(value)]
+
+    def _summed(self, value: SSAValue) -> bool:
+        """Whether a value is the result of a loop of this block: its stages store the parts, not the whole."""
+        unit = self.unit_of.get(value.op) if isinstance(value, OpResult) else None
+        return unit is not None and unit.loop is not None
 
     def _here(self, value: SSAValue) -> bool:
         return isinstance(value, OpResult) and value.op.parent is self.block and value.op not in self.unit_of

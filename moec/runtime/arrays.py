@@ -35,6 +35,8 @@ def as_numpy(value: Any, name: str) -> Data:
     """Any array as NumPy sees it, without a copy. Raises `CompileError` (E0404) where it is none that can be read."""
     if isinstance(value, np.ndarray):
         return value  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, np.generic):  # an element of an array
+        return np.asarray(value)
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(value, name, torch)

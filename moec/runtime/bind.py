@@ -186,8 +186,8 @@ class _Binding:
             part = value.part(experts)
             return part.map(lambda data: data[rest]) if rest and len(experts) else part
         if isinstance(value, Stack):
-            return value[items[0]][items[1:]]
-        return value[items]
+            return np.asarray(value[items[0]][items[1:]])
+        return np.asarray(value[items])
 
     def _item(self, item: syntax.Expr | syntax.Slice, size: int) -> Any:
         if not isinstance(item, syntax.Slice):

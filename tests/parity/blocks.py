@@ -63,7 +63,7 @@ def _make_rivals(module: Any) -> None:
 
 @dataclass(frozen=True)
 class Block:
-    """Where a block lives, how it is made and how it is called."""
+    """Where a block lives, how it is made and how it is called. `package` is the row's name unless it is given."""
 
     config: str
     module: str
@@ -73,6 +73,8 @@ class Block:
     configure: Callable[..., Any] = lambda config, **settings: config(**settings)
     prepare: Callable[[Any], None] = lambda module: None
     call: Callable[[Any, Inputs], Any] = _call
+    package: str = ""
+    kept_in_f32: tuple[str, ...] = KEPT_IN_F32
 
 
 _SIZES: Final = {"hidden_size": "H", "num_experts_per_tok": "K"}
@@ -152,14 +154,15 @@ BLOCKS: Final[dict[str, Block]] = {
 }
 
 
-def build(name: str, dims: Dims, seed: int = 0, real: str = "f32") -> Any:
+def build(name: str, dims: Dims, seed: int = 0, real: str = "f32", blocks: Mapping[str, Block] = BLOCKS) -> Any:
     """A block with random weights, ready for inference. `real` is the model's precision."""
     import torch
 
-    block = BLOCKS[name]
-    package = f"transformers.models.{name}"
-    config = getattr(importlib.import_module(f"{package}.configuration_{name}"), block.config)
-    module = getattr(importlib.import_module(f"{package}.modeling_{name}"), block.module)
+    block = blocks[name]
+    package = block.package or name
+    parts = (f"transformers.models.{package}.{part}_{package}" for part in ("configuration", "modeling"))
+    configuration, modeling = map(importlib.import_module, parts)
+    config, module = getattr(configuration, block.config), getattr(modeling, block.module)
     sizes = {key: eval(formula, {}, dict(dims)) for key, formula in block.sizes.items()}
     settings = block.configure(config, **sizes, **block.settings)
     settings._experts_implementation = "eager"
@@ -178,17 +181,17 @@ def build(name: str, dims: Dims, seed: int = 0, real: str = "f32") -> Any:
         block.prepare(result)
         if real != "f32":
             for key, tensor in [*result.named_parameters(), *result.named_buffers()]:
-                if tensor.is_floating_point() and not key.endswith(KEPT_IN_F32):
+                if tensor.is_floating_point() and not key.endswith(block.kept_in_f32):
                     tensor.data = tensor.data.to(getattr(torch, {"bf16": "bfloat16", "f16": "float16"}[real]))
     return result
 
 
-def run(name: str, module: Any, inputs: Mapping[str, Array]) -> Array:
+def run(name: str, module: Any, inputs: Mapping[str, Array], blocks: Mapping[str, Block] = BLOCKS) -> Array:
     """What the block makes of a batch: [T, H] in its own precision."""
     import torch
 
     with torch.inference_mode():
-        return array(BLOCKS[name].call(module, {key: tensor(value) for key, value in inputs.items()}))
+        return array(blocks[name].call(module, {key: tensor(value) for key, value in inputs.items()}))
 
 
 def state(module: Any) -> dict[str, Array]:

@@ -385,7 +385,9 @@ class Writer:
             f"mean(concat({v}, 1)[1:])",
             f"mean(flatten(split {v} as [_, 1]))",
             f"{v}[:{count}] @ {self.param([count], 'c').text}",
-            f"tanh(sum {e} in {selection.text}: {v}[{e}])" if selection.text.isidentifier() and not selection.plain else "0.5",
+            f"tanh(sum {e} in {selection.text}: {v}[{e}])"
+            if selection.text.isidentifier() and not selection.plain
+            else "0.5",
             f"clamp(sum(top({v}, {count})), -2, 2)",
             f"clamp(max(where_({v})), -2, 2)".replace("where_", "tanh"),
             f"mean(mask({v}, {v} > 0, -0.5))",
@@ -472,7 +474,7 @@ class Writer:
         flags = self.known(lambda v: v.kind == "b" and not v.shape)
         indices = self.indices()
         leaves = [lambda flag=flag: flag for flag in flags[:2]]
-        compare = lambda op, a, b: binary(op, a, b, kind="b", shape=(), of=None)  # noqa: E731
+        compare = lambda op, a, b: binary(op, a, b, kind="b", shape=(), of=None)
         if not self.spend():
             return self.one(lambda: compare(">", self.varying(), number("0.1")), *leaves)
         chosen = [(e, s) for e in indices for s in self.chosen if s.domain == e.below]
@@ -652,7 +654,16 @@ class Writer:
 
     def of_matrix(self, length: str) -> Expr:
         """A matrix that a parameter gives, as a vector."""
-        v = self.leaf(self.pick(*(w.shape[0] for w in self.known(lambda w: w.kind == "f" and len(w.shape) == 1 and w.of is None and "" not in w.shape))))
+        v = self.leaf(
+            self.pick(
+                *(
+                    w.shape[0]
+                    for w in self.known(
+                        lambda w: w.kind == "f" and len(w.shape) == 1 and w.of is None and "" not in w.shape
+                    )
+                )
+            )
+        )
         width = v.shape[0]
         if not self.room([length, "3"], [width]):
             return self.leaf(length)
@@ -701,7 +712,14 @@ class Writer:
             f"sum((split {rows} as [_, {length}]), axis=0)",
         ]
         if full:
-            texts += [f"{rows}[0]", f"max({rows}, axis=0)", f"{rows}[::2][0]", f"{columns} @ {v}", f"max({columns})", f"tanh({columns})[:, 0]"]
+            texts += [
+                f"{rows}[0]",
+                f"max({rows}, axis=0)",
+                f"{rows}[::2][0]",
+                f"{columns} @ {v}",
+                f"max({columns})",
+                f"tanh({columns})[:, 0]",
+            ]
         else:
             texts += [f"clamp(max({rows}, axis=0), -1, 1)", f"{columns} @ {v}", f"sum({columns})"]
         return Expr(self.pick(*texts), PREFIX, (length,), reaches=True)
@@ -942,7 +960,7 @@ class Writer:
             found = self.known(lambda v: v.kind == "f" and len(v.shape) == 1 and v.of is None)
             x = x or (self.pick(*found[:2]) if found else self.weight(length))
             inner = inner or length
-        draw = lambda: self.expert(length, x, inner)  # noqa: E731
+        draw = lambda: self.expert(length, x, inner)
         if self.chance(20) and self.size(str(e.below)) > 1:
             value = self.match(e, draw, length)
         elif self.chance(12) and self.spend(2):
@@ -984,7 +1002,7 @@ class Writer:
         n = self.size(domain)
         topk = lambda v, of=None: (lambda k: Chosen(f"topk({v}, {k})", k, domain, of, bool(of and of.partial)))(
             self.count_of(of.size if of else domain)
-        )  # noqa: E731
+        )
         s = scores.text
         return self.one(
             lambda: topk(s),
@@ -1234,7 +1252,7 @@ class Writer:
 def programs(draw: Draw, tokens: Sequence[int] = (0, 1, 2, 3, 5, 8, 13, 17, 31, 33, 64, 70)) -> Program:
     """Whole programs."""
     real = draw(st.sampled_from(["f32", "f32", "bf16", "f16"]))
-    writer = Writer(draw, short=real != "f32" or draw(st.booleans()), fuel=draw(st.sampled_from((2, 6, 10, 16, 24))))
+    writer = Writer(draw, short=real != "f32" or draw(st.booleans()), fuel=draw(st.sampled_from((4, 10, 16, 24, 36))))
     text = writer.layer()
     counts = draw(st.sampled_from([*tokens, *tokens[1:7]]))
     runs = (counts, draw(st.integers(0, 6)))
