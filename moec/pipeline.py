@@ -334,13 +334,27 @@ def load(source: Source, options: Options) -> Kernel:
     return Kernel(build(source, options), variant, lambda stage: Compilation(source, options).show(stage), pool)
 
 
-def pool_image() -> bytes:
-    """The object file of the thread pool. Raises `CompileError` (E0901) where moec cannot have threads."""
+def pool_image(cache: Cache | None = None) -> bytes:
+    """The object file of the thread pool, from the cache or compiled and left there.
+
+    Raises `CompileError` (E0901) where moec cannot have threads.
+    """
+    from moec.runtime.interface import Interface
+
+    cache, target = cache or Cache.default(), Target.host()
+    key = _key("pool", str(target))
+    program = cache.load(key)
+    if program is None:
+        program = Program(Interface("pool", (), (), (), (), (), (), 0, 0, 0), _compile_pool(target))
+        cache.store(key, program)
+    return program.image
+
+
+def _compile_pool(target: Target) -> bytes:
     from moec.codegen import native
     from moec.codegen.pool import emit_pool, supported
     from moec.diagnostics import fail
 
-    target = Target.host()
     if not supported(target):
         raise fail("E0901", f"threads are not supported on `{target.triple}` yet", help="compile with `threads=1`")
     return native.object_code(native.parse(str(emit_pool(target))), target)
@@ -385,18 +399,24 @@ def find_stage(name: str) -> Stage:
 
 def cache_key(source: Source, options: Options) -> str:
     """What a program depends on, as a digest: the compiler, the text, the options, LLVM."""
+    fields = asdict(options) | {"target": str(options.target), "threads": None}
+    return _key("layer", json.dumps(fields, sort_keys=True), source.text)
+
+
+def _key(*parts: str) -> str:
     import llvmlite
 
-    fields = asdict(options) | {"target": str(options.target), "threads": None}
-    parts = (_compiler(), llvmlite.__version__, json.dumps(fields, sort_keys=True), source.text)
-    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
+    text = "\0".join((_compiler(), llvmlite.__version__, *parts))
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 @cache
 def _compiler() -> str:
-    """The digest of moec's own sources."""
+    """The digest of moec's own sources, and of the grammar, which a checkout has beside them."""
     root, digest = Path(__file__).parent, hashlib.sha256()
-    for path in sorted(_sources(root)):
+    grammar = root.parent / "grammar" / "moe.lark"
+    paths = [*_sources(root), str(grammar)] if grammar.is_file() else [*_sources(root)]
+    for path in sorted(paths):
         digest.update(path.encode() + b"\0")
         with open(path, "rb") as file:
             digest.update(file.read())
@@ -408,5 +428,5 @@ def _sources(directory: Path | str) -> Iterator[str]:
         for entry in found:
             if entry.is_dir():
                 yield from _sources(entry.path)
-            elif entry.name.endswith((".py", ".moe")):
+            elif entry.name.endswith((".py", ".moe", ".lark")):
                 yield entry.path
