@@ -1,6 +1,6 @@
 """More MoE blocks of `transformers`, of architectures that no example describes: the second half of the alphabet.
 
-A row of `BLOCKS` is as in `tests.parity.blocks`, `DIMS` holds the dimensions of its test. Names from `laguna` to `zaya`.
+A row of `BLOCKS` is as in `tests.parity.blocks`, `DIMS` holds the dimensions of its test. Names from `laguna` on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def _call_all_experts(module: Any, inputs: Inputs) -> torch.Tensor:
     import torch
 
     weights = module.router(inputs["x"])[1]
-    outputs = torch.stack([expert(inputs["x"]) for expert in module.experts.values()], 1)
+    experts = [module.experts[f"expert_{e}"] for e in range(module.num_experts)]
+    outputs = torch.stack([expert(inputs["x"]) for expert in experts], 1)
     return (outputs * weights[..., None]).sum(1) * (1 - module.experts.moe_token_dropout)
 
 
@@ -67,15 +68,8 @@ BLOCKS: Final[dict[str, Block]] = {
         "MuseSparkTextConfig",
         "MuseSparkMoE",
         _NARROW | {"moe_hidden_size": "D"},
-        {"routed_scaling_factor": 2.0},
+        {"routed_scaling_factor": 2.0, "num_attention_heads": 1},
         kept_in_f32=_KEPT,
-    ),
-    "nllb_moe": Block(
-        "NllbMoeConfig",
-        "NllbMoeSparseMLP",
-        {"d_model": "H", "num_experts": "E", "encoder_ffn_dim": "I"},
-        arguments=(49,),
-        call=_call_all_experts,
     ),
     "openai_privacy_filter": Block("OpenAIPrivacyFilterConfig", "OpenAIPrivacyFilterMLP", _LOCAL),
     "qwen3_5_moe": Block("Qwen3_5MoeTextConfig", "Qwen3_5MoeSparseMoeBlock", _SHARED),
@@ -90,7 +84,7 @@ BLOCKS: Final[dict[str, Block]] = {
     "step3p7": Block(
         "Step3p7TextConfig",
         "Step3p7SparseMoeBlock",
-        _NARROW | {"share_expert_dim": "S"},
+        _SIZES | {"moe_intermediate_size": "I", "n_routed_experts": "E", "share_expert_dim": "S"},
         {"moe_router_scaling_factor": 3.0, "swiglu_limits": [7.0] * 45, "swiglu_limits_shared": [16.0] * 45},
         arguments=(0,),
     ),
@@ -130,7 +124,6 @@ DIMS: Final[dict[str, Mapping[str, int]]] = {
     "mistral4": {"H": 47, "I": 17, "S": 34, "E": 14, "K": 3, "G": 7, "KG": 2},
     "mistral_large4": {"H": 55, "I": 31, "S": 62, "E": 12, "K": 5, "G": 4, "KG": 3},
     "muse_spark": {"H": 53, "D": 29, "I": 21, "E": 10, "K": 3},
-    "nllb_moe": {"H": 34, "I": 49, "E": 6},
     "openai_privacy_filter": {"H": 33, "I": 23, "E": 13, "K": 4},
     "qwen3_5_moe": {"H": 46, "I": 22, "S": 30, "E": 12, "K": 5},
     "qwen3_next": {"H": 42, "I": 18, "S": 26, "E": 21, "K": 7},
@@ -141,7 +134,7 @@ DIMS: Final[dict[str, Mapping[str, int]]] = {
     "solar_open": {"H": 49, "I": 15, "S": 30, "E": 18, "K": 5, "G": 6, "KG": 4},
     "step3p7": {"H": 57, "I": 25, "S": 37, "E": 16, "K": 6},
     "unlimited_ocr": {"H": 40, "I": 19, "S": 38, "E": 13, "K": 6},
-    "unlimited_ocr_groups": {"H": 40, "I": 19, "S": 38, "E": 12, "K": 5, "G": 6, "KG": 3},
+    "unlimited_ocr_groups": {"H": 40, "I": 19, "S": 38, "E": 18, "K": 4, "G": 6, "KG": 3},
     "vitpose_backbone": {"H": 30, "I": 90, "P": 13, "E": 7},
     "zaya": {"H": 52, "I": 23, "R": 17, "E": 6},
 }
