@@ -2,27 +2,56 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
+import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from moec.cli import main
+from moec.cli.report import amount, duration
+from moec.measure.compare import compare, errors
 from moec.pipeline import STAGES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MIXTRAL = str(EXAMPLES / "mixtral.moe")
 SMALL = ["--dims", "H=48,I=40,E=6"]
 WRONG = "moe a[H=4, I=5](x: [H]) -> [H] {\n    param w: [I]\n    return x + w\n}\n"
+ROUTED = """\
+moe routed[H=24, E=5, K=2](x: [H]) -> [H] {
+    param router: [E, H]
+    param up:     [E, H, H]
+
+    aux logits = router @ x
+    top        = topk(logits, K)
+    aux chosen = top
+
+    return sum e in top: logits[e] * (up[e] @ x)
+}
+"""
 
 
-def moec(*arguments: str, input: str | None = None) -> Result:
-    return CliRunner().invoke(main, list(arguments), input=input)
+def moec(*arguments: str, input: str | bytes | None = None, **environment: str) -> Result:
+    return CliRunner().invoke(main, list(arguments), input=input, env=environment)
+
+
+def shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "moec", *arguments]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+
+
+def told(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stderr.splitlines()]
 
 
 @pytest.fixture
@@ -32,12 +61,34 @@ def wrong(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.fixture
+def routed(tmp_path: Path) -> str:
+    path = tmp_path / "routed.moe"
+    path.write_text(ROUTED)
+    return str(path)
+
+
+# ── run ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 def test_run_checks_and_times(dtype: str) -> None:
     done = moec("run", MIXTRAL, *SMALL, "--dtype", dtype, "--tokens", "9", "--threads", "1")
     assert done.exit_code == 0, done.output
-    for word in ("mixtral: H 48", dtype, "right: error", "9 tokens", "the median of", "FLOP/s"):
-        assert word in done.output
+    for text in ("mixtral: H 48, I 40, E 6, K 2", f"9 tokens, {dtype}, 1 thread", "gate up", "6 x [40, 48]"):
+        assert text in done.output
+    assert re.search(r"right: error \d\.\de-\d\d of the largest magnitude", done.output)
+    assert re.search(r"time +\d+(\.\d+)? (us|ms|s) a call, the median of \d+", done.output)
+    assert re.search(r"limit +\d+(\.\d+)? (ns|us|ms), by (math|memory)", done.output)
+    assert "GFLOP/s" in done.output and "GB/s" in done.output
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_run_fits_the_screen(columns: int) -> None:
+    done = moec("run", MIXTRAL, "--dims", "H=1024,I=64", "--tokens", "2", COLUMNS=str(columns))
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.output.splitlines())) <= columns
+    assert "\x1b" not in done.output
 
 
 def test_run_draws_integers_that_the_layer_can_use() -> None:
@@ -45,36 +96,155 @@ def test_run_draws_integers_that_the_layer_can_use() -> None:
     assert done.exit_code == 0, done.output
 
 
+def test_run_compares_auxiliary_outputs(routed: str) -> None:
+    done = moec("run", routed, "--aux", "logits", "--aux", "chosen", "--tokens", "5")
+    assert done.exit_code == 0, done.output
+    assert "y: f32[24], chosen: i64[2], logits: f32[5]" in done.output
+
+
+def test_run_says_whether_the_cache_had_it(tmp_path: Path) -> None:
+    for expected in ("not cached before", "from the cache"):
+        done = moec("run", MIXTRAL, *SMALL, "--tokens", "1", MOEC_CACHE_DIR=str(tmp_path))
+        assert expected in done.output
+
+
+def test_run_fails_where_outputs_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moec.measure.compare.TOLERANCES", {"f32": 1e-12})
+    done = moec("run", MIXTRAL, *SMALL, "--tokens", "9")
+    assert done.exit_code == 1
+    assert "wrong: error" in done.output
+
+
+def test_run_asks_for_memory_before_it_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moec.measure.limits.free_memory", lambda: 1000)
+    done = moec("run", MIXTRAL, *SMALL)
+    assert done.exit_code == 1
+    assert "error: not enough memory" in done.stderr and "--dims" in done.stderr
+
+
+def test_errors_count_what_is_no_number() -> None:
+    truth = np.array([[1.0, 2.0], [np.inf, 0.0], [np.nan, 1.0], [4.0, 1.0]])
+    assert errors(truth, truth).tolist() == [0, 0, 0, 0]
+    bad = np.array([[1.0, np.nan], [-np.inf, 0.0], [0.0, 1.0], [5.0, 1.0]])
+    assert errors(bad, truth).tolist() == [np.inf, np.inf, np.inf, 0.25]
+
+
+def test_a_token_near_a_tie_may_differ_and_no_other() -> None:
+    y, truth = np.array([[1.0], [2.0], [9.0], [4.0], [5.0]]), np.array([[1.0], [2.0], [3.0], [4.0], [5.0]])
+    found = compare([y], lambda part: ([truth[part]], np.array([True, True, False, False, True])[part]), 5, 1e-5)
+    assert (found.error, found.done, found.counted, found.right) == (0.0, 5, 4, True)
+    found = compare([y], lambda part: ([truth[part]], np.ones(5, bool)[part]), 5, 1e-5)
+    assert (found.counted, found.right) == (5, False)
+    found = compare([y + 9], lambda part: ([truth[part]], np.zeros(5, bool)[part]), 5, 1e-5)
+    assert (found.counted, found.right) == (0, False)
+
+
+def test_the_oracle_stops_in_time() -> None:
+    asked: list[int] = []
+
+    def interpret(part: slice) -> tuple[list[Any], Any]:
+        asked.append(part.stop - part.start)
+        time.sleep(0.01 * asked[-1])
+        return [np.zeros((asked[-1], 1))], np.ones(asked[-1], bool)
+
+    found = compare([np.zeros((1000, 1))], interpret, 1000, 1e-5, seconds=0.3)
+    assert found.done == sum(asked) and 4 <= found.done <= 60
+
+
+# ── compile ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+#: A line that each stage has.
+MARKS = {
+    "ast": "Layer",
+    "moe": "moe.layer",
+    "passes": "// ----- after specialize",
+    "moe-opt": "tensor<48xf32>",
+    "plan": "plan.program",
+    "llvm": "define",
+    "llvm-opt": "define",
+    "asm": "moec_run:",
+}
+
+
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "obj"])
-def test_every_stage_goes_to_standard_output(stage: str) -> None:
+def test_every_text_goes_to_standard_output(stage: str) -> None:
     done = moec("compile", MIXTRAL, *SMALL, "--emit", stage)
     assert done.exit_code == 0
-    assert len(done.output) > 100
+    assert MARKS[stage] in done.stdout
+    assert not done.stderr
 
 
 def test_stages_go_to_files(tmp_path: Path) -> None:
-    done = moec("compile", MIXTRAL, *SMALL, "--emit", "moe,plan,llvm,llvm-opt,asm,obj", "-o", str(tmp_path / "build"))
+    done = moec("compile", MIXTRAL, *SMALL, "--emit", ",".join(STAGES), "-o", str(tmp_path / "build"))
     assert done.exit_code == 0
-    names = {path.name for path in (tmp_path / "build").iterdir()}
-    assert names == {
-        f"mixtral.{name}.{STAGES[name].suffix}" for name in ("moe", "plan", "llvm", "llvm-opt", "asm", "obj")
-    }
+    names = [f"mixtral.{name}.{stage.suffix}" for name, stage in STAGES.items()]
+    assert [Path(line).name for line in done.stdout.split()] == names
+    assert sorted(path.name for path in (tmp_path / "build").iterdir()) == sorted(names)
     assert (tmp_path / "build" / "mixtral.obj.o").read_bytes().startswith(b"\x7fELF")
-    done = moec("compile", MIXTRAL, *SMALL, "--emit", "plan", "-o", str(tmp_path / "one.mlir"))
-    assert "plan.program" in (tmp_path / "one.mlir").read_text()
 
 
-@pytest.mark.parametrize("triple", ["aarch64-linux-gnu", "riscv64-linux-gnu", "x86_64-linux-gnu"])
-def test_other_machines(triple: str) -> None:
+def test_one_stage_goes_to_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "one.mlir"
+    assert moec("compile", MIXTRAL, *SMALL, "--emit", "plan", "-o", str(path)).exit_code == 0
+    assert "plan.program" in path.read_text()
+
+
+def test_several_stages_go_to_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert moec("compile", MIXTRAL, *SMALL, "--emit", "moe,obj").exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"mixtral.moe.mlir", "mixtral.obj.o"}
+
+
+def test_an_object_goes_to_a_pipe() -> None:
+    done = moec("compile", MIXTRAL, *SMALL, "--emit", "obj", "-o", "-")
+    assert done.stdout_bytes.startswith(b"\x7fELF")
+
+
+def test_an_object_does_not_go_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda stream: True, raising=False)
+    done = moec("compile", MIXTRAL, *SMALL, "--emit", "obj", "-o", "-")
+    assert done.exit_code == 2
+    assert "does not belong on a terminal" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("triple", "word"),
+    [("aarch64-linux-gnu", "fmla"), ("riscv64-linux-gnu", "fmadd.s"), ("x86_64-linux-gnu", "mulps")],
+)
+def test_other_machines(triple: str, word: str) -> None:
     done = moec("compile", MIXTRAL, *SMALL, "--emit", "asm", "--target", triple, "-o", "-")
     assert done.exit_code == 0
-    assert "moec_run" in done.output
+    assert "moec_run" in done.output and word in done.output
 
 
-def test_compile_without_a_stage_fills_the_cache() -> None:
-    done = moec("compile", MIXTRAL, *SMALL)
-    assert done.exit_code == 0
-    assert "bytes of code" in done.output
+def test_other_cpus() -> None:
+    native, none, zen = (
+        moec("compile", MIXTRAL, *SMALL, "--emit", "asm", *cpu).stdout
+        for cpu in (["--mcpu", "native"], [], ["--mcpu", "znver4"])
+    )
+    assert native == none
+    assert "zmm" in zen
+
+
+def test_levels() -> None:
+    assert moec("compile", MIXTRAL, *SMALL, "--emit", "llvm-opt", "-O0").exit_code == 0
+    assert moec("compile", MIXTRAL, *SMALL, "--emit", "llvm-opt", "-O", "3").exit_code == 0
+
+
+def test_compile_without_a_stage_fills_the_cache(tmp_path: Path) -> None:
+    for how in ("not cached before", "from the cache"):
+        done = moec("compile", MIXTRAL, *SMALL, MOEC_CACHE_DIR=str(tmp_path))
+        assert done.exit_code == 0
+        assert "bytes of code" in done.output and how in done.output
+    assert [path.suffix for path in (tmp_path / "objects").iterdir()] == [".moeo"]
+
+
+def test_dimensions_may_be_given_one_by_one() -> None:
+    done = moec("compile", MIXTRAL, "--dims", "H=16", "--dims", "I=32, E=4,", "--emit", "moe-opt")
+    assert "tensor<4x32x16xf32>" in done.output
+
+
+# ── check ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_check_says_nothing_of_what_is_right() -> None:
@@ -85,40 +255,115 @@ def test_check_says_nothing_of_what_is_right() -> None:
 def test_check_tells_errors_for_people_and_for_programs(wrong: str) -> None:
     done = moec("check", wrong)
     assert done.exit_code == 1
-    assert "error[E0201]" in done.output and "^" in done.output
-    done = moec("check", wrong, "--error-format", "json")
-    told: dict[str, Any] = json.loads(done.output)
-    assert told["code"] == "E0201"
-    start, end = told["span"]["start"], told["span"]["end"]
-    assert WRONG.encode()[start:end] == b"x + w"
+    assert "error[E0201]" in done.stderr and "^" in done.stderr and "\x1b" not in done.stderr
+    (fault,) = told(moec("check", wrong, "--error-format", "json"))
+    assert fault["code"] == "E0201" and fault["severity"] == "error"
+    assert WRONG.encode()[fault["span"]["start"] : fault["span"]["end"]] == b"x + w"
+
+
+def test_offsets_are_of_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "a.moe"
+    path.write_text("# Übergröße ✓\n" + WRONG)
+    (fault,) = told(moec("check", str(path), "--error-format", "json"))
+    assert path.read_bytes()[fault["span"]["start"] : fault["span"]["end"]] == b"x + w"
+
+
+def test_check_goes_on_after_an_error(wrong: str, tmp_path: Path) -> None:
+    done = moec("check", wrong, str(tmp_path / "none.moe"), MIXTRAL, wrong, "--error-format", "json")
+    assert done.exit_code == 1
+    assert [fault["code"] for fault in told(done)] == ["E0201", "E0001", "E0201"]
+
+
+def test_check_without_values_for_all_dimensions(tmp_path: Path) -> None:
+    path = tmp_path / "a.moe"
+    path.write_text("moe a[H, G](x: [H]) -> [G, H / G] {\n    return split x as [G, _]\n}\n")
+    assert moec("check", str(path)).exit_code == 0
+    assert moec("check", str(path), "--dims", "H=6,G=3").exit_code == 0
+    done = moec("check", str(path), "--dims", "H=6,G=4")
+    assert done.exit_code == 1 and "E0202" in done.stderr
+    assert "E0302" in moec("check", str(path), "--dims", "Q=6").stderr
 
 
 def test_check_warns_of_what_nothing_uses(tmp_path: Path) -> None:
     path = tmp_path / "a.moe"
-    path.write_text("moe a[H=4](x: [H]) -> [H] {\n    param w: [H]\n    return x\n}\n")
+    path.write_text("fn f(a) = a\nmoe a[H=4, Q=2](x: [H]) -> [H] {\n    param w: [H]\n    y = x\n    return x\n}\n")
     done = moec("check", str(path))
     assert done.exit_code == 0
-    assert "warning[W0001]: parameter `w` is never used" in done.output
+    for what in ("function `f`", "dimension `Q`", "parameter `w`", "value `y`"):
+        assert f"warning[W0001]: {what} is never used" in done.stderr
+    assert {warning["severity"] for warning in told(moec("check", str(path), "--error-format=json"))} == {"warning"}
 
 
-def test_fmt_rewrites_in_place(tmp_path: Path) -> None:
+# ── fmt ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LOOSE, LAID = "moe a[H=4](x:[H])->[H]{return x*2}", "moe a[H=4](x: [H]) -> [H] {\n    return x * 2\n}\n"
+
+
+@pytest.fixture
+def loose(tmp_path: Path) -> Path:
     path = tmp_path / "a.moe"
-    path.write_text("moe a[H=4](x:[H])->[H]{return x*2}")
-    assert moec("fmt", "--check", str(path)).exit_code == 1
-    assert moec("fmt", "--diff", str(path)).exit_code == 0
-    assert path.read_text().startswith("moe a[H=4](x:[H])")
-    assert moec("fmt", str(path)).exit_code == 0
-    assert path.read_text() == "moe a[H=4](x: [H]) -> [H] {\n    return x * 2\n}\n"
-    assert moec("fmt", "--check", str(path)).exit_code == 0
-    assert moec("fmt", "-", input="fn f(a)=a").output == "fn f(a) = a\n"
+    path.write_text(LOOSE)
+    return path
 
 
-def test_fmt_leaves_a_wrong_file_alone(tmp_path: Path) -> None:
-    path = tmp_path / "a.moe"
-    path.write_text("moe a[H=4](x: [H]) -> [H] {")
-    assert moec("fmt", str(path)).exit_code == 1
-    assert path.read_text() == "moe a[H=4](x: [H]) -> [H] {"
-    assert [p.name for p in tmp_path.iterdir()] == ["a.moe"]
+def test_fmt_rewrites_in_place(loose: Path) -> None:
+    loose.chmod(0o640)
+    done = moec("fmt", str(loose))
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", f"changed {loose}\n")
+    assert loose.read_text() == LAID
+    assert stat.S_IMODE(loose.stat().st_mode) == 0o640
+    assert [path.name for path in loose.parent.iterdir()] == ["a.moe"]
+    before = loose.stat()
+    assert moec("fmt", str(loose)).output == ""
+    assert loose.stat().st_ino == before.st_ino
+
+
+def test_fmt_follows_links(loose: Path) -> None:
+    link = loose.parent / "link.moe"
+    link.symlink_to(loose)
+    assert moec("fmt", str(link)).exit_code == 0
+    assert link.is_symlink() and loose.read_text() == LAID
+
+
+def test_fmt_check_and_diff_change_nothing(loose: Path) -> None:
+    done = moec("fmt", "--check", str(loose))
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"would change {loose}\n")
+    done = moec("fmt", "--diff", str(loose))
+    assert done.exit_code == 0
+    assert "+    return x * 2" in done.stdout.splitlines()
+    assert moec("fmt", "--check", "--diff", str(loose)).exit_code == 1
+    assert loose.read_text() == LOOSE
+
+
+def test_fmt_reads_standard_input() -> None:
+    assert moec("fmt", "-", input=LOOSE).stdout == LAID
+    assert moec("fmt", "-", input=LAID).stdout == LAID
+    done = moec("fmt", "-", "--check", input=LOOSE)
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "would change <stdin>\n")
+    done = moec("fmt", "-", input=b"\xff")
+    assert done.exit_code == 1 and "E0004" in done.stderr
+
+
+def test_fmt_leaves_a_wrong_file_alone_and_goes_on(loose: Path) -> None:
+    bad = loose.parent / "0.moe"
+    bad.write_text("moe a[H=4](x: [H]) -> [H] {")
+    done = moec("fmt", str(bad), str(loose))
+    assert done.exit_code == 1 and "error[E00" in done.stderr
+    assert bad.read_text() == "moe a[H=4](x: [H]) -> [H] {"
+    assert loose.read_text() == LAID
+    assert {path.name for path in loose.parent.iterdir()} == {"0.moe", "a.moe"}
+
+
+def test_fmt_loses_nothing_where_it_cannot_write(loose: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def replace(*names: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(loose))
+
+    monkeypatch.setattr(os, "replace", replace)
+    done = moec("fmt", str(loose))
+    assert done.exit_code == 1
+    assert done.stderr == f"error: `{loose}`: no space left on device\n"
+    assert loose.read_text() == LOOSE
+    assert [path.name for path in loose.parent.iterdir()] == ["a.moe"]
 
 
 def test_examples_are_in_the_canonical_layout() -> None:
@@ -126,49 +371,205 @@ def test_examples_are_in_the_canonical_layout() -> None:
     assert done.exit_code == 0, done.output
 
 
+# ── explain, opt ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def test_explain_takes_rates() -> None:
-    done = moec("explain", MIXTRAL, *SMALL, "--tokens", "16", "--rates", "114,25")
+    done = moec("explain", MIXTRAL, "--tokens", "64", "--rates", "100,25")
     assert done.exit_code == 0
-    assert "114 GFLOP/s, 25.0 GB/s" in done.output
+    assert "64 tokens, f32" in done.output and "100 GFLOP/s, 25.0 GB/s, as given" in done.output
+    # All 8 experts are expected among 64 tokens: 3 matrices of 4096 x 14336 each, in f32.
+    assert "45.1 GFLOP, 5.64 GB of weights" in done.output
+    assert "limit     451 ms, by math" in done.output
+
+
+def test_explain_one_token_touches_its_own_experts() -> None:
+    done = moec("explain", MIXTRAL, "--rates", "100,25", COLUMNS="140")
+    row = next(line for line in done.output.splitlines() if "gate up" in line)
+    assert re.match(r"matmul +gate up +8 x \[14336, 4096\] +index +2\.0 ", row)
+    assert "235 M" in row and "MB" in row
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.moe")))
+def test_explain_every_example(name: str) -> None:
+    done = moec("explain", str(EXAMPLES / f"{name}.moe"), "--rates", "100,25", "--dtype", "bf16", "--tokens", "3")
+    assert done.exit_code == 0, done.output
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
+def test_explain_no_tokens() -> None:
+    done = moec("explain", MIXTRAL, *SMALL, "--tokens", "0", "--rates", "100,25")
+    assert done.exit_code == 0
+    assert "nothing to do" in done.output
+
+
+def test_explain_measures() -> None:
+    done = moec("explain", MIXTRAL, *SMALL, "--threads", "1")
+    assert done.exit_code == 0
+    assert "measured just now on 1 thread" in done.output
+
+
+def test_opt_is_forwarded() -> None:
+    done = shell("opt", MIXTRAL, "-p", 'specialize{dims="H=48","I=40","E=6","K=2"},infer-shapes,cse')
+    assert done.returncode == 0, done.stderr
+    assert "tensor<6x40x48xf32>" in done.stdout
+    assert "--print-between-passes" in shell("opt", "--help").stdout
+    assert shell("opt", MIXTRAL, "-p", "no-such-pass").returncode != 0
+
+
+def test_quantities() -> None:
+    assert [amount(value) for value in (0, 7, 999, 999.6, 12345, 5.64e9)] == [
+        "0",
+        "7",
+        "999",
+        "1.00 k",
+        "12.3 k",
+        "5.64 G",
+    ]
+    assert amount(2.5e6, "B") == "2.50 MB" and amount(93, "B") == "93 B"
+    assert [duration(value) for value in (2, 0.0449, 9.996e-6, 3e-9)] == ["2.00 s", "44.9 ms", "10.0 us", "3 ns"]
+
+
+# ── the command line ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
         (["run", "/no/such/file.moe"], 1),
+        (["run", str(EXAMPLES)], 1),
         (["run", MIXTRAL, "--dims", "Q=3"], 1),
+        (["run", MIXTRAL, "--dims", "H=0"], 1),
         (["run", MIXTRAL, "--dtype", "f64"], 1),
+        (["run", MIXTRAL, *SMALL, "--aux", "nothing"], 1),
+        (["run", MIXTRAL, "--dims", "H=999999999999,I=999999999999"], 1),
         (["run", MIXTRAL, "--dims", "H"], 2),
+        (["run", MIXTRAL, "--dims", "H=-1"], 2),
+        (["run", MIXTRAL, "--dims", "H=²"], 2),
+        (["run", MIXTRAL, "--dims", "H=1;I=2"], 2),
+        (["run", MIXTRAL, "--dims", f"H={'9' * 5000}"], 2),
+        (["run", MIXTRAL, "--tokens", "0"], 2),
+        (["run", MIXTRAL, "--threads", "0"], 2),
+        (["run", MIXTRAL, "--error-format", "xml"], 2),
         (["run"], 2),
+        (["check"], 2),
         (["frobnicate"], 2),
         (["compile", MIXTRAL, "--emit", "pln"], 1),
         (["compile", MIXTRAL, "--emit", "asm", "--target", "nowhere"], 1),
+        (["compile", MIXTRAL, "--emit", "asm", "--target", "aarch64-linux-gnu", "--mcpu", "native"], 1),
+        (["compile", MIXTRAL, *SMALL, "--emit", "moe", "-o", "/proc/none/a.mlir"], 1),
+        (["compile", MIXTRAL, "--emit", ","], 2),
+        (["compile", MIXTRAL, "-o", "build"], 2),
         (["compile", MIXTRAL, "-O", "9"], 2),
         (["explain", MIXTRAL, "--rates", "fast"], 2),
+        (["explain", MIXTRAL, "--rates", "1,nan"], 2),
+        (["explain", MIXTRAL, "--rates", "0,1"], 2),
     ],
 )
 def test_exit_codes(arguments: list[str], code: int) -> None:
     done = moec(*arguments)
-    assert done.exit_code == code
-    assert "Traceback" not in done.output
+    assert done.exit_code == code, done.output
+    assert done.stderr and not done.stdout
+    assert "Traceback" not in done.stderr and "its own fault" not in done.stderr
+
+
+def test_a_file_that_may_not_be_read(loose: Path) -> None:
+    loose.chmod(0)
+    if os.access(loose, os.R_OK):
+        pytest.skip("this user may read everything")
+    for command in ("run", "compile", "check", "fmt", "explain"):
+        done = moec(command, str(loose))
+        assert done.exit_code == 1 and "E0001" in done.stderr
+
+
+def test_errors_outside_the_language_are_json_too() -> None:
+    arguments = ["compile", MIXTRAL, *SMALL, "--emit", "moe", "-o", "/proc/none/a.mlir"]
+    (fault,) = told(moec(*arguments, "--error-format", "json"))
+    assert fault["code"] is None and fault["severity"] == "error" and "/proc/none" in fault["message"]
 
 
 @pytest.mark.parametrize("command", [[], ["run"], ["compile"], ["check"], ["fmt"], ["explain"]])
-def test_help(command: list[str]) -> None:
-    done = moec(*command, "--help")
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(command: list[str], flag: str) -> None:
+    done = moec(*command, flag)
     assert done.exit_code == 0
-    assert "Usage:" in done.output
-    if not command:
-        assert "MOEC_CACHE_DIR" in done.output and "Examples:" in done.output
+    for text in ("Usage:", "Examples:", "Environment:", "MOEC_CACHE_DIR", "OMP_NUM_THREADS", "MOEC_DUMP", "NO_COLOR"):
+        assert text in done.output
+    assert max(map(len, done.output.splitlines())) <= 80
 
 
-def test_from_a_shell(tmp_path: Path) -> None:
-    environment = {**os.environ, "MOEC_DUMP": "plan", "MOEC_DUMP_DIR": str(tmp_path), "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "moec", "run", MIXTRAL, *SMALL, "--tokens", "3"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+def test_help_names_every_stage() -> None:
+    listed = moec("compile", "-h").output
+    assert all(f"  {name} " in listed and stage.about in listed for name, stage in STAGES.items())
+
+
+def test_a_command_is_suggested() -> None:
+    assert "Did you mean `compile`?" in moec("complie").output
+
+
+def test_version() -> None:
+    assert re.fullmatch(r"moec \d+\.\d+\.\d+\n", moec("--version").output)
+
+
+def test_help_imports_no_compiler() -> None:
+    script = (
+        "import sys; from moec.cli import main; main(['--help'], standalone_mode=False);"
+        "assert not {'xdsl', 'lark', 'rich', 'moec.elaborate'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_a_fault_of_moec_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("moec.source.read", fail)
+    done = moec("check", MIXTRAL)
+    assert done.exit_code == 70
+    assert "KeyError: 'surprise'" in done.stderr and "MOEC_DEBUG=1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert isinstance(moec("check", MIXTRAL, MOEC_DEBUG="1").exception, KeyError)
+
+
+def test_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moec.source.read", interrupt)
+    done = moec("check", MIXTRAL)
+    assert (done.exit_code, done.stdout) == (130, "")
+
+
+# ── from a shell ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_dumps(tmp_path: Path) -> None:
+    where = {"MOEC_DUMP": "plan,asm", "MOEC_DUMP_DIR": str(tmp_path), "NO_COLOR": "1"}
+    done = shell("run", MIXTRAL, *SMALL, "--tokens", "3", **where)
     assert done.returncode == 0, done.stderr
     assert "\x1b[" not in done.stdout
     assert "plan.program" in (tmp_path / "mixtral.plan.mlir").read_text()
-    piped = f"{sys.executable} -m moec compile {MIXTRAL} --emit llvm --dims H=48,I=40 | head -1"
-    done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
+    assert "moec_run:" in (tmp_path / "mixtral.asm.s").read_text()
+
+
+def test_a_reader_that_leaves_early() -> None:
+    command = f"{sys.executable} -m moec compile {MIXTRAL} --emit llvm {' '.join(SMALL)} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1
+    assert not done.stderr
+
+
+@pytest.mark.skipif(shutil.which("script") is None, reason="needs script(1)")
+def test_colours_only_on_a_terminal(wrong: str) -> None:
+    command = f"{sys.executable} -m moec check {wrong}"
+    for prefix, coloured in (("", True), ("NO_COLOR=1 ", False)):
+        wrapped = ["script", "-qec", f"{prefix}{command}", "/dev/null"]
+        shown = subprocess.run(
+            wrapped, capture_output=True, text=True, check=False, env={**os.environ, "TERM": "xterm"}
+        )
+        assert ("\x1b[" in shown.stdout) == coloured, shown.stdout
+
+
+def test_completion() -> None:
+    done = shell(_MOEC_COMPLETE="bash_source")
+    assert done.returncode in (0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import weakref
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
@@ -24,20 +25,22 @@ class Library:
     def __init__(self, image: bytes, *exports: str) -> None:
         _initialise()
         machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine()
-        self._engine: Any = llvm.create_lljit_compiler(machine, use_jit_link=True)
+        engine: Any = llvm.create_lljit_compiler(machine, use_jit_link=True)
         # The process brings what LLVM calls on its own behalf, memcpy and memset, and the pool's system call.
         builder = llvm.JITLibraryBuilder().add_object_img(image).add_current_process()
         for name in exports:
             builder = builder.export_symbol(name)
-        self._library: Any = builder.link(self._engine, f"moec{next(_names)}")
+        self._library: Any = builder.link(engine, f"moec{next(_names)}")
+        # Not at exit: llvmlite may be gone by then, and the process gives its memory back itself.
+        weakref.finalize(self, _unload, self._library, engine).atexit = False
 
     def address(self, name: str) -> int:
         return self._library[name]
 
-    def __del__(self) -> None:
-        for part in (getattr(self, "_library", None), getattr(self, "_engine", None)):
-            if part is not None:
-                part.close()
+
+def _unload(library: Any, engine: Any) -> None:
+    library.close()
+    engine.close()
 
 
 class Code(Library):

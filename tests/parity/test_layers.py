@@ -108,6 +108,25 @@ def test_equals_the_models_block_in_bf16(name: str) -> None:
     assert compare(name, 33, real="bf16", seed=2) <= TOLERANCE["bf16"]
 
 
+def test_a_mixture_of_heads_from_its_choice_to_its_output() -> None:
+    """Both halves of JetMoE's attention in turn: indices and weights that leave one layer enter another."""
+    import torch
+
+    (file, queries), (_, heads) = load("jetmoe_queries", "f32"), load("jetmoe_heads", "f32")
+    dims = dict(ROWS["jetmoe_queries"].dims)
+    block = build("jetmoe_queries", dims, blocks=ROWS["jetmoe_queries"].blocks)
+    given = [
+        kernel.pack(bind_weights(load(name, "f32")[0], "transformers", state(block), dims))
+        for name, kernel in (("jetmoe_queries", queries), ("jetmoe_heads", heads))
+    ]
+    x = random_inputs(file, dims, 33)["x"]
+    ours = heads(*queries(x, given[0]), given[1])
+    with torch.inference_mode():
+        made, _, choice = block.map(torch.from_numpy(x)[None])
+        theirs = block.reduce(made, choice)[0].numpy()
+    assert np.abs(ours - theirs).max() <= TOLERANCE["f32"] * np.abs(theirs).max()
+
+
 def test_every_layer_stands_in_a_table() -> None:
     assert {path.stem for path in LAYERS.glob("*.moe")} == {
         name for name, row in ROWS.items() if row.path.parent == LAYERS

@@ -1000,9 +1000,11 @@ class Writer:
     def choice(self, domain: str, scores: Expr) -> Chosen:
         """A selection of a domain by scores for it."""
         n = self.size(domain)
-        topk = lambda v, of=None: (lambda k: Chosen(f"topk({v}, {k})", k, domain, of, bool(of and of.partial)))(
-            self.count_of(of.size if of else domain)
-        )
+
+        def topk(v: str, of: Chosen | None = None) -> Chosen:
+            k = self.count_of(of.size if of else domain)
+            return Chosen(f"topk({v}, {k})", k, domain, of, bool(of and of.partial))
+
         s = scores.text
         return self.one(
             lambda: topk(s),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -51,6 +52,13 @@ def test_split_and_an_index():
     flat = counted(6, 4)
     np.testing.assert_array_equal(bound('w = split "w1" as [E, _, H]', {"w1": flat}), flat.reshape(2, 3, 4))
     np.testing.assert_array_equal(bound('w = "all"[1]', {"all": counted(3, 2, 3, 4)}), counted(3, 2, 3, 4)[1])
+
+
+def test_an_index_into_a_vector_is_an_array():
+    one = np.array([2.5], ml_dtypes.bfloat16)
+    value = bound('w = "scale"[0]', {"scale": one}, shape="real")
+    assert isinstance(value, np.ndarray)
+    assert value.shape == () and value.dtype == one.dtype and value == 2.5
 
 
 def test_concat_along_an_axis():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import threading
 import tracemalloc
 from typing import Any
@@ -218,3 +220,9 @@ def test_a_call_allocates_nothing_but_its_output(kernel: Any, weights: Any) -> N
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= x.nbytes + 8192
+
+
+def test_a_kernel_that_lives_until_the_end_says_nothing_at_exit() -> None:
+    script = f"import moec, functools; functools.kept = moec.compile({TEXT!r}, threads=1)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
