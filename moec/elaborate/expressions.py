@@ -173,6 +173,8 @@ class Expressions(Builder):
             exponent = self.known(right.dim)
             if isinstance(exponent, float) or exponent is None:
                 raise fail("E0204", "the power of a number needs a known exponent", node.right.span)
+            if abs(exponent) > 1024:
+                raise fail("E0206", f"the exponent {exponent} of a number is beyond 1024", node.right.span)
             if self.known(left.dim) == 0 and exponent < 0:
                 raise fail("E0202", f"`{node.span.text}` divides by zero", node.span)
             return Number(left.dim**exponent, node.span)
