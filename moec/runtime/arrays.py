@@ -36,7 +36,7 @@ def as_numpy(value: Any, name: str) -> Data:
     if isinstance(value, np.ndarray):
         return value  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, np.generic):  # an element of an array
-        return np.asarray(value)
+        return np.asarray(cast(Any, value))
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return _from_torch(value, name, torch)
