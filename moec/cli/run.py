@@ -31,7 +31,7 @@ _CALLS: Final = (5, 1000)
 
 _EXAMPLES = (
     "moec run examples/mixtral.moe --dims H=1024,I=2048",
-    "moec run examples/deepseek_v3.moe --dims H=512,I=256,E=32 --dtype bf16 --tokens 16",
+    "moec run examples/deepseek_v3.moe --dims H=512,I=256,E=32 --dtype bf16",
     "moec run examples/seed.moe --threads 1 --seed 7",
 )
 
