@@ -264,7 +264,7 @@ class _Body:
             for value in self._direct(unit):
                 wanted[value] = self.ready(value)
             for value in unit.reads():
-                wanted.update(self._roots(value))
+                wanted.update(self._roots(value, inside=unit.loop is not None))
         for operation, level in self.levels.items():
             if not is_free(operation):
                 wanted.update(self._earlier(captured(operation), level))
@@ -293,8 +293,11 @@ class _Body:
     def _here(self, value: SSAValue) -> bool:
         return isinstance(value, OpResult) and value.op.parent is self.block and value.op not in self.unit_of
 
-    def _roots(self, value: SSAValue) -> dict[SSAValue, int]:
-        """The values worth storing that a value is made of by free operations."""
+    def _roots(self, value: SSAValue, inside: bool = False) -> dict[SSAValue, int]:
+        """The values worth storing that a value is made of by free operations. `inside` a loop, whose rows are others,
+        the result of another loop cannot be put together."""
+        if inside and self._summed(value):
+            return {value: self.ready(value)}
         if not self._here(value) or weight_view(value) is not None:
             return {}
         assert isinstance(value, OpResult)
@@ -302,7 +305,7 @@ class _Body:
             return {value: self.levels[value.op]}
         found: dict[SSAValue, int] = {}
         for operand in captured(value.op):
-            found.update(self._roots(operand))
+            found.update(self._roots(operand, inside))
         return found
 
     def _earlier(self, values: Iterable[SSAValue], level: int) -> dict[SSAValue, int]:
