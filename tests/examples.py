@@ -151,7 +151,9 @@ def deviation(extents: tuple[int, ...]) -> float:
 
 
 def distinct(extents: tuple[int, ...], below: int, rng: np.random.Generator) -> Array:
-    """Integers below a bound, of which no row holds one twice."""
+    """Integers below a bound, of which no row that is short enough holds one twice."""
+    if extents[-1] > below:
+        return rng.integers(0, below, extents)
     numbers = np.broadcast_to(np.arange(below), (*extents[:-1], below))
     return rng.permuted(numbers, axis=-1)[..., : extents[-1]].copy()
 

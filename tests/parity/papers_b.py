@@ -1,0 +1,347 @@
+"""More layers that no library has, from their papers: dense NumPy over whole batches, as in `tests.parity.papers`.
+
+The files stand in `layers/papers/`, `DIMS` holds the dimensions of a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+
+from tests.examples import Array
+from tests.parity.papers import Arrays, _chosen, _gelu, _silu, _softmax, _sparse_softmax
+
+Dims = Mapping[str, int]
+
+
+def _sigmoid(v: Array) -> Array:
+    return 1 / (1 + np.exp(-v))
+
+
+def _relu(v: Array) -> Array:
+    return np.maximum(v, 0)
+
+
+def _norm(v: Array) -> Array:
+    return np.sqrt((v * v).sum(-1))
+
+
+def _layernorm(v: Array) -> Array:
+    d = v - v.mean(-1, keepdims=True)
+    return d / np.sqrt((d * d).mean(-1, keepdims=True) + 1e-5)
+
+
+def _swiglu(x: Array, w: Arrays, prefix: str = "") -> Array:
+    """What each expert makes of each token: [T, E, H]."""
+    gate, up, down = (w[prefix + part] for part in ("gate", "up", "down"))
+    hidden = _silu(np.einsum("th,eih->tei", x, gate)) * np.einsum("th,eih->tei", x, up)
+    return np.einsum("tei,ehi->teh", hidden, down)
+
+
+def _plain(act: Callable[[Array], Array], x: Array, w: Arrays) -> Array:
+    return np.einsum("tei,ehi->teh", act(np.einsum("th,eih->tei", x, w["up"])), w["down"])
+
+
+def _mix(weights: Array, experts: Array) -> Array:
+    return np.einsum("te,teh->th", weights, experts)
+
+
+def _top(p: Array, count: int) -> Array:
+    """The `count` largest of each row, zero elsewhere."""
+    return np.where(_chosen(p, count), p, 0)
+
+
+def _share(p: Array) -> Array:
+    return p / p.sum(-1, keepdims=True)
+
+
+def mole(x: Array, w: Arrays, dims: Dims) -> Array:
+    adapters = np.einsum("nor,nrh,th->tno", w["b"], w["a"], x)
+    normal = adapters / _norm(adapters)[..., None]
+    weights = _softmax(normal.reshape(len(x), -1) @ w["mix"].T / w["temperature"])
+    return x @ w["base"].T + np.einsum("tn,tno->to", weights, adapters)
+
+
+def mixlora(x: Array, w: Arrays, dims: Dims) -> Array:
+    """The adapters added to the matrices themselves."""
+    gate, up, down = (w[part] + w[f"{part}_b"] @ w[f"{part}_a"] for part in ("gate", "up", "down"))
+    return _mix(
+        _share(_top(_softmax(x @ w["router"].T), dims["K"])), _swiglu(x, {"gate": gate, "up": up, "down": down})
+    )
+
+
+def moefication(x: Array, w: Arrays, dims: Dims) -> Array:
+    """The dense layer, the neurons of the other groups silenced."""
+    cosine = x @ w["centre"].T / (_norm(w["centre"]) * _norm(x)[:, None])
+    awake = np.repeat(_chosen(cosine, dims["K"]), dims["I"] // dims["E"], -1)
+    return (_relu(x @ w["up"].T + w["up_bias"]) * awake) @ w["down"].T
+
+
+def adaptive_mixtures(x: Array, w: Arrays, dims: Dims) -> Array:
+    return _mix(_softmax(x @ w["router"].T), _plain(np.tanh, x, w))
+
+
+def sigma_moe(x: Array, w: Arrays, dims: Dims) -> Array:
+    return _mix(_top(_sigmoid(x @ w["router"].T), dims["K"]), _plain(_relu, x, w))
+
+
+def remoe(x: Array, w: Arrays, dims: Dims) -> Array:
+    return _mix(_relu(x @ w["router"].T), _swiglu(x, w))
+
+
+def top_p(x: Array, w: Arrays, dims: Dims) -> Array:
+    """By sorting and summing up, as the paper does."""
+    p = _softmax(x @ w["router"].T)
+    order = np.argsort(-p, -1)
+    ranked = np.take_along_axis(p, order, -1)
+    kept = np.cumsum(ranked, -1) - ranked < dims["P"] / 100
+    weights = np.zeros_like(p)
+    np.put_along_axis(weights, order, np.where(kept, ranked, 0), -1)
+    return _mix(weights, _swiglu(x, w))
+
+
+def noisy_top_k(x: Array, w: Arrays, dims: Dims, noise: Array) -> Array:
+    scores = x @ w["router"].T + noise * np.log1p(np.exp(x @ w["spread"].T))
+    return _mix(_sparse_softmax(scores, dims["K"]), _sigmoid(_plain(_relu, x, w)))
+
+
+def hash_layer(x: Array, w: Arrays, dims: Dims, id: Array) -> Array:
+    experts = _plain(_relu, x, w)
+    return sum(experts[np.arange(len(x)), chosen] for chosen in (w["table"][id], id % dims["E"]))
+
+
+def multihash(x: Array, w: Arrays, dims: Dims, id: Array) -> Array:
+    """Token by token: the matrices put together from their parts."""
+
+    def token(v: Array, parts: Array) -> Array:
+        up, down = (np.concatenate([w[name][n, e] for n, e in enumerate(parts)]) for name in ("up", "down"))
+        return down @ _relu(up @ v)
+
+    return np.stack([token(v, parts) for v, parts in zip(x, w["table"][id], strict=True)])
+
+
+def base_layer(x: Array, w: Arrays, dims: Dims) -> Array:
+    affinity = x @ w["centre"].T
+    best = affinity.argmax(-1)
+    alpha = _sigmoid(affinity.max(-1, keepdims=True))
+    h = x
+    for layer in range(dims["L"]):
+        scale, shift, up, up_bias, down, down_bias = (
+            w[name][best, layer] for name in ("scale", "shift", "up", "up_bias", "down", "down_bias")
+        )
+        hidden = _relu(np.einsum("tih,th->ti", up, _layernorm(h) * scale + shift) + up_bias)
+        h = h + np.einsum("thi,ti->th", down, hidden) + down_bias
+    return alpha * h + (1 - alpha) * x
+
+
+def monarch(x: Array, w: Arrays, dims: Dims) -> Array:
+    """As dense matrices: two of diagonal blocks, with the permutation between them and after them."""
+    b, p = dims["B"], dims["P"]
+    transpose = np.eye(b * p).reshape(b, p, b * p).swapaxes(0, 1).reshape(b * p, b * p)
+
+    def blocks(parts: Array) -> Array:
+        count, size = parts.shape[:2]
+        dense = np.zeros((count, size, count, size))
+        dense[np.arange(count), :, np.arange(count), :] = parts
+        return dense.reshape(count * size, count * size)
+
+    dense = [
+        transpose.T @ blocks(left) @ transpose @ blocks(right)
+        for left, right in zip(w["left"], w["right"], strict=True)
+    ]
+    return _mix(_top(_softmax(x @ w["router"].T), dims["K"]), np.einsum("eoh,th->teo", np.stack(dense), x))
+
+
+def kronecker(x: Array, w: Arrays, dims: Dims) -> Array:
+    dense = [
+        np.kron(a, b) + u @ v + np.diag(d) for a, b, u, v, d in zip(w["a"], w["b"], w["u"], w["v"], w["d"], strict=True)
+    ]
+    return _mix(_top(_softmax(x @ w["router"].T), dims["K"]), _gelu(np.einsum("eoh,th->teo", np.stack(dense), x)))
+
+
+def mh_moe(x: Array, w: Arrays, dims: Dims) -> Array:
+    """The heads as tokens of a batch N times as long."""
+    parts = (x @ w["heads"].T).reshape(len(x) * dims["N"], -1)
+    mixed = _mix(_share(_top(_softmax(parts @ w["router"].T), dims["K"])), _plain(_gelu, parts, w))
+    return mixed.reshape(len(x), -1) @ w["merge"].T
+
+
+def pr_moe(x: Array, w: Arrays, dims: Dims) -> Array:
+    sparse = _mix(_top(_softmax(x @ w["router"].T), 1), _plain(_gelu, x, w))
+    dense = _gelu(x @ w["dense_up"].T) @ w["dense_down"].T
+    share = _softmax(x @ w["coefficient"].T + w["coefficient_bias"])
+    return share[:, :1] * dense + share[:, 1:] * sparse
+
+
+def fff(x: Array, w: Arrays, dims: Dims) -> Array:
+    """Each leaf has the product of the answers on its path."""
+    right = x @ w["node"].T + w["node_bias"] > 0
+    reached = np.ones((len(x), 8), bool)
+    for leaf in range(8):
+        node = 0
+        for level in (4, 2, 1):
+            answer = bool(leaf & level)
+            reached[:, leaf] &= right[:, node] == answer
+            node = 2 * node + 1 + answer
+    hidden = _gelu(np.einsum("th,eih->tei", x, w["up"]) + w["up_bias"])
+    return _mix(reached.astype(float), np.einsum("tei,ehi->teh", hidden, w["down"]) + w["down_bias"])
+
+
+def pkm(x: Array, w: Arrays, dims: Dims) -> Array:
+    queries = np.einsum("th,apdh->tapd", x, w["query"])
+    halves = np.einsum("tapd,apmd->ptam", queries, w["keys"])
+    pairs = (halves[0][..., :, None] + halves[1][..., None, :]).reshape(*halves.shape[1:3], -1)
+    return np.einsum("tan,nv->tv", _sparse_softmax(pairs, dims["K"]), w["values"])
+
+
+def xmoe(x: Array, w: Arrays, dims: Dims) -> Array:
+    query = x @ w["into"].T
+    query, place = query / _norm(query)[:, None], w["place"] / _norm(w["place"])[:, None]
+    return _mix(_top(_softmax(query @ place.T / w["temperature"]), 1), _plain(_gelu, x, w))
+
+
+def gaussian(x: Array, w: Arrays, dims: Dims) -> Array:
+    away = (x[:, None] - w["place"]) / (np.abs(w["width"]) + 1)
+    return _mix(_sparse_softmax(w["weight"] - (away**2).sum(-1) / 2, dims["K"]), _plain(_relu, x, w))
+
+
+def switch(x: Array, w: Arrays, dims: Dims) -> Array:
+    return _mix(_top(_softmax(x @ w["router"].T), 1), _plain(_relu, x, w))
+
+
+def deepseek_moe(x: Array, w: Arrays, dims: Dims) -> Array:
+    routed = _top(_softmax(x @ w["router"].T), dims["K"])
+    return x + _mix(np.concatenate([np.ones((len(x), dims["S"])), routed], 1), _swiglu(x, w))
+
+
+def hmoe(x: Array, w: Arrays, dims: Dims) -> Array:
+    experts = np.concatenate([_swiglu(x, w, "big_"), _swiglu(x, w, "small_")], 1)
+    return _mix(_top(_softmax(x @ w["router"].T), dims["K"]), experts)
+
+
+def adamoe(x: Array, w: Arrays, dims: Dims) -> Array:
+    weights = _top(_softmax(x @ w["router"].T), dims["K"])[:, : dims["E"]]
+    return _mix(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9), _swiglu(x, w))
+
+
+def smear(x: Array, w: Arrays, dims: Dims) -> Array:
+    p = _softmax(_layernorm(x) @ w["router"].T)
+    up, down = (np.einsum("te,eab->tab", p, w[name]) for name in ("up", "down"))
+    return x + np.einsum("thi,ti->th", down, _gelu(np.einsum("tih,th->ti", up, x)))
+
+
+def chain(x: Array, w: Arrays, dims: Dims) -> Array:
+    for router in w["router"]:
+        x = x + _mix(_top(_softmax(x @ router.T), dims["K"]), _swiglu(x, w))
+    return x
+
+
+def rmoe(x: Array, w: Arrays, dims: Dims, before: Array) -> Array:
+    read = np.einsum("grs,ts->gtr", w["input"], x @ w["into"].T) + w["input_bias"][:, None]
+    kept = np.einsum("grs,ts->gtr", w["hidden"], before) + w["hidden_bias"][:, None]
+    reset, update = _sigmoid(read[0] + kept[0]), _sigmoid(read[1] + kept[1])
+    state = (1 - update) * np.tanh(read[2] + reset * kept[2]) + update * before
+    return _mix(_top(_softmax(state @ w["router"].T), dims["K"]), _swiglu(x, w))
+
+
+def yuan(x: Array, w: Arrays, dims: Dims) -> Array:
+    query, key, value = (x @ w[name].T for name in ("query", "key", "value"))
+    scores = np.einsum("tij,tj->ti", _softmax(query[:, :, None] * key[:, None, :]), value)
+    return _mix(_sparse_softmax(scores, dims["K"]), _swiglu(x, w))
+
+
+def lookup_experts(x: Array, w: Arrays, dims: Dims, id: Array) -> Array:
+    dense = (_silu(x @ w["gate"].T) * (x @ w["up"].T)) @ w["down"].T
+    return dense + _mix(_softmax(x @ w["router"].T), w["table"][id])
+
+
+def softmaxes(x: Array, w: Arrays, dims: Dims) -> Array:
+    latent = np.tanh(np.einsum("khg,tg->tkh", w["latent"], x) + w["latent_bias"])
+    return _mix(_softmax(x @ w["prior"].T), _softmax(latent @ w["words"].T + w["words_bias"]))
+
+
+def nllb(x: Array, w: Arrays, dims: Dims) -> Array:
+    hidden = _relu(np.einsum("th,eih->tei", x, w["up"]) + w["up_bias"])
+    experts = np.einsum("tei,ehi->teh", hidden, w["down"]) + w["down_bias"]
+    return 0.8 * _mix(_share(_top(_softmax(x @ w["router"].T), 2)), experts)
+
+
+#: The layer as its paper has it: x, weights, dimensions and further inputs to [T, H].
+PAPERS: Final[dict[str, Callable[..., Array]]] = {
+    paper.__name__: paper
+    for paper in (
+        mole,
+        mixlora,
+        moefication,
+        adaptive_mixtures,
+        sigma_moe,
+        remoe,
+        top_p,
+        noisy_top_k,
+        hash_layer,
+        multihash,
+        base_layer,
+        monarch,
+        kronecker,
+        mh_moe,
+        pr_moe,
+        fff,
+        pkm,
+        xmoe,
+        gaussian,
+        switch,
+        deepseek_moe,
+        hmoe,
+        adamoe,
+        smear,
+        chain,
+        rmoe,
+        yuan,
+        lookup_experts,
+        softmaxes,
+        nllb,
+    )
+}
+
+#: No two of a layer alike, few a multiple of a vector.
+DIMS: Final[dict[str, Mapping[str, int]]] = {
+    "mole": {"H": 37, "O": 45, "N": 5, "R": 3},
+    "mixlora": {"H": 37, "I": 29, "E": 7, "R": 3, "K": 2},
+    "moefication": {"H": 35, "I": 52, "E": 13, "K": 5},
+    "adaptive_mixtures": {"H": 33, "I": 21, "E": 5},
+    "sigma_moe": {"H": 41, "I": 19, "E": 11, "K": 4},
+    "remoe": {"H": 43, "I": 25, "E": 9},
+    "top_p": {"H": 39, "I": 23, "E": 11, "P": 55},
+    "noisy_top_k": {"H": 34, "I": 27, "E": 13, "K": 3},
+    "hash_layer": {"H": 38, "I": 26, "E": 7, "V": 31},
+    "multihash": {"H": 36, "I": 28, "N": 4, "E": 5, "V": 31},
+    "base_layer": {"H": 45, "I": 22, "L": 2, "E": 6},
+    "monarch": {"B": 7, "P": 5, "E": 6, "K": 2},
+    "kronecker": {"A": 7, "B": 5, "R": 3, "E": 6, "K": 2},
+    "mh_moe": {"H": 39, "N": 3, "I": 17, "E": 7, "K": 2},
+    "pr_moe": {"H": 47, "I": 31, "E": 9},
+    "fff": {"H": 29, "I": 13},
+    "pkm": {"H": 33, "D": 6, "M": 9, "A": 3, "V": 25, "K": 4},
+    "xmoe": {"H": 42, "D": 10, "I": 23, "E": 9},
+    "gaussian": {"H": 18, "I": 21, "E": 7, "K": 3},
+    "switch": {"H": 51, "I": 35, "E": 8},
+    "deepseek_moe": {"H": 40, "I": 18, "S": 2, "E": 13, "K": 4},
+    "hmoe": {"H": 44, "I": 37, "J": 15, "A": 3, "B": 6, "K": 4},
+    "adamoe": {"H": 46, "I": 20, "E": 5, "N": 4, "K": 3},
+    "smear": {"H": 35, "I": 11, "E": 5},
+    "chain": {"H": 38, "I": 14, "E": 9, "K": 3},
+    "rmoe": {"H": 41, "R": 17, "I": 24, "E": 7, "K": 3},
+    "yuan": {"H": 43, "I": 30, "E": 9, "K": 2},
+    "lookup_experts": {"H": 37, "I": 28, "E": 3, "V": 31},
+    "softmaxes": {"H": 23, "V": 57, "K": 5},
+    "nllb": {"H": 34, "I": 49, "E": 6},
+}
+
+#: What the integers of a layer count, as in `tests.examples`.
+BELOW: Final[dict[str, Mapping[str, str]]] = {
+    "hash_layer": {"table": "E", "id": "V"},
+    "multihash": {"table": "E", "id": "V"},
+    "lookup_experts": {"id": "V"},
+}
