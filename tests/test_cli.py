@@ -330,7 +330,7 @@ def test_fmt_check_and_diff_change_nothing(loose: Path) -> None:
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"would change {loose}\n")
     done = moec("fmt", "--diff", str(loose))
     assert done.exit_code == 0
-    assert "+    return x * 2" in done.stdout.splitlines()
+    assert f"-{LOOSE}\n\\ No newline at end of file\n+moe a" in done.stdout
     assert moec("fmt", "--check", "--diff", str(loose)).exit_code == 1
     assert loose.read_text() == LOOSE
 

@@ -49,8 +49,7 @@ def _format(file: str, write: bool, show: bool) -> bool:
     text = format_source(source)
     changed = text != source.text
     if show:
-        before, after = source.text.splitlines(keepends=True), text.splitlines(keepends=True)
-        click.echo("".join(difflib.unified_diff(before, after, source.name, source.name)), nl=False)
+        click.echo(_diff(source.text, text, source.name), nl=False)
     if file == "-" and write:
         click.echo(text, nl=False)
     elif changed:
@@ -58,6 +57,11 @@ def _format(file: str, write: bool, show: bool) -> bool:
             _replace(Path(file), text)
         click.echo(f"{'changed' if write else 'would change'} {source.name}", err=True)
     return changed
+
+
+def _diff(before: str, after: str, name: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(keepends=True), after.splitlines(keepends=True), name, name)
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
 
 def _stdin() -> Source:
