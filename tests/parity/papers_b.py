@@ -268,6 +268,70 @@ def nllb(x: Array, w: Arrays, dims: Dims) -> Array:
     return 0.8 * _mix(_share(_top(_softmax(x @ w["router"].T), 2)), experts)
 
 
+def competesmoe(x: Array, w: Arrays, dims: Dims) -> Array:
+    experts = _plain(_relu, x, w)
+    return _mix(_sparse_softmax(_norm(experts), dims["K"]), experts)
+
+
+def autonomy(x: Array, w: Arrays, dims: Dims) -> Array:
+    small = np.einsum("erh,th->ter", w["first"], x)
+    hidden = _silu(np.einsum("eir,ter->tei", w["second"], small)) * np.einsum("eih,th->tei", w["up"], x)
+    return _mix(_sparse_softmax(_norm(small), dims["K"]), np.einsum("tei,ehi->teh", hidden, w["down"]))
+
+
+def dynmoe(x: Array, w: Arrays, dims: Dims) -> Array:
+    s = _sigmoid(x @ w["centre"].T / (_norm(w["centre"]) * _norm(x)[:, None]))
+    chosen = s > _sigmoid(w["threshold"])
+    chosen = np.where(chosen.any(-1, keepdims=True), chosen, _chosen(s, 1))
+    return _mix(_share(chosen.astype(float)), _plain(_gelu, x, w))
+
+
+def ada_k(x: Array, w: Arrays, dims: Dims) -> Array:
+    p = _softmax(x @ w["router"].T)
+    rank = np.argsort(np.argsort(-p, -1), -1)
+    return _mix(_share(np.where(rank <= (x @ w["policy"].T).argmax(-1)[:, None], p, 0)), _swiglu(x, w))
+
+
+def mmoe(x: Array, w: Arrays, dims: Dims) -> Array:
+    """The first task."""
+    return _sigmoid(_mix(_softmax(x @ w["gates"][0].T), _plain(_relu, x, w)) @ w["tower"])
+
+
+def switchhead(x: Array, w: Arrays, dims: Dims, heads: Array) -> Array:
+    weights = _top(_sigmoid(np.einsum("aeh,th->tae", w["router"], x)), dims["K"])
+    return np.einsum("tae,aehd,tad->th", weights, w["out"], heads)
+
+
+def stick_breaking(x: Array, w: Arrays, dims: Dims) -> Array:
+    s = _sigmoid(x @ w["router"].T)
+    left = np.cumprod(1 - s, -1) / (1 - s)
+    return _mix(s * left, _plain(_relu, x, w))
+
+
+def fast_bert(x: Array, w: Arrays, dims: Dims) -> Array:
+    """Token by token, down the tree."""
+    y = np.zeros_like(x)
+    for row, v in zip(y, x, strict=True):
+        node = 0
+        for _ in range(4):
+            score = w["into"][node] @ v
+            row += _gelu(score) * w["out"][node]
+            node = 2 * node + 1 + int(score > 0)
+    return y
+
+
+def smear_literal(x: Array, w: Arrays, dims: Dims) -> Array:
+    p = _softmax(x @ w["router"].T)
+    up, down = (np.einsum("te,eab->tab", p, w[name]) for name in ("up", "down"))
+    return np.einsum("thi,ti->th", down, _relu(np.einsum("tih,th->ti", up, x)))
+
+
+def ultramem(x: Array, w: Arrays, dims: Dims) -> Array:
+    row, column = (np.einsum("rmd,dh,th->trm", w["keys"][i], w["query"][i], x) for i in (0, 1))
+    grid = np.einsum("tim,ij,tjn->tmn", row, w["core"], column).reshape(len(x), -1)
+    return _top(grid, dims["K"]) @ w["values"]
+
+
 #: The layer as its paper has it: x, weights, dimensions and further inputs to [T, H].
 PAPERS: Final[dict[str, Callable[..., Array]]] = {
     paper.__name__: paper
@@ -302,6 +366,16 @@ PAPERS: Final[dict[str, Callable[..., Array]]] = {
         lookup_experts,
         softmaxes,
         nllb,
+        competesmoe,
+        autonomy,
+        dynmoe,
+        ada_k,
+        mmoe,
+        switchhead,
+        stick_breaking,
+        fast_bert,
+        smear_literal,
+        ultramem,
     )
 }
 
@@ -337,6 +411,16 @@ DIMS: Final[dict[str, Mapping[str, int]]] = {
     "lookup_experts": {"H": 37, "I": 28, "E": 3, "V": 31},
     "softmaxes": {"H": 23, "V": 57, "K": 5},
     "nllb": {"H": 34, "I": 49, "E": 6},
+    "competesmoe": {"H": 36, "I": 21, "E": 7, "K": 3},
+    "autonomy": {"H": 39, "R": 5, "I": 22, "E": 8, "K": 3},
+    "dynmoe": {"H": 33, "I": 20, "E": 3},
+    "ada_k": {"H": 42, "I": 19, "E": 9, "K": 4},
+    "mmoe": {"H": 31, "I": 18, "O": 5, "E": 6},
+    "switchhead": {"H": 37, "D": 11, "A": 3, "E": 5, "K": 2},
+    "stick_breaking": {"H": 35, "I": 23, "E": 7},
+    "fast_bert": {"H": 29},
+    "smear_literal": {"H": 27, "I": 11, "E": 5},
+    "ultramem": {"H": 33, "D": 9, "R": 2, "M": 7, "K": 4, "V": 25},
 }
 
 #: What the integers of a layer count, as in `tests.examples`.
