@@ -40,6 +40,7 @@ CODES: Final[dict[str, str]] = {
     "E0303": "a target is not known",
     "E0304": "a working precision is not known",
     "E0305": "a stage, a pass or an option is not known",
+    "E0306": "a storage format is not known, or does not fit a weight",
     # E04xx: weights and inputs
     "E0401": "a weight is missing",
     "E0402": "a weight is not one of the layer's",
@@ -47,6 +48,7 @@ CODES: Final[dict[str, str]] = {
     "E0404": "an array has the wrong element type",
     "E0405": "a `bind` does not fit its layer",
     "E0406": "an index read from the input lies outside its table",
+    "E0407": "a weight is no number that its storage format has",
     # W00xx: warnings
     "W0001": "a definition is never used",
     # E09xx

@@ -13,6 +13,7 @@ import numpy as np
 import moec
 from moec.diagnostics import CompileError
 from moec.elaborate import elaborate
+from moec.formats import encode, find_format
 from moec.language.parse import parse
 from moec.language.unused import unused
 from moec.runtime.bind import bind_weights
@@ -104,12 +105,14 @@ CASES: Final[dict[str, Callable[[], object]]] = {
     "E0303": lambda: moec.compile(SMALL, target="x86-64"),
     "E0304": lambda: moec.compile(SMALL, dtype="f64"),
     "E0305": lambda: moec.compile(SMALL, threads=1).inspect("pln"),
+    "E0306": lambda: find_format("q4_k"),
     "E0401": pack(),
     "E0402": pack(w=np.ones(4, np.float32), v=np.ones(4, np.float32)),
     "E0403": pack(w=np.ones(5, np.float32)),
     "E0404": call(np.zeros((2, 4))),
     "E0405": bind,
     "E0406": look_up,
+    "E0407": lambda: encode(find_format("q8_0"), np.full((2, 32), np.inf), "down"),
     "W0001": warn,
 }
 

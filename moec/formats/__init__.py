@@ -1,0 +1,131 @@
+"""Storage formats of weights, one row each: what a block is, what it means, how dense weights get there.
+
+`layout` says what all of them have in common, `gguf` and `rows` what each is, `panels` how a matrix lies in the panels
+that a kernel streams through. Nothing else in moec knows a format by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from moec.diagnostics import fail, nearest
+from moec.formats import gguf, rows
+from moec.formats.layout import F32, Array, Bytes, Coded, Layout
+
+__all__ = ["FORMATS", "Coded", "Format", "Layout", "encode", "find_format", "storable"]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to store a matrix [n, k].
+
+    `block` consecutive weights of a row are what a writer encodes at once; with `whole`, k has to be a multiple of it.
+    `nbytes` is what a block takes at its origin, `about` where that is defined. `split` takes an origin's bytes
+    u8[n, blocks, nbytes] apart, `join` is its inverse; formats whose parts lie in several tensors have neither.
+    """
+
+    name: str
+    about: str
+    layout: Layout
+    block: int
+    nbytes: float
+    encode: Callable[[F32], Coded]
+    whole: bool = False
+    split: Callable[[Bytes], Coded] | None = None
+    join: Callable[[Coded], Bytes] | None = None
+
+    @property
+    def bits(self) -> float:
+        """The bits of storage for each weight; what a whole row shares is not counted."""
+        return 8 * self.nbytes / self.block
+
+
+def _gguf(
+    name: str,
+    layout: Layout,
+    block: int,
+    nbytes: int,
+    encode: Callable[[F32], Coded],
+    split: Callable[[Bytes], Coded],
+    join: Callable[[Coded], Bytes],
+) -> Format:
+    return Format(name, "GGUF", layout, block, nbytes, encode, True, split, join)
+
+
+def _int4(group: int, zero: bool, kind: str) -> Format:
+    name = f"int4_g{group}{'_zp' if zero else ''}{'_bf16' if kind == 'bf16' else ''}"
+    layout = rows.int4(group, kind, zero)
+    nbytes = group / 2 + 2 + (0.5 if zero else 0)
+    about = "GPTQ, AWQ, compressed-tensors"
+    return Format(name, about, layout, group, nbytes, partial(rows.encode_int4, layout))
+
+
+_ROWS: Final = (
+    Format("int8", "a scale for each row", rows.INT8, 1, 1, rows.encode_int8),
+    _gguf("q8_0", gguf.Q8_0, 32, 34, gguf.encode_q8_0, gguf.split_q8_0, gguf.join_q8_0),
+    _gguf("q4_0", gguf.Q4_0, 32, 18, gguf.encode_q4_0, gguf.split_q4_0, gguf.join_small),
+    _gguf("q4_1", gguf.Q4_1, 32, 20, gguf.encode_q4_1, gguf.split_q4_1, gguf.join_small),
+    _gguf("q5_0", gguf.Q5_0, 32, 22, gguf.encode_q5_0, gguf.split_q5_0, gguf.join_small),
+    _gguf("q5_1", gguf.Q5_1, 32, 24, gguf.encode_q5_1, gguf.split_q5_1, gguf.join_small),
+    _gguf("q2_K", gguf.Q2_K, 256, 84, gguf.encode_q2_k, gguf.split_q2_k, gguf.join_q2_k),
+    _gguf("q3_K", gguf.Q3_K, 256, 110, gguf.encode_q3_k, gguf.split_q3_k, gguf.join_q3_k),
+    _gguf("q4_K", gguf.Q4_K, 256, 144, gguf.encode_q4_k, gguf.split_q4_k, gguf.join_k),
+    _gguf("q5_K", gguf.Q5_K, 256, 176, gguf.encode_q5_k, gguf.split_q5_k, gguf.join_k),
+    _gguf("q6_K", gguf.Q6_K, 256, 210, gguf.encode_q6_k, gguf.split_q6_k, gguf.join_q6_k),
+    *(_int4(group, zero, kind) for group in (32, 64, 128) for zero in (False, True) for kind in ("f16", "bf16")),
+    Format(
+        "mxfp4",
+        "OCP Microscaling v1.0; GGUF, gpt-oss",
+        gguf.MXFP4,
+        32,
+        17,
+        gguf.encode_mxfp4,
+        True,
+        gguf.split_mxfp4,
+        gguf.join_mxfp4,
+    ),
+    Format("nvfp4", "e2m1, a scale in e4m3 for 16, one in f32 for all", rows.NVFP4, 16, 9, rows.encode_nvfp4),
+    Format("fp8", "e4m3, a scale for each row", rows.FP8, 1, 1, rows.encode_fp8),
+    Format("fp8_block", "e4m3, a scale for 128 × 128 (DeepSeek-V3)", rows.FP8_BLOCK, 128, 128, rows.encode_fp8_block),
+)
+#: Every format by name.
+FORMATS: Final = {row.name: row for row in _ROWS}
+
+
+def find_format(name: str) -> Format:
+    """The format of a name. Raises `CompileError` (E0306) where there is none."""
+    if name not in FORMATS:
+        help = nearest(name, [*FORMATS]) or f"the formats are {', '.join(FORMATS)}"
+        raise fail("E0306", f"`{name}` is not a storage format", help=help)
+    return FORMATS[name]
+
+
+def storable(format: Format, k: int, name: str) -> None:
+    """Raises `CompileError` (E0306) unless rows of `k` weights divide into a format's blocks."""
+    if format.whole and k % format.block:
+        text = (
+            f"`{name}` cannot be stored as {format.name}: its rows have {k} weights, not a multiple of {format.block}"
+        )
+        raise fail("E0306", text)
+
+
+def encode(format: Format, weights: Array, name: str) -> Coded:
+    """Dense weights [n, k], of any floating type, in a format.
+
+    Raises `CompileError`: E0306 where rows do not divide into blocks, E0407 where a weight is not finite, or its scale
+    would not be.
+    """
+    storable(format, weights.shape[1], name)
+    dense = np.ascontiguousarray(weights, np.float32)
+    if not np.isfinite(dense).all():
+        raise fail("E0407", f"`{name}` holds a weight that is not finite, which {format.name} cannot store")
+    with np.errstate(over="ignore", invalid="ignore"):
+        coded = format.encode(dense)
+    if wrong := coded.wrong():
+        raise fail("E0407", f"`{name}` cannot be stored as {format.name}: {wrong}")
+    return coded

@@ -1,0 +1,152 @@
+"""Panels of stored weights: the order in which a kernel reads codes and fields.
+
+A panel holds `columns` rows of the matrix. First come the fields that a whole row shares, then chunk after chunk of k:
+the chunk's fields, [entries][columns] each, then its codes in groups of 32 k. Codes are cut into planes of 8, 4, 2 or 1
+bits; a plane of w bits is 32-bit words [words][columns], each of 4 · 8 / w codes of one column: bits 8b + wj of word i
+have the code of k = 32 / w · i + 4j + b. So one shift and one mask leave four consecutive k in the four bytes of a
+word, as integer dot products want them, and another mask leaves one.
+
+Matrices packed together share every panel in equal parts, as dense ones do (`moec.runtime.pack`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moec.formats.layout import GROUP, KINDS, Array, Bytes, Coded, Field, Layout
+
+
+@dataclass(frozen=True)
+class PanelLayout:
+    """Where everything lies in the panels of matrices [n, k] of a layout, `columns` wide, `parts` to a panel."""
+
+    layout: Layout
+    columns: int
+    n: int
+    k: int
+    parts: int = 1
+
+    @property
+    def width(self) -> int:
+        """The rows of each matrix in a panel."""
+        return self.columns // self.parts
+
+    @property
+    def panels(self) -> int:
+        return -(-self.n // self.width)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.k // self.layout.chunk)
+
+    def entries(self, field: Field) -> int:
+        """How many numbers of a field a column has in a chunk (or in the row)."""
+        return self.layout.chunk // field.span if field.span else 1
+
+    def place(self, field: Field) -> int:
+        """Where a field begins: in its chunk, or in the panel where a row shares it."""
+        before = self.layout.fields[: self.layout.fields.index(field)]
+        return sum(self._size(other) for other in before if bool(other.span) == bool(field.span))
+
+    def _size(self, field: Field) -> int:
+        return self.entries(field) * self.columns * KINDS[field.kind].itemsize
+
+    def _header(self, whole_row: bool) -> int:
+        size = sum(self._size(field) for field in self.layout.fields if bool(field.span) != whole_row)
+        return -(-size // 16) * 16
+
+    @property
+    def head(self) -> int:
+        """The bytes before the first chunk."""
+        return self._header(True)
+
+    @property
+    def codes(self) -> int:
+        """Where the codes begin in a chunk."""
+        return self._header(False)
+
+    @property
+    def group(self) -> int:
+        """The bytes of the codes of 32 k."""
+        return 4 * self.layout.bits * self.columns
+
+    @property
+    def chunk(self) -> int:
+        """The bytes of a chunk."""
+        return self.codes + self.layout.chunk // GROUP * self.group
+
+    @property
+    def panel(self) -> int:
+        """The bytes of a panel: a multiple of 64, so that every panel begins a line."""
+        return -(-(self.head + self.chunks * self.chunk) // 64) * 64
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all panels."""
+        return self.panels * self.panel
+
+    def planes(self) -> Iterator[tuple[int, int, int]]:
+        """Each plane: the bytes before it in a group, its width, the bits of a code below it."""
+        place = low = 0
+        for width in self.layout.planes:
+            yield place, width, low
+            place, low = place + 4 * width * self.columns, low + width
+
+    # views of the bytes of all panels
+
+    def _view(self, data: Bytes, field: Field) -> Array:
+        """A field of every panel: [panels, chunks, entries, columns]."""
+        kind, row = KINDS[field.kind], not field.span
+        offset = self.place(field) if row else self.head + self.place(field)
+        shape = (self.panels, 1 if row else self.chunks, self.entries(field), self.columns)
+        strides = (self.panel, self.chunk, self.columns * kind.itemsize, kind.itemsize)
+        return np.ndarray(shape, kind, data, offset, strides)
+
+    def _words(self, data: Bytes, place: int, width: int) -> Array:
+        """The bytes of a plane of every panel: [panels, chunks, groups, words, columns, 4]."""
+        shape = (self.panels, self.chunks, self.layout.chunk // GROUP, width, self.columns, 4)
+        strides = (self.panel, self.chunk, self.group, 4 * self.columns, 4, 1)
+        return np.ndarray(shape, np.uint8, data, self.head + self.codes + place, strides)
+
+    def pack(self, matrices: Sequence[Coded], out: Bytes) -> None:
+        """Writes the panels into `out`, u8[nbytes], zeros where rows or k have run out."""
+        out[:] = 0
+        for part, coded in enumerate(matrices):
+            mine = slice(part * self.width, (part + 1) * self.width)
+            for field in self.layout.fields:
+                entries = self.entries(field) * (self.chunks if field.span else 1)
+                numbers = self._rows(coded.fields[field.name], entries).reshape(
+                    self.panels, self.width, -1, self.entries(field)
+                )
+                self._view(out, field)[..., mine] = numbers.transpose(0, 2, 3, 1)
+            codes = self._rows(coded.codes, self.chunks * self.layout.chunk)
+            for place, width, low in self.planes():
+                shape = (self.panels, self.width, self.chunks, self.layout.chunk // GROUP, width, 8 // width, 4)
+                parts = (codes >> np.uint8(low) & np.uint8((1 << width) - 1)).reshape(shape)
+                parts = parts << np.arange(0, 8, width, dtype=np.uint8)[:, None]
+                words = np.bitwise_or.reduce(parts, axis=-2)
+                self._words(out, place, width)[..., mine, :] = words.transpose(0, 2, 3, 4, 1, 5)
+
+    def _rows(self, data: Array, length: int) -> Array:
+        """Rows as long and as many as all panels hold."""
+        n, k = data.shape
+        return np.pad(data, ((0, self.panels * self.width - n), (0, length - k)))
+
+    def unpack(self, data: Bytes) -> list[Coded]:
+        """The matrices again, to the last bit."""
+        return [self._unpack(data, slice(part * self.width, (part + 1) * self.width)) for part in range(self.parts)]
+
+    def _unpack(self, data: Bytes, mine: slice) -> Coded:
+        fields: dict[str, Array] = {}
+        for field in self.layout.fields:
+            numbers = self._view(data, field)[..., mine].transpose(0, 3, 1, 2)
+            fields[field.name] = numbers.reshape(self.panels * self.width, -1)[: self.n, : field.entries(self.k)]
+        codes = np.zeros((self.panels * self.width, self.chunks * self.layout.chunk), np.uint8)
+        for place, width, low in self.planes():
+            words = self._words(data, place, width)[..., mine, :].transpose(0, 4, 1, 2, 3, 5)[..., None, :]
+            parts = words >> np.arange(0, 8, width, dtype=np.uint8)[:, None] & np.uint8((1 << width) - 1)
+            codes |= parts.reshape(codes.shape) << np.uint8(low)
+        return Coded(self.layout, codes[: self.n, : self.k], fields)
