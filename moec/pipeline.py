@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from moec.dtypes import REALS
 from moec.runtime.cache import Cache, Program
+from moec.runtime.interface import Storage
 from moec.target import Target
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
     from xdsl.transforms.dead_code_elimination import DeadCodeElimination
 
+    from moec.passes.choose_storage import ChooseStorage
     from moec.passes.fuse_maps import FuseMaps
     from moec.passes.hoist_invariants import HoistInvariants
     from moec.passes.infer_shapes import InferShapes
@@ -76,6 +78,8 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     yield InferShapes()
     yield RoundOutputs()
     yield SplitMatch()
+    if options.storage:
+        yield ChooseStorage(tuple(f"{name}={format}" for name, format in options.storage))
     yield WidenActivations(str(options.target))
     yield CommonSubexpressionElimination()
     yield CanonicalizePass()
@@ -90,7 +94,8 @@ class Options:
     """Everything besides the text that a program depends on.
 
     `dims` overrides dimensions, `dtype` is what `real` stands for, `aux` names the extra outputs to compute, `level` is
-    LLVM's (0 to 3). Without `verify` the IR is not checked between passes.
+    LLVM's (0 to 3). `storage` gives parameters their formats; `experts` stands for all stacks of experts. Without
+    `verify` the IR is not checked between passes.
     """
 
     target: Target
@@ -100,6 +105,7 @@ class Options:
     aux: tuple[str, ...] = ()
     level: int = 2
     verify: bool = True
+    storage: Storage = ()
 
     @staticmethod
     def of(
@@ -109,9 +115,11 @@ class Options:
         target: Target | str | None = None,
         aux: Sequence[str] = (),
         level: int = 2,
+        storage: Mapping[str, str] | str | None = None,
     ) -> Options:
         """The options that a caller asks for. Raises `CompileError` (E0303 to E0305) where there is no such thing."""
         from moec.diagnostics import fail
+        from moec.formats import storage_of
 
         if dtype not in REALS:
             raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
@@ -120,7 +128,8 @@ class Options:
         if threads is not None and threads < 1:
             raise fail("E0305", f"{threads} threads cannot run anything")
         names = tuple(sorted((dims or {}).items()))
-        return Options(find_target(target), names, dtype, threads, tuple(sorted(set(aux))), level)
+        extra, formats = tuple(sorted(set(aux))), storage_of(storage)
+        return Options(find_target(target), names, dtype, threads, extra, level, storage=formats)
 
 
 def find_target(target: Target | str | None) -> Target:
@@ -324,14 +333,15 @@ def load(source: Source, options: Options) -> Kernel:
             "E0303", f"this machine cannot run code for `{options.target.cpu}` of `{options.target.triple}`", help=help
         )
 
-    def variant(aux: tuple[str, ...]) -> Program:
-        return build(source, replace(options, aux=aux))
+    def variant(aux: tuple[str, ...], storage: Storage) -> Program:
+        return build(source, replace(options, aux=aux, storage=storage))
 
     def pool() -> Pool | None:
         return shared(threads, pool_image) if threads > 1 else None
 
     threads = options.threads or default_threads()
-    return Kernel(build(source, options), variant, lambda stage: Compilation(source, options).show(stage), pool)
+    show: Callable[[str], str | bytes] = lambda stage: Compilation(source, options).show(stage)  # noqa: E731
+    return Kernel(build(source, options), variant, show, pool, options.storage)
 
 
 def pool_image(cache: Cache | None = None) -> bytes:

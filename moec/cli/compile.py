@@ -15,6 +15,7 @@ from moec.cli.shared import (
     epilog,
     error_format_option,
     file_argument,
+    storage_option,
 )
 from moec.pipeline import STAGES, Compilation, Options
 from moec.source import Source
@@ -34,6 +35,7 @@ _EXAMPLES = (
 @click.option("-o", "--output", metavar="DIR|FILE|-", help="Where to: a name with a suffix is a file, - is the screen.")
 @dims_option
 @dtype_option
+@storage_option
 @aux_option
 @click.option("--target", metavar="TRIPLE", help="The machine to compile for.  [default: this one]")
 @click.option("--mcpu", metavar="NAME", help="Its cpu, as LLVM calls it, or `native`.")
@@ -45,6 +47,7 @@ def command(
     output: str | None,
     dims: Dims,
     dtype: str,
+    storage: dict[str, str],
     aux: tuple[str, ...],
     target: str | None,
     mcpu: str | None,
@@ -57,7 +60,7 @@ def command(
     """
     from moec import pipeline
 
-    options = Options.of(dims, dtype, None, pipeline.machine(target, mcpu), aux, level)
+    options = Options.of(dims, dtype, None, pipeline.machine(target, mcpu), aux, level, storage)
     source = pipeline.find_source(Path(file))
     if emit is None:
         if output is not None:

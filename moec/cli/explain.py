@@ -15,6 +15,7 @@ from moec.cli.shared import (
     epilog,
     error_format_option,
     file_argument,
+    storage_option,
     threads_option,
 )
 
@@ -42,12 +43,20 @@ the tile, and the bytes of rows that are moved.
 @dims_option
 @click.option("--tokens", default=1, show_default=True, type=click.IntRange(0), help="Tokens of a call.")
 @dtype_option
+@storage_option
 @threads_option
 @aux_option
 @click.option("--rates", metavar="GFLOPS,GBS", help="The machine's limits, instead of measuring them.")
 @error_format_option
 def command(
-    file: str, dims: Dims, tokens: int, dtype: str, threads: int | None, aux: tuple[str, ...], rates: str | None
+    file: str,
+    dims: Dims,
+    tokens: int,
+    dtype: str,
+    storage: dict[str, str],
+    threads: int | None,
+    aux: tuple[str, ...],
+    rates: str | None,
 ) -> None:
     """Explain FILE: for each stage its rows, FLOPs, bytes, tile, and the least time that the machine allows.
 
@@ -60,7 +69,7 @@ def command(
     from moec.runtime.pool import default_threads
 
     given = _limits(rates) if rates else None
-    options = pipeline.Options.of(dims, dtype, threads, None, aux)
+    options = pipeline.Options.of(dims, dtype, threads, None, aux, storage=storage)
     compilation = pipeline.Compilation(pipeline.find_source(Path(file)), options)
     analysis = analyse(compilation.schedule(), tokens)
     interface = compilation.interface

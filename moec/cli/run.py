@@ -19,6 +19,7 @@ from moec.cli.shared import (
     epilog,
     error_format_option,
     file_argument,
+    storage_option,
     threads_option,
 )
 
@@ -32,6 +33,7 @@ _CALLS: Final = (5, 1000)
 _EXAMPLES = (
     "moec run examples/mixtral.moe --dims H=1024,I=2048",
     "moec run examples/deepseek_v3.moe --dims H=512,I=256,E=32 --dtype bf16",
+    "moec run examples/olmoe.moe --dims E=16 --storage q4_K,down=q6_K",
     "moec run examples/seed.moe --threads 1 --seed 7",
 )
 
@@ -41,14 +43,24 @@ _EXAMPLES = (
 @dims_option
 @click.option("--tokens", default=128, show_default=True, type=click.IntRange(1), help="Rows of x.")
 @dtype_option
+@storage_option
 @threads_option
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the random weights and inputs.")
 @aux_option
 @error_format_option
 def command(
-    file: str, dims: Dims, tokens: int, dtype: str, threads: int | None, seed: int, aux: tuple[str, ...]
+    file: str,
+    dims: Dims,
+    tokens: int,
+    dtype: str,
+    storage: dict[str, str],
+    threads: int | None,
+    seed: int,
+    aux: tuple[str, ...],
 ) -> None:
     """Compile FILE, run it on random weights and tokens, compare with the oracle, and time it.
+
+    With --storage the weights are quantised, and the oracle reads what they decode to.
 
     The oracle interprets the same text in float64. It checks as many tokens as it manages in about two seconds. A
     token may differ, and is left out, where a choice is so near a tie that f32 may rightly choose differently.
@@ -57,7 +69,7 @@ def command(
     """
     from moec.pipeline import Options
 
-    run = _Run(Path(file), Options.of(dims, dtype, threads, None, aux), tokens)
+    run = _Run(Path(file), Options.of(dims, dtype, threads, None, aux, storage=storage), tokens)
     run.feed(seed)
     right = run.check()
     run.time()
@@ -126,7 +138,7 @@ class _Run:
 
     def _interpret(self, tokens: slice) -> tuple[list[Any], Any]:
         aux = self.options.aux
-        result = self.oracle.run(tuple(array[tokens] for array in self.inputs), weights=self.arrays, aux=aux)
+        result = self.oracle.run(tuple(array[tokens] for array in self.inputs), weights=self.truth, aux=aux)
         return [*result.outputs, *(result.aux[name] for name in aux)], result.stable
 
     def check(self) -> bool:
@@ -135,7 +147,9 @@ class _Run:
 
         from moec.measure.compare import TOLERANCES, compare
         from moec.reference import reference
+        from moec.runtime.stored import decoded
 
+        self.truth = decoded(self.kernel.interface, self.arrays)
         self.oracle = reference(self.source, dims=dict(self.options.dims), dtype=self.options.dtype)
         with self.screen.wait("checking against the oracle"):
             found = compare(self._call(), self._interpret, self.tokens, TOLERANCES[self.options.dtype])

@@ -62,6 +62,17 @@ def _read_dims(ctx: click.Context, param: click.Parameter, values: tuple[str, ..
     return dims
 
 
+def _read_storage(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    """`q4_0`, `q4_0,down=q6_K`: a format without a name in front is that of all experts."""
+    chosen: dict[str, str] = {}
+    for item in filter(None, (part.strip() for value in values for part in value.split(","))):
+        name, equals, format = (part.strip() for part in item.partition("="))
+        if equals and not (name.isidentifier() and format):
+            raise click.BadParameter(f"`{item}` is not NAME=FORMAT, as in gate=q4_K,down=q6_K", ctx, param)
+        chosen[name if equals else "experts"] = format or name
+    return chosen
+
+
 def _remember(ctx: click.Context, param: click.Parameter, value: str) -> None:
     ctx.meta[_FORMAT] = value
 
@@ -71,6 +82,13 @@ dims_option = click.option(
     "--dims", metavar="NAME=N,…", multiple=True, callback=_read_dims, help="Values of dimensions; may be repeated."
 )
 dtype_option = click.option("--dtype", default="f32", show_default=True, help="What `real` stands for: f32, bf16, f16.")
+storage_option = click.option(
+    "--storage",
+    metavar="[NAME=]FORMAT,…",
+    multiple=True,
+    callback=_read_storage,
+    help="Storage formats of weights; without a name, of all stacks of experts.",
+)
 threads_option = click.option("--threads", type=click.IntRange(1), help="Threads of a call.  [default: all processors]")
 aux_option = click.option(
     "--aux", multiple=True, metavar="NAME", help="An auxiliary output to compute; may be repeated."

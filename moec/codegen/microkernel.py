@@ -237,6 +237,11 @@ def bf16_pairs(b: ir.IRBuilder, words: Value, lanes: int) -> Value:
     return b.bitcast(words, ir.VectorType(_BFloat(), 2 * lanes))
 
 
+def bf16_type() -> ir.Type:
+    """LLVM's `bfloat`, as the element of a vector."""
+    return _BFloat()
+
+
 class _BFloat(ir.Type):
     """LLVM's `bfloat`, which llvmlite.ir lacks; only ever the element of a vector that is bit-cast to."""
 

@@ -13,6 +13,7 @@ from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
 from moec.codegen.stages import FLAG, Stage, Stages
+from moec.codegen.stored import emit_matmul
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
 from moec.runtime.interface import Array, Interface, Packed
@@ -69,7 +70,9 @@ class _Program:
     def _pack(self, op: plan.MatmulOp) -> Packed:
         names = [self._param_name(value) for value in op.weights]
         views = tuple(tuple(step.data for step in steps) for steps in op.views)
-        return Packed(tuple(names), views, integer(op.keys), integer(op.n), integer(op.k), op.dtype.data, op.tile.data)
+        sizes = (integer(op.keys), integer(op.n), integer(op.k))
+        storage = op.storage.data if op.storage else ""
+        return Packed(tuple(names), views, *sizes, op.dtype.data, op.tile.data, storage)
 
     def _param_name(self, value: SSAValue) -> str:
         assert isinstance(value.owner, Block)
@@ -95,7 +98,7 @@ class _Program:
                 domain = self.domains[op.domain]
                 self._buffer(op.value, domain)
                 self.regions.append(Region((op.value, "pointers"), 8 * domain.per_token))
-                return self.stages.matmul(op, name)
+                return emit_matmul(self.stages, op, name)
             case _:
                 return None
 

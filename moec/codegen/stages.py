@@ -114,12 +114,6 @@ class Stages:
             for value, result in zip(last.operands, op.values, strict=True)
         ]
 
-    # matrix products
-
-    def matmul(self, op: plan.MatmulOp, name: str) -> Stage:
-        shape = KernelShape.parse(op.tile.data, op.dtype.data)
-        return _Matmul(self, op, shape, name).emit()
-
 
 def _leave(e: Emitter, value: Any, place: Any) -> None:
     if isinstance(value, Chosen):
@@ -179,7 +173,7 @@ def ascend(e: Emitter, frame: StageFrame, domain: Domain, target: Domain, index:
     return index
 
 
-class _Matmul:
+class Matmul:
     """Loops around the microkernels of one `plan.matmul`.
 
     For each key with rows, for each panel: blocks of rows pass over the panel while it is in cache. A panel that is too
@@ -214,7 +208,7 @@ class _Matmul:
         e, frame, function = self.stages.begin(self.name)
         self.e, self.frame, self.function = e, frame, function
         self.scratch = Scratch(function.args[3])
-        self.sums = self.scratch.take(e, self.block * self.shape.columns * 4)
+        self.take_scratch()
         self.pointers = frame.pointer_of((self.op.value, "pointers"))
         self.weights = frame.pointer_of(("packed", self.op.value))
         self._keys(function.args[1], function.args[2])
@@ -229,6 +223,10 @@ class _Matmul:
             _BYTE_COST * self.expert_bytes,
             self.keys,
         )
+
+    def take_scratch(self) -> None:
+        """Memory for the sums of a block of rows."""
+        self.sums = self.scratch.take(self.e, self.block * self.shape.columns * 4)
 
     # rows
 

@@ -148,6 +148,7 @@ class LayerOp(IRDLOperation):
     outputs = prop_def(ArrayAttr[StringAttr])
     aux = prop_def(ArrayAttr[StringAttr])
     types = prop_def(ArrayAttr[StringAttr])  # the element types in which outputs, then aux, leave
+    storage = opt_prop_def(ArrayAttr[StringAttr])  # of each parameter, empty where it is dense
     body = region_def("single_block")
     traits = traits_def(IsolatedFromAbove())
 

@@ -16,6 +16,7 @@ from xdsl.irdl import (
     irdl_op_definition,
     operand_def,
     opt_operand_def,
+    opt_prop_def,
     prop_def,
     region_def,
     result_def,
@@ -128,7 +129,8 @@ class MatmulOp(IRDLOperation):
 
     `grouping` says which matrix a row takes: `none`, the one; `index`, the domain's own index; `key`, that of `group`.
     `views` says how each parameter becomes a stack of [keys, columns, depth] before it is packed. The tile (`rows` by
-    `columns`, `kstep`, `form`) is the microkernel's. The region's arguments are the row's number, then for each
+    `columns`, `kstep`, `form`) is the microkernel's; `dtype` is that of the panels it reads. With a `storage` these are
+    decoded from that format a part at a time. The region's arguments are the row's number, then for each
     weight the sums.
     """
 
@@ -144,6 +146,7 @@ class MatmulOp(IRDLOperation):
     k = prop_def(IntegerAttr)
     dtype = prop_def(StringAttr)
     tile = prop_def(StringAttr)
+    storage = opt_prop_def(StringAttr)
     body = region_def("single_block")
     value = result_def(RowsType)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)

@@ -6,7 +6,7 @@ that a kernel streams through. Nothing else in moec knows a format by its name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -17,7 +17,7 @@ from moec.diagnostics import fail, nearest
 from moec.formats import gguf, rows
 from moec.formats.layout import F32, Array, Bytes, Coded, Layout
 
-__all__ = ["FORMATS", "Coded", "Format", "Layout", "encode", "find_format", "storable"]
+__all__ = ["FORMATS", "Coded", "Format", "Layout", "encode", "find_format", "storable", "storage_of"]
 
 
 @dataclass(frozen=True)
@@ -129,3 +129,16 @@ def encode(format: Format, weights: Array, name: str) -> Coded:
     if wrong := coded.wrong():
         raise fail("E0407", f"`{name}` cannot be stored as {format.name}: {wrong}")
     return coded
+
+
+def storage_of(storage: Mapping[str, str] | str | None) -> tuple[tuple[str, str], ...]:
+    """The formats of parameters, sorted by name; one name alone is the format of all experts.
+
+    Raises `CompileError` (E0306) where there is no such format.
+    """
+    if storage is None:
+        return ()
+    chosen = {"experts": storage} if isinstance(storage, str) else dict(storage)
+    for name in chosen.values():
+        find_format(name)
+    return tuple(sorted(chosen.items()))

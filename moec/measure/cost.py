@@ -17,8 +17,8 @@ from xdsl.ir import Block, Operation, SSAValue
 from moec.dialects import moe, plan
 from moec.dialects.types import SelectionType, element_name, integer, static_shape
 from moec.dtypes import DTYPES
+from moec.runtime import pack
 from moec.runtime.interface import Interface
-from moec.runtime.pack import panel_bytes
 from moec.target import KernelShape
 
 
@@ -90,7 +90,10 @@ def param_bytes(interface: Interface) -> int:
 def packed_bytes(interface: Interface) -> int:
     """The bytes of the panels that a program reads."""
     shapes = [(packed, KernelShape.parse(packed.tile, packed.dtype)) for packed in interface.packed]
-    return sum(packed.keys * panel_bytes(shape, packed.n, packed.k, len(packed.params)) for packed, shape in shapes)
+    return sum(
+        packed.keys * pack.packed_bytes(shape, packed.n, packed.k, len(packed.params), packed.storage)
+        for packed, shape in shapes
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,8 @@ class _Counter:
         n, k, keys, domain = integer(op.n), integer(op.k), integer(op.keys), self.domains[op.domain]
         shape = KernelShape.parse(op.tile.data, op.dtype.data)
         touched = self._touched(op, keys, domain)
-        weights = touched * panel_bytes(shape, n, k, len(op.weights))
+        storage = op.storage.data if op.storage else ""
+        weights = touched * pack.packed_bytes(shape, n, k, len(op.weights), storage)
         moved = domain.rows * (_bytes(_row(op.vector)) + _bytes(_row(op.value)))
         flops = 2.0 * domain.rows * n * k * len(op.weights)
         name = " ".join(value.name_hint or "?" for value in op.weights)

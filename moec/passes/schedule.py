@@ -131,9 +131,10 @@ class _Scheduler:
 
     def shape(self, view: WeightView, interleaved: int) -> KernelShape:
         """The microkernel for so many matrices: the program's common one, if they can share its panels."""
-        common = self.shapes[view.dtype]
+        dtype = view.panels(self.target)
+        common = self.shapes[dtype]
         usable = self.target.rate(common, view.columns, interleaved) > 0
-        return common if usable else self.target.kernel(view.dtype, view.columns, interleaved)
+        return common if usable else self.target.kernel(dtype, view.columns, interleaved)
 
     def add(self, operation: Operation) -> Operation:
         self.block.add_op(operation)
@@ -199,7 +200,8 @@ class _Body:
     def _interleaves(self, group: Sequence[moe.ContractOp]) -> bool:
         view = weight_view(group[0].weight)
         assert view is not None
-        vectors = [shape.vectors for shape in self.scheduler.target.choices(view.dtype)]
+        target = self.scheduler.target
+        vectors = [shape.vectors for shape in target.choices(view.panels(target))]
         return any(count % len(group) == 0 for count in vectors)
 
     # levels
@@ -387,8 +389,9 @@ class _Body:
                 "keys": IntegerAttr(first.keys, 64),
                 "n": IntegerAttr(first.columns, 64),
                 "k": IntegerAttr(first.depth, 64),
-                "dtype": StringAttr(first.dtype),
+                "dtype": StringAttr(shape.dtype),
                 "tile": StringAttr(shape.tile),
+                **({"storage": StringAttr(first.storage)} if first.storage else {}),
             },
             regions=[self._epilogue(unit)],
             result_types=[plan.RowsType(unit.result.type)],
@@ -459,7 +462,7 @@ def _common_shapes(layer: moe.LayerOp, target: Target) -> dict[str, KernelShape]
         assert view is not None
         alike = sum(other.parent is contract.parent and _alike(contract, other) for other in contracts)
         work = view.columns * view.depth
-        for shape in target.choices(view.dtype):
+        for shape in target.choices(view.panels(target)):
             rate = target.rate(shape, view.columns, alike) or target.rate(shape, view.columns) / 2
             useful[shape] = useful.get(shape, 0.0) + work * rate
     best: dict[str, KernelShape] = {}
@@ -472,7 +475,8 @@ def _alike(left: moe.ContractOp, right: moe.ContractOp) -> bool:
     """Whether two contractions can share every panel."""
     a, b = weight_view(left.weight), weight_view(right.weight)
     assert a is not None and b is not None
-    same = (a.indices, a.lead, a.columns, a.depth, a.dtype) == (b.indices, b.lead, b.columns, b.depth, b.dtype)
+    same = (a.indices, a.lead, a.columns, a.depth) == (b.indices, b.lead, b.columns, b.depth)
+    same = same and (a.dtype, a.storage) == (b.dtype, b.storage)
     return same and left.vector is right.vector and shape_of(left.result.type) == shape_of(right.result.type)
 
 

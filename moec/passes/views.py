@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from math import prod
 
 from xdsl.dialects import arith
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Block, BlockArgument, SSAValue
 
 from moec.dialects import moe
 from moec.dialects.types import element_name, integer, static_shape
+from moec.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,12 @@ class WeightView:
     columns: int
     depth: int
     dtype: str
+    storage: str = ""
+
+    def panels(self, target: Target) -> str:
+        """The element type of the panels that a microkernel reads. Stored weights become f32, unless the target
+        multiplies pairs of bf16."""
+        return "f32" if self.storage and target.kernel(self.dtype).form == "widen" else self.dtype
 
     @property
     def keys(self) -> int:
@@ -45,7 +52,16 @@ def weight_view(value: SSAValue) -> WeightView | None:
     shape = static_shape(value.type)
     if len(shape) < 2:
         return None
-    return WeightView(param, steps, indices, lead, prod(shape[:-1]), shape[-1], element_name(value.type))
+    dtype, storage = element_name(value.type), _storage(param)
+    return WeightView(param, steps, indices, lead, prod(shape[:-1]), shape[-1], dtype, storage)
+
+
+def _storage(param: SSAValue) -> str:
+    """The storage format of a parameter; empty where it is dense."""
+    assert isinstance(param, BlockArgument)
+    layer = param.owner.parent_op()
+    assert isinstance(layer, moe.LayerOp)
+    return layer.storage.data[param.index - len(layer.inputs)].data if layer.storage else ""
 
 
 _Trace = tuple[SSAValue, tuple[str, ...], tuple[SSAValue, ...], tuple[int, ...]]

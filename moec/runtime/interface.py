@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
+
+#: The storage formats that a program was compiled for: pairs of a parameter (or `experts`) and a format, sorted.
+Storage: TypeAlias = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +28,8 @@ class Packed:
     """Weights that a program reads as panels: the parameters, how each becomes a stack of matrices, and the tile.
 
     `views` has for each parameter the steps that turn it into [*lead, columns, depth] (`slice axis low high step`,
-    `reshape sizes…`, `transpose`, `cast dtype`); `keys` matrices of [`n`, `k`] come of it. `tile` is a `KernelShape`'s.
+    `reshape sizes…`, `transpose`, `cast dtype`); `keys` matrices of [`n`, `k`] come of it. `tile` is a `KernelShape`'s,
+    `storage` the format of the panels, empty where they are dense.
     """
 
     params: tuple[str, ...]
@@ -35,6 +39,7 @@ class Packed:
     k: int
     dtype: str
     tile: str
+    storage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,11 @@ class Interface:
     scratch_bytes: int
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
     extras: tuple[str, ...] = ()
+
+    @property
+    def storage(self) -> dict[str, str]:
+        """The storage format of every parameter that has one."""
+        return {name: packed.storage for packed in self.packed if packed.storage for name in packed.params}
 
     def to_json(self) -> dict[str, Any]:
         """The interface as plain data."""
@@ -90,4 +100,5 @@ def _arrays(items: list[Mapping[str, Any]]) -> tuple[Array, ...]:
 def _packed(item: Mapping[str, Any]) -> Packed:
     views = tuple(tuple(map(str, steps)) for steps in item["views"])
     keys, n, k = (int(item[name]) for name in ("keys", "n", "k"))
-    return Packed(tuple(map(str, item["params"])), views, keys, n, k, str(item["dtype"]), str(item["tile"]))
+    dtype, tile, storage = (str(item[name]) for name in ("dtype", "tile", "storage"))
+    return Packed(tuple(map(str, item["params"])), views, keys, n, k, dtype, tile, storage)

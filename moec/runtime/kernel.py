@@ -10,10 +10,11 @@ from typing import Any, cast
 import numpy as np
 
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.formats import storage_of
 from moec.runtime import arrays
 from moec.runtime import weights as packing
 from moec.runtime.cache import Program
-from moec.runtime.interface import Array, Interface
+from moec.runtime.interface import Array, Interface, Storage
 from moec.runtime.jit import Code
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pool import Pool
@@ -35,16 +36,19 @@ class Kernel:
     def __init__(
         self,
         program: Program,
-        variant: Callable[[tuple[str, ...]], Program],
+        variant: Callable[[tuple[str, ...], Storage], Program],
         show: Callable[[str], str | bytes],
         pool: Callable[[], Pool | None],
+        storage: Storage = (),
     ) -> None:
         self._variant = variant
         self._show = show
         self._pool = pool
         self._lock = threading.Lock()
         self._main = _Runner(program)
-        self._runners = {tuple(array.name for array in program.interface.aux): self._main}
+        self._storage = storage
+        self._names = tuple(array.name for array in program.interface.aux)
+        self._runners = {(self._names, storage): self._main}
 
     @property
     def interface(self) -> Interface:
@@ -69,12 +73,15 @@ class Kernel:
         """A stage of the compilation as text (`obj`: bytes). Raises `CompileError` (E0305) where there is none."""
         return self._show(stage)
 
-    def pack(self, arrays: Mapping[str, Any]) -> Weights:
+    def pack(self, arrays: Mapping[str, Any], storage: Mapping[str, str] | str | None = None) -> Weights:
         """The weights as the kernel reads them; see `moec.runtime.weights.pack`.
 
-        Raises `CompileError` (E0401 to E0404) with every mistake there is.
+        `storage` is as for `moec.compile`, which has chosen what holds without it; a call with these weights then runs
+        a variant of the kernel that is compiled for them. Raises `CompileError` (E0401 to E0404, E0306, E0407) with
+        every mistake there is.
         """
-        return packing.pack(self.interface, arrays)
+        chosen = self._storage if storage is None else storage_of(storage)
+        return packing.pack(self._runner(self._names, chosen).interface, arrays, chosen)
 
     def __call__(self, *inputs: Any, weights: Weights | None = None, aux: Sequence[str] | bool | None = None) -> Any:
         """The layer's outputs; with `aux`, a pair of them and the auxiliary outputs by name.
@@ -90,7 +97,8 @@ class Kernel:
         if len(given) == 1 and isinstance(given[0], tuple):
             given = cast("tuple[Any, ...]", given[0])
         if not aux:
-            outputs = self._main(given, weights, self._pool())
+            runner = self._main if weights.storage == self._storage else self._runner(self._names, weights.storage)
+            outputs = runner(given, weights, self._pool())
             count = len(self.interface.outputs)
             return outputs[0] if count == 1 else tuple(outputs[:count])
         return self._with_aux(given, weights, aux)
@@ -100,14 +108,18 @@ class Kernel:
         for name in names:
             if name not in self.interface.extras:
                 raise fail("E0305", f"`{self.name}` has no aux `{name}`", help=nearest(name, self.interface.extras))
-        with self._lock:
-            if names not in self._runners:
-                self._runners[names] = _Runner(self._variant(names))
-            runner = self._runners[names]
+        runner = self._runner(names, weights.storage)
         outputs = runner(inputs, weights, self._pool())
         count = len(runner.interface.outputs)
         extra = {array.name: value for array, value in zip(runner.interface.aux, outputs[count:], strict=True)}
         return (outputs[0] if count == 1 else tuple(outputs[:count])), {name: extra[name] for name in names}
+
+    def _runner(self, names: tuple[str, ...], storage: Storage) -> _Runner:
+        """The variant with these auxiliary outputs for weights stored so."""
+        with self._lock:
+            if (names, storage) not in self._runners:
+                self._runners[names, storage] = _Runner(self._variant(names, storage))
+            return self._runners[names, storage]
 
 
 def _signature(array: Array) -> str:

@@ -15,6 +15,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from moec.formats import FORMATS
+from moec.formats.panels import PanelLayout
 from moec.runtime.memory import aligned_empty
 from moec.target import KernelShape
 
@@ -42,6 +44,13 @@ def panel_shape(shape: KernelShape, n: int, k: int, matrices: int = 1) -> tuple[
 def panel_bytes(shape: KernelShape, n: int, k: int, matrices: int = 1) -> int:
     """The bytes that the panels of one expert take: a multiple of 64 for every shape of a vector machine."""
     return prod(panel_shape(shape, n, k, matrices)) * _NUMPY[shape.dtype].itemsize
+
+
+def packed_bytes(shape: KernelShape, n: int, k: int, matrices: int, storage: str) -> int:
+    """The bytes that the panels of one expert take, dense or in a storage format."""
+    if not storage:
+        return panel_bytes(shape, n, k, matrices)
+    return PanelLayout(FORMATS[storage].layout, shape.columns, n, k, matrices).nbytes
 
 
 def pack_panels(

@@ -45,3 +45,17 @@ class Stack:
     def part(self, indices: range) -> Stack:
         """The stack of some of the arrays."""
         return Stack((len(indices), *self.shape[1:]), self.dtype, lambda index: self.read(indices[index]))
+
+
+def apply_step(array: Data, step: str, copy: bool | None) -> Data:
+    """A step of a `Packed` in NumPy's terms. Raises `ValueError` where it would have to copy and may not."""
+    name, *words = step.split()
+    match name:
+        case "slice":
+            axis, low, high, stride = map(int, words)
+            return array[(slice(None),) * axis + (slice(low, high, stride),)]
+        case "reshape":
+            return array.reshape(tuple(map(int, words)), copy=copy)
+        case _:
+            assert name == "transpose", step
+            return np.swapaxes(array, -1, -2)

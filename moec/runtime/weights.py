@@ -12,10 +12,11 @@ import numpy as np
 
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
 from moec.runtime.arrays import NUMPY, Data, address, as_numpy, element, is_torch
-from moec.runtime.interface import Array, Interface, Packed
+from moec.runtime.interface import Array, Interface, Packed, Storage
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import pack_panels, panel_bytes
-from moec.runtime.stack import Stack
+from moec.runtime.stack import Stack, apply_step
+from moec.runtime.stored import Blocks, Source, stored_panels
 from moec.target import KernelShape
 
 
@@ -24,13 +25,15 @@ class Weights:
     """What `Kernel.pack` gives: `raw` has parameters as they are read whole, `panels` the packed ones.
 
     `rest` has the parameters that only an auxiliary output reads, as they were given; a call that asks for one has them
-    packed then. Arrays in `raw` and `rest` that needed no conversion are the caller's own.
+    packed then. `storage` is what `Kernel.pack` was asked for. Arrays in `raw` and `rest` that needed no conversion are
+    the caller's own.
     """
 
     name: str
     raw: dict[str, Data]
     panels: dict[Packed, Data]
-    rest: Mapping[str, Data | Stack]
+    rest: Mapping[str, Source]
+    storage: Storage = ()
     #: By program: where everything lies that it reads.
     addresses: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -60,7 +63,7 @@ class Weights:
             self.addresses[program] = tuple(map(address, data))
         return self.addresses[program]
 
-    def add(self, interface: Interface, known: Mapping[str, Data | Stack]) -> None:
+    def add(self, interface: Interface, known: Mapping[str, Source]) -> None:
         """Packs what a program reads and is not there yet, of the parameters `known`."""
         params = {param.name: param for param in interface.params}
         for name in interface.raw:
@@ -71,7 +74,7 @@ class Weights:
                 self.panels[packed] = _panels(packed, [(known[name], params[name]) for name in packed.params])
 
 
-def pack(interface: Interface, arrays: Mapping[str, Any]) -> Weights:
+def pack(interface: Interface, arrays: Mapping[str, Any], storage: Storage = ()) -> Weights:
     """Packs every parameter of a layer.
 
     `arrays` has for each parameter an array of its shape: NumPy, torch, DLPack, or a sequence of one array for each
@@ -82,12 +85,12 @@ def pack(interface: Interface, arrays: Mapping[str, Any]) -> Weights:
     found = _check(interface, arrays)
     read = {*interface.raw, *(name for packed in interface.packed for name in packed.params)}
     rest = {name: array for name, array in found.items() if name not in read}
-    weights = Weights(interface.name, {}, {}, rest)
+    weights = Weights(interface.name, {}, {}, rest, storage)
     weights.add(interface, found)
     return weights
 
 
-def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Data | Stack]:
+def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Source]:
     """The arrays by parameter."""
     names = [param.name for param in interface.params]
     mistakes = [
@@ -95,7 +98,7 @@ def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Data | 
         for name in arrays
         if name not in names
     ]
-    found: dict[str, Data | Stack] = {}
+    found: dict[str, Source] = {}
     for param in interface.params:
         if param.name not in arrays:
             text = f"weight `{param.name}` of `{interface.name}` is missing: {param.dtype}{list(param.shape)}"
@@ -111,15 +114,17 @@ def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Data | 
     return found
 
 
-def _readable(value: Any, name: str) -> Data | Stack:
+def _readable(value: Any, name: str) -> Source:
+    if isinstance(value, Blocks):
+        return value
     lazy = all(hasattr(value, attribute) for attribute in ("shape", "dtype", "__getitem__", "__len__"))
     own = isinstance(value, np.ndarray) or is_torch(value) or hasattr(value, "__dlpack__") or not lazy
     return as_numpy(value, name) if own else Stack.of(value)
 
 
-def _differences(array: Data | Stack, param: Array) -> list[Diagnostic]:
+def _differences(array: Source, param: Array) -> list[Diagnostic]:
     mistakes: list[Diagnostic] = []
-    shape, dtype = tuple(array.shape), np.dtype(array.dtype)
+    shape, dtype = tuple(array.shape), NUMPY["f32"] if isinstance(array, Blocks) else np.dtype(array.dtype)
     if shape != param.shape:
         text = f"weight `{param.name}` has the shape {list(shape)}, not {list(param.shape)}"
         if len(shape) == len(param.shape):
@@ -133,9 +138,10 @@ def _differences(array: Data | Stack, param: Array) -> list[Diagnostic]:
     return mistakes
 
 
-def _converted(array: Data | Stack, param: Array) -> Data:
+def _converted(array: Source, param: Array) -> Data:
     """A parameter as it is read raw: contiguous, aligned, of its own type."""
     dtype = NUMPY[param.dtype]
+    array = array.decode() if isinstance(array, Blocks) else array
     if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.c_contiguous and not address(array) % 64:
         return array
     out = aligned_empty(max(64, prod(param.shape) * dtype.itemsize))[: prod(param.shape) * dtype.itemsize]
@@ -148,13 +154,16 @@ def _converted(array: Data | Stack, param: Array) -> Data:
     return result
 
 
-def _panels(packed: Packed, sources: list[tuple[Data | Stack, Array]]) -> Data:
+def _panels(packed: Packed, sources: list[tuple[Source, Array]]) -> Data:
     """The panels of a stack of matrices, packed one matrix after the other."""
+    if packed.storage:
+        return stored_panels(packed, sources)
     shape = KernelShape.parse(packed.tile, packed.dtype)
     size = panel_bytes(shape, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * size)
     stacks = [
-        matrices(array, param.dtype, steps, packed) for (array, param), steps in zip(sources, packed.views, strict=True)
+        matrices(array.decode() if isinstance(array, Blocks) else array, param.dtype, steps, packed)
+        for (array, param), steps in zip(sources, packed.views, strict=True)
     ]
     for key, group in enumerate(zip(*stacks, strict=True)):
         pack_panels(list(group), shape, buffer[key * size : (key + 1) * size])
@@ -196,7 +205,7 @@ def _lay_out(array: Data | Stack, step: str) -> Data | Stack:
     """One step without a copy; of a stack, or where NumPy would have to copy, later and one array at a time."""
     if isinstance(array, np.ndarray):
         try:
-            return _apply(array, step, copy=False)
+            return apply_step(array, step, copy=False)
         except ValueError:
             array = Stack.of(array)
     name, *words = step.split()
@@ -211,19 +220,5 @@ def _lay_out(array: Data | Stack, step: str) -> Data | Stack:
         case "transpose" if len(array.shape) > 2:
             inside = step
         case _:
-            return _apply(np.asarray(array), step, copy=None)
-    return array.map(lambda part: _apply(part, inside, copy=None))
-
-
-def _apply(array: Data, step: str, copy: bool | None) -> Data:
-    """A step in NumPy's terms. Raises `ValueError` where it would have to copy and may not."""
-    name, *words = step.split()
-    match name:
-        case "slice":
-            axis, low, high, stride = map(int, words)
-            return array[(slice(None),) * axis + (slice(low, high, stride),)]
-        case "reshape":
-            return array.reshape(tuple(map(int, words)), copy=copy)
-        case _:
-            assert name == "transpose", step
-            return np.swapaxes(array, -1, -2)
+            return apply_step(np.asarray(array), step, copy=None)
+    return array.map(lambda part: apply_step(part, inside, copy=None))

@@ -1,0 +1,73 @@
+"""`plan.matmul` over weights in a storage format.
+
+A part of a panel is decoded into scratch memory that stays in cache, then blocks of rows pass over it with the dense
+microkernels. So weights in memory are never wider than they are stored, one decoding serves up to `CUT_ROWS` rows, and
+a row's bits do not depend on which rows stand beside it.
+"""
+
+from __future__ import annotations
+
+from moec.codegen.llvm import Value, i64
+from moec.codegen.stages import Matmul, Stage, Stages
+from moec.codegen.unpack import emit_unpack
+from moec.dialects import plan
+from moec.dtypes import DTYPES
+from moec.formats import FORMATS
+from moec.formats.panels import PanelLayout
+from moec.target import KernelShape
+
+
+def emit_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Stage:
+    """The stage of a matrix product, its weights dense or stored."""
+    shape = KernelShape.parse(op.tile.data, op.dtype.data)
+    return (StoredMatmul if op.storage else Matmul)(stages, op, shape, name).emit()
+
+
+class StoredMatmul(Matmul):
+    """Decodes a part of each panel, then multiplies with it."""
+
+    def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
+        super().__init__(stages, op, shape, name)
+        assert op.storage is not None
+        format = FORMATS[op.storage.data]
+        self.place = PanelLayout(format.layout, shape.columns, self.n, self.k, self.parts)
+        self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
+        chunk = format.layout.chunk
+        width = shape.columns * DTYPES[shape.dtype].size
+        self.cut = min(max(1, stages.target.l1 // (width * chunk)), self.place.chunks) * chunk
+        self.block = self.CUT_ROWS
+        self.unpack = emit_unpack(stages.module, stages.target, shape, self.place, format.name)
+        self.part_bytes = self.cut * width
+
+    def take_scratch(self) -> None:
+        super().take_scratch()
+        self.dense = self.scratch.take(self.e, self.part_bytes)
+
+    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
+        e, chunk = self.e, self.place.layout.chunk
+        count = e.b.sub(high, low)
+        turns = e.b.udiv(e.b.add(count, i64(self.shape.rows - 1)), i64(self.shape.rows))
+
+        def part(at: Value) -> None:
+            left = e.b.sub(i64(self.k), at)
+            depth = e.b.select(e.b.icmp_signed("<", left, i64(self.cut)), left, i64(self.cut))
+            chunks = e.b.udiv(e.b.add(depth, i64(chunk - 1)), i64(chunk))
+            first = e.b.udiv(at, i64(chunk))
+            e.b.call(self.unpack, [panel, self.dense, first, chunks])
+            following = e.b.add(i64(self.place.head), e.b.mul(e.b.add(first, chunks), i64(self.place.chunk)))
+            self._rows_over(at, depth, low, count, turns, e.at(panel, following, 1))
+
+        e.loop(0, self.k, part, step=self.cut)
+
+    def _rows_over(self, at: Value, depth: Value, low: Value, count: Value, turns: Value, following: Value) -> None:
+        """Blocks of rows pass over the decoded part; each prefetches its share of the codes that follow."""
+        e, step = self.e, self.shape.kstep * self.place.group // 32
+        size = self.cut // self.shape.kstep * step
+
+        def turn(i: Value) -> None:
+            a, b = (e.b.add(low, e.b.udiv(e.b.mul(count, j), turns)) for j in (i, e.b.add(i, i64(1))))
+            sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
+            ahead = e.at(following, e.b.mul(i, e.b.udiv(i64(size), turns)), 1)
+            self._call(a, b, self.dense, depth, at, sums, ahead, e.b.udiv(i64(step), turns))
+
+        e.loop(0, turns, turn)

@@ -1,0 +1,265 @@
+"""Unpacking: codes of a panel become the dense panel that a microkernel reads, a part of it at a time, in cache.
+
+    void NAME(ptr panel, ptr out, i64 first, i64 count)
+
+decodes the chunks `first` .. `first + count` of a panel (`moec.formats.panels`) into `out`, [k / kstep][columns][kstep]
+in the shape's dtype, 64-byte aligned. Each weight is one rounding away from what the format says, whatever the machine:
+
+    weight = scale × value(code) + offset
+
+in f32, rounded to bf16 after that where the kernel multiplies pairs. Every 32 k of as many columns as a vector has
+lanes are unrolled: a code is a shift and a mask, or a shift and a look-up where a vector permutes by four bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from llvmlite import ir
+
+from moec.codegen.elements import widen
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.microkernel import bf16_type
+from moec.formats.layout import E2M1, GROUP, KINDS, Field
+from moec.formats.panels import PanelLayout
+from moec.target import KernelShape, Target
+
+#: How far ahead of the codes that are decoded memory is read.
+_AHEAD: Final = 2048
+
+
+def emit_unpack(module: Any, target: Target, shape: KernelShape, place: PanelLayout, name: str) -> ir.Function:
+    """The function for panels of `place` and kernels of `shape`, added to `module` (once; a second call finds it)."""
+    name = f"moec_unpack_{name}_{shape.dtype}_{place.columns}_{place.head}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, I64, I64]), name)
+    function.attributes.add("nounwind")
+    function.attributes.add("noinline")
+    for argument, label in zip(function.args, ("panel", "out", "first", "count"), strict=True):
+        argument.name = label
+    for pointer in function.args[:2]:
+        pointer.add_attribute("noalias")
+    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    _Unpacker(e, shape, place, *function.args).emit()
+    e.b.ret_void()
+    return function
+
+
+class Codes:
+    """Codes in registers: 32-bit words as they lie in panels, and what can be had of them with shifts and masks."""
+
+    def __init__(self, e: Emitter, place: PanelLayout, lanes: int) -> None:
+        self.e, self.place, self.lanes = e, place, lanes
+        self.type = ir.VectorType(I32, lanes)
+
+    def word(self, value: int) -> Value:
+        """A constant in every lane."""
+        return ir.Constant(self.type, [value] * self.lanes)
+
+    def load(self, group: Value) -> list[list[Value]]:
+        """The words of each plane of a group whose codes for these columns begin at `group`."""
+        e = self.e
+        return [
+            [e.b.load(e.at(group, at + 4 * self.place.columns * i, 1), typ=self.type, align=4) for i in range(width)]
+            for at, width, _ in self.place.planes()
+        ]
+
+    def shifted(self, word: Value, by: int) -> Value:
+        """Bits moved down, or up where `by` is negative."""
+        if by == 0:
+            return word
+        return self.e.b.lshr(word, self.word(by)) if by > 0 else self.e.b.shl(word, self.word(-by))
+
+    def one(self, words: Sequence[Sequence[Value]], k: int) -> Value:
+        """The code of the k-th of 32, in the lowest bits of each lane."""
+        code: Value = None
+        for (_, width, low), plane in zip(self.place.planes(), words, strict=True):
+            i, within = divmod(k, 32 // width)
+            j, byte = divmod(within, 4)
+            bit = 8 * byte + width * j
+            part = self.shifted(plane[i], bit - low)
+            if not (low == 0 and bit + width == 32):
+                part = self.e.b.and_(part, self.word(((1 << width) - 1) << low))
+            code = part if code is None else self.e.b.or_(code, part)
+        return code
+
+
+class Factors:
+    """Scales and offsets of a vector of columns, for one group of 32 k."""
+
+    def __init__(self, e: Emitter, place: PanelLayout, lanes: int, panel: Value) -> None:
+        self.e, self.place, self.lanes, self.panel = e, place, lanes, panel
+
+    def load(self, chunk: Value, group: Value, column: Value, half: int = 0) -> tuple[Value, Value | None]:
+        """The scale and the offset of the weights of a group of a chunk, f32 in lanes; of its second 16 k where `half`
+        is 1 and the span is so short."""
+        numbers = {field.name: self._number(field, chunk, group, column, half) for field in self.place.layout.fields}
+        b, scale, offset = self.e.b, numbers["scale"], numbers.get("minimum")
+        if "super" in numbers:
+            scale = b.fmul(numbers["super"], scale)
+        if offset is not None and "super_minimum" in numbers:
+            offset = b.fneg(b.fmul(numbers["super_minimum"], offset))
+        if "zero" in numbers:
+            offset = b.fneg(b.fmul(scale, numbers["zero"]))
+        return scale, offset
+
+    def _number(self, field: Field, chunk: Value, group: Value, column: Value, half: int) -> Value:
+        e, size = self.e, KINDS[field.kind].itemsize
+        base = self.panel if not field.span else chunk
+        start = e.at(base, self.place.place(field), 1)
+        row = self.place.columns * size
+        if field.span and field.span < GROUP:
+            start = e.at(start, e.b.mul(group, i64(2 * row)), 1)
+            start = e.at(start, half * row, 1)
+        elif field.span and self.place.entries(field) > 1:
+            start = e.at(start, e.b.mul(e.b.udiv(group, i64(field.span // GROUP)), i64(row)), 1)
+        start = e.at(start, e.b.mul(column, i64(size)), 1)
+        return self._as_f32(field.kind, start)
+
+    def _as_f32(self, kind: str, start: Value) -> Value:
+        """Numbers of a field as f32, as `moec.formats.layout.number` has them."""
+        e, b = self.e, self.e.b
+        vector, words = ir.VectorType(F32, self.lanes), ir.VectorType(I32, self.lanes)
+
+        def word(value: int) -> Value:
+            return ir.Constant(words, [value] * self.lanes)
+
+        if kind == "f32":
+            return b.load(start, typ=vector, align=4)
+        if kind in ("f16", "bf16"):
+            return widen(e, e.load(start, kind, self.lanes), kind)
+        raw = b.load(start, typ=ir.VectorType(I8, self.lanes), align=1)
+        if kind == "i8":
+            return b.sitofp(b.sext(raw, words), vector)
+        code = b.zext(raw, words)
+        if kind == "u8":
+            return b.sitofp(code, vector)
+        if kind == "e8m0":
+            small = b.add(word(0x00200000), b.mul(code, word(0x00200000)))
+            whole = b.shl(b.sub(code, word(1)), word(23))
+            return b.bitcast(b.select(b.icmp_unsigned("<", code, word(2)), small, whole), vector)
+        magnitude = b.shl(b.and_(code, word(0x7F)), word(20))
+        sign = b.shl(b.and_(code, word(0x80)), word(24))
+        return b.fmul(b.bitcast(b.or_(magnitude, sign), vector), ir.Constant(vector, [2.0**119] * self.lanes))
+
+
+class _Unpacker:
+    def __init__(
+        self, e: Emitter, shape: KernelShape, place: PanelLayout, panel: Value, out: Value, first: Value, count: Value
+    ) -> None:
+        self.e, self.shape, self.place = e, shape, place
+        self.panel, self.out, self.first, self.count = panel, out, first, count
+        self.lanes = shape.lanes
+        self.vector = ir.VectorType(F32, self.lanes)
+        self.codes = Codes(e, place, self.lanes)
+        self.factors = Factors(e, place, self.lanes, panel)
+        self.table = self._table()
+
+    def emit(self) -> None:
+        e, place = self.e, self.place
+        groups = place.layout.chunk // GROUP
+
+        def chunk_turn(i: Value) -> None:
+            at = e.b.add(e.b.mul(e.b.add(self.first, i), i64(place.chunk)), i64(place.head))
+            chunk = e.at(self.panel, at, 1)
+            e.loop(0, groups, lambda group: group_turn(chunk, e.b.add(e.b.mul(i, i64(groups)), group), group))
+
+        def group_turn(chunk: Value, done: Value, group: Value) -> None:
+            codes = e.at(e.at(chunk, place.codes, 1), e.b.mul(group, i64(place.group)), 1)
+            out = e.at(self.out, e.b.mul(done, i64(GROUP * place.columns * self._size)), 1)
+            e.loop(0, place.columns, lambda column: self._columns(chunk, codes, group, column, out), self.lanes)
+
+        e.loop(0, self.count, chunk_turn)
+
+    @property
+    def _size(self) -> int:
+        return 2 if self.shape.dtype == "bf16" else 4
+
+    def _columns(self, chunk: Value, codes: Value, group: Value, column: Value, out: Value) -> None:
+        """32 k of a vector of columns."""
+        e, layout = self.e, self.place.layout
+        start = e.at(codes, e.b.mul(column, i64(4)), 1)
+        self._prefetch(codes, column)
+        words = self.codes.load(start)
+        short = bool(layout.span) and layout.span < GROUP
+        halves = [self.factors.load(chunk, group, column, half) for half in range(2 if short else 1)]
+        if self.table is None and layout.values == "integer" and layout.bias:
+            halves = [(scale, self._biased(scale, offset)) for scale, offset in halves]
+        weights: list[Value] = []
+        for k in range(GROUP):
+            weights.append(self._weight(words, k, *halves[k // 16 if short else 0]))
+            if len(weights) == self.shape.kstep:
+                offset = k // self.shape.kstep * self.place.columns * self._size * self.shape.kstep
+                to = e.at(e.at(out, offset, 1), e.b.mul(column, i64(self._size * self.shape.kstep)), 1)
+                e.b.store(self._step(weights), to, align=self.lanes * self._size * self.shape.kstep)
+                weights = []
+
+    def _prefetch(self, codes: Value, column: Value) -> None:
+        """The share of a vector of columns of the group that is so far ahead."""
+        e, size = self.e, self.place.layout.bits * 4 * self.lanes
+        start = e.at(e.at(codes, _AHEAD, 1), e.b.mul(column, i64(self.place.layout.bits * 4)), 1)
+        for offset in range(0, size, 64):
+            place = e.at(start, offset, 1)
+            e.call("llvm.prefetch.p0", VOID, place, *(ir.Constant(I32, value) for value in (0, 3, 1)))
+
+    def _biased(self, scale: Value, offset: Value | None) -> Value:
+        """The offset of codes that are not yet less their bias."""
+        bias = ir.Constant(self.vector, [-float(self.place.layout.bias)] * self.lanes)
+        return self.e.b.fmul(scale, bias) if offset is None else self.e.overloaded("llvm.fma", scale, bias, offset)
+
+    def _weight(self, words: Sequence[Sequence[Value]], k: int, scale: Value, offset: Value | None) -> Value:
+        e = self.e
+        value = self._e4m3(words[0], k) if self.place.layout.values == "e4m3" else self._value(words, k)
+        return e.b.fmul(scale, value) if offset is None else e.overloaded("llvm.fmuladd", scale, value, offset)
+
+    def _value(self, words: Sequence[Sequence[Value]], k: int) -> Value:
+        e, codes = self.e, self.codes
+        if self.table is not None:
+            i, within = divmod(k, 8)
+            j, byte = divmod(within, 4)
+            index = codes.shifted(words[0][i], 8 * byte + 4 * j)
+            return e.call("llvm.x86.avx512.permvar.sf.512", self.vector, self.table, index)
+        code = codes.one(words, k)
+        return e.b.sitofp(self._e2m1(code) if self.place.layout.values == "e2m1" else code, self.vector)
+
+    def _e2m1(self, code: Value) -> Value:
+        """Twice the value of a code: m + max(m - 4, 0) + 2 max(m - 6, 0), with a sign."""
+        b, word = self.e.b, self.codes.word
+        m = b.and_(code, word(7))
+
+        def beyond(limit: int) -> Value:
+            return b.select(b.icmp_signed(">", m, word(limit)), b.sub(m, word(limit)), word(0))
+
+        magnitude = b.add(b.add(m, beyond(4)), b.shl(beyond(6), word(1)))
+        return b.select(b.icmp_signed(">", code, word(7)), b.sub(word(0), magnitude), magnitude)
+
+    def _e4m3(self, words: Sequence[Value], k: int) -> Value:
+        """The sign, and exponent and fraction in place; a multiplication moves the exponent, exact for subnormals."""
+        b, word = self.e.b, self.codes.word
+        i, byte = divmod(k, 4)
+        top = b.shl(words[i], word(24 - 8 * byte)) if byte < 3 else words[i]
+        bits = b.and_(b.ashr(top, word(4)), word(0x87F00000))
+        return b.fmul(b.bitcast(bits, self.vector), ir.Constant(self.vector, [2.0**120] * self.lanes))
+
+    def _table(self) -> Value | None:
+        """What four bits stand for, where a vector can be permuted by them."""
+        layout = self.place.layout
+        if self.e.target.vector_bits != 512 or layout.planes != (4,):
+            return None
+        numbers = (
+            [*E2M1, *(-value for value in E2M1)] if layout.values == "e2m1" else range(-layout.bias, 16 - layout.bias)
+        )
+        return ir.Constant(self.vector, [float(number) for number in numbers])
+
+    def _step(self, weights: list[Value]) -> Value:
+        """What is stored for one step of a panel: a vector of f32, or pairs of bf16."""
+        if len(weights) == 1:
+            return weights[0]
+        b, halves = self.e.b, ir.VectorType(I16, 2 * self.lanes)
+        low, high = weights
+        pairs = ir.VectorType(bf16_type(), 2 * self.lanes)
+        both = b.bitcast(self.e.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", pairs, high, low), halves)
+        order = [lane // 2 + self.lanes * (lane % 2) for lane in range(2 * self.lanes)]
+        return b.shuffle_vector(both, both, ir.Constant(ir.VectorType(I32, 2 * self.lanes), order))

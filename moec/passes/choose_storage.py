@@ -1,0 +1,86 @@
+"""Gives parameters their storage formats, after checking that each is only ever read as rows of blocks.
+
+Blocks run along the last axis of a parameter. So a stored one may be sliced and indexed in front of it, and multiplied;
+what is transposed, rounded, or read element by element has to be dense.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
+from xdsl.ir import SSAValue
+from xdsl.passes import ModulePass
+
+from moec.diagnostics import fail, nearest
+from moec.dialects import moe
+from moec.dialects.types import integer, static_shape
+from moec.formats import find_format, storable
+from moec.passes.views import weight_view
+
+#: Stands for every stack of matrices that a sparse sum multiplies with.
+EXPERTS = "experts"
+
+
+@dataclass(frozen=True)
+class ChooseStorage(ModulePass):
+    """`storage` is `("gate=q4_K", …)`; the name `experts` stands for every parameter of three axes or more that can be
+    stored, unless it has an entry of its own."""
+
+    name: ClassVar[str] = "choose-storage"
+
+    storage: tuple[str, ...] = ()
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        chosen = dict(item.split("=", 1) for item in self.storage)
+        for layer in op.body.block.ops:
+            if isinstance(layer, moe.LayerOp):
+                _choose(layer, chosen)
+
+
+def _choose(layer: moe.LayerOp, chosen: dict[str, str]) -> None:
+    names = [name.data for name in layer.params]
+    formats: list[str] = []
+    for name in chosen:
+        if name not in names and name != EXPERTS:
+            raise fail("E0402", f"`{name}` is not a weight of the layer", help=nearest(name, names))
+    for name, value in zip(names, layer.body.block.args[len(layer.inputs) :], strict=True):
+        shape, reason = list(static_shape(value.type)), _unstorable(value)
+        wanted = chosen.get(name)
+        if wanted is None and EXPERTS in chosen and len(shape) >= 3 and reason is None:
+            wanted = chosen[EXPERTS]
+        if wanted is not None:
+            format = find_format(wanted)
+            if reason is not None:
+                raise fail("E0306", f"`{name}` cannot be stored as {wanted}: {reason}")
+            storable(format, shape[-1], name)
+        formats.append(wanted or "")
+    layer.properties["storage"] = ArrayAttr([StringAttr(format) for format in formats])
+
+
+def _unstorable(value: SSAValue) -> str | None:
+    """Why a parameter, or a view of one, has to be dense."""
+    shape = static_shape(value.type)
+    if len(shape) < 2 or not list(value.uses):
+        return "it is not multiplied with a vector"
+    for use in value.uses:
+        match use.operation:
+            case moe.ContractOp() as op if op.weight is value and weight_view(value) is not None:
+                reason = None
+            case moe.ExtractOp() | moe.ReshapeOp() as op if static_shape(op.results[0].type)[-1:] == shape[-1:]:
+                reason = _unstorable(op.results[0])
+            case moe.SliceOp() as op if (
+                integer(op.size) == shape[op.axis.value.data] or op.axis.value.data < len(shape) - 1
+            ):
+                reason = _unstorable(op.results[0])
+            case moe.TransposeOp():
+                reason = "it is transposed"
+            case moe.MapOp():
+                reason = "it is rounded or computed with before it is multiplied"
+            case _:
+                reason = "it is not only multiplied with vectors"
+        if reason is not None:
+            return reason
+    return None
