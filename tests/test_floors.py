@@ -21,7 +21,7 @@ FLOORS: Final = (
     ("cli",),
     ("opt",),
     ("",),  # moec/__init__.py
-    ("integrations",),
+    ("integrations", "bench"),
     ("pipeline",),
     ("measure",),
     ("codegen",),

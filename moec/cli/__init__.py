@@ -16,6 +16,8 @@ _COMMANDS: Final = {
     "check": "errors and warnings only",
     "fmt": "the one layout of a file",
     "explain": "what runs: FLOPs, bytes, tiles and limits of each stage",
+    "bench": "time a layer beside other implementations of it",
+    "peers": "the implementations that `bench` compares with",
     "opt": "xDSL's driver with moec's dialects and passes",
 }
 

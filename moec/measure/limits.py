@@ -56,7 +56,12 @@ class Limits:
 
 @cache
 def measure(dtype: str, threads: int = 1) -> Limits:
-    """The limits for weights of an element type, of so many threads together. Takes about half a second."""
+    """The limits for weights of an element type, of so many threads together, as they were when first asked for."""
+    return measure_again(dtype, threads)
+
+
+def measure_again(dtype: str, threads: int = 1) -> Limits:
+    """The limits as they are now. Takes about half a second."""
     target = Target.host()
     form = target.kernel(dtype).form
     library = Library(native.object_code(native.parse(str(_module(target, form))), target), "fma", "read")

@@ -1,0 +1,277 @@
+"""One layer, one precision, so many threads: moec and its peers on the same weights, checked, then timed in turns.
+
+What is fair: all read the same weights and tokens; each is checked against the oracle before it is timed; each call
+takes other tokens, and small layers several copies of their weights, so that no cache holds what the call before has
+read; the turns are short and interleaved (A B A B), so that a busy moment of the machine meets all of them.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moec.bench.forms import find_form
+from moec.bench.peers import Conversation, Peer, PeerFailed
+from moec.measure.compare import TOLERANCES, errors
+from moec.measure.cost import Analysis, analyse, param_bytes
+from moec.measure.feed import random_inputs, random_weights
+from moec.measure.limits import Limits
+from moec.pipeline import Compilation, Options, load
+from moec.reference import reference
+from moec.source import Source
+
+_Array: TypeAlias = NDArray[Any]
+
+#: What several copies of the weights take together at least, unless one fits into half of the last cache.
+_SPREAD: Final = 128 << 20
+#: A layer of at most so many bytes is measured where it would live: in the cache.
+_CACHED: Final = 16 << 20
+#: How many tokens the oracle checks, the same ones for all.
+_CHECKED: Final = 8
+#: Seconds of a turn, and the turns that there are at least and at most.
+_TURN: Final = 0.03
+_TURNS: Final = (3, 60)
+#: Batches of different tokens, at most, and tokens in all of them, at least where there are several.
+_BATCHES, _POOL = 64, 256
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What came of an implementation at one number of tokens: seconds of each call."""
+
+    impl: str
+    times: Sequence[float]
+    max_error: float
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.times)
+
+
+class _Runner(Protocol):
+    """An implementation that is ready: `impl` names it."""
+
+    impl: str
+
+    def check(self, x: _Array) -> _Array: ...
+    def time(self, rows: int, first: int, calls: int, warm: bool) -> Sequence[float]: ...
+
+
+class Trial:
+    """A layer with random weights, its oracle's answers, and the peers that run. A context manager: it owns processes
+    and files."""
+
+    def __init__(self, source: Source, options: Options, peers: Sequence[Peer], tokens: Sequence[int]) -> None:
+        self.source, self.options, self.threads = source, options, options.threads or 1
+        self.kernel = load(source, options)
+        self.form = find_form(source)
+        self.peers = peers
+        self.tokens = tokens
+        #: Why a peer does not run here, by its name.
+        self.failures: dict[str, str] = {}
+        self.versions: dict[str, str] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Trial:
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="moec-bench-")))
+        compilation = Compilation(self.source, self.options)
+        module, interface = compilation.simplify(), self.kernel.interface
+        self._plan = compilation.schedule()
+        weights = random_weights(interface, module, 0)
+        self.inputs = random_inputs(interface, module, max(_POOL, 2 * max(self.tokens)), 0)
+        oracle = reference(self.source, dims=dict(self.options.dims), dtype=self.options.dtype)
+        checked = tuple(array[:_CHECKED] for array in self.inputs)
+        result = oracle.run(checked, weights=weights)
+        self._truth, self._stable = result.outputs[0], result.stable
+        size = param_bytes(interface)
+        copies = 1 if size <= _CACHED else max(1, -(-_SPREAD // size))
+        self._own = _Own(self.kernel, [self.kernel.pack(weights) for _ in range(copies)], self.inputs)
+        self._others = list[_Other]()
+        if self.peers and self.form is not None and self.options.dtype in ("f32", "bf16"):
+            paths = {name: _save(folder / f"{name}.npy", array) for name, array in weights.items()}
+            pool = _save(folder / "x.npy", self.inputs[0])
+            del weights
+            for peer in self.peers:
+                self._start(peer, folder, paths, pool, copies)
+        elif self.peers:
+            reason = "knows only softmax routers over experts of two or three matrices, in f32 and bf16"
+            self.failures.update({peer.name: reason for peer in self.peers})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+    def _start(self, peer: Peer, folder: Path, weights: dict[str, str], pool: str, copies: int) -> None:
+        assert self.form is not None
+        talk = Conversation(peer, self.threads)
+        self._stack.callback(talk.close)
+        dims = {name: self.kernel.dims[name] for name in ("H", "I", "E", "K")}
+        layer = {**dims, **asdict(self.form), "dtype": self.options.dtype, "threads": self.threads}
+        try:
+            answer = talk.ask("load", layer=layer, weights=weights, copies=copies)
+        except PeerFailed as error:
+            self.failures[peer.name] = str(error)
+            return
+        self.versions |= answer["versions"]
+        self._others.append(_Other(talk, answer["forms"], folder, pool))
+
+    def cost(self, tokens: int) -> Analysis:
+        return analyse(self._plan, tokens)
+
+    def measure(self, tokens: int, seconds: float, said: Callable[[str], None]) -> list[Sample]:
+        """Every implementation at a number of tokens, moec first; each gets about so many seconds."""
+        found: dict[str, float] = {}
+        runners: list[_Runner] = []
+        for runner in (self._own, *self._others):
+            said(f"{runner.impl}: checking")
+            try:
+                if isinstance(runner, _Other):
+                    runner.choose(tokens, self._error)
+                found[runner.impl] = self._error(runner, tokens)
+                if found[runner.impl] > TOLERANCES[self.options.dtype]:
+                    raise PeerFailed(f"wrong by {found[runner.impl]:.1e} of the largest magnitude")
+                runners.append(runner)
+            except PeerFailed as error:
+                if runner is self._own:
+                    raise
+                self.failures[f"{runner.impl}, {tokens} tokens"] = str(error)
+        times = self._turns(runners, tokens, seconds, said)
+        return [Sample(runner.impl, times[runner.impl], found[runner.impl]) for runner in runners]
+
+    def _turns(
+        self, runners: Sequence[_Runner], tokens: int, seconds: float, said: Callable[[str], None]
+    ) -> dict[str, list[float]]:
+        times: dict[str, list[float]] = {runner.impl: [] for runner in runners}
+        spent = dict.fromkeys(times, 0.0)
+        least, most = _TURNS
+        for turn in range(most):
+            for runner in runners:
+                past = times[runner.impl]
+                if turn >= least and spent[runner.impl] > seconds:
+                    continue
+                said(f"{tokens} tokens, turn {turn + 1}: {runner.impl}")
+                guess = statistics.median(past) if past else _TURN
+                calls, warm = max(1, min(200, int(_TURN / guess))), guess < _TURN / 4
+                begin = time.perf_counter()
+                past += runner.time(tokens, len(past), calls, warm)
+                spent[runner.impl] += time.perf_counter() - begin
+            if turn + 1 >= least and all(used > seconds for used in spent.values()):
+                break
+        return times
+
+    def _error(self, runner: _Runner, tokens: int) -> float:
+        """The largest error of the tokens whose choices are clear, relative to the largest magnitude."""
+        y = runner.check(self.inputs[0][:tokens]) if runner is not self._own else self._own.check_all(tokens)
+        count = min(tokens, _CHECKED)
+        each, stable = errors(y[:count], self._truth[:count]), self._stable[:count]
+        return float(each[stable | (each <= TOLERANCES[self.options.dtype])].max(initial=0.0))
+
+
+class _Own:
+    """moec, in this process."""
+
+    impl = "moec"
+
+    def __init__(self, kernel: Any, copies: Sequence[Any], inputs: Sequence[_Array]) -> None:
+        self._kernel, self._copies, self._inputs = kernel, copies, inputs
+
+    def check_all(self, tokens: int) -> _Array:
+        result: Any = self._kernel(*(array[:tokens] for array in self._inputs), self._copies[0])
+        return result[0] if len(self._kernel.interface.outputs) > 1 else result
+
+    def check(self, x: _Array) -> _Array:
+        return self.check_all(len(x))
+
+    def time(self, rows: int, first: int, calls: int, warm: bool) -> list[float]:
+        batches, times = min(_BATCHES, len(self._inputs[0]) // rows), list[float]()
+        for call in range(first - warm, first + calls):
+            at = call % batches * rows
+            batch = [array[at : at + rows] for array in self._inputs]
+            weights = self._copies[call % len(self._copies)]
+            start = time.perf_counter()
+            self._kernel(*batch, weights)
+            times.append(time.perf_counter() - start)
+        return times[warm:]
+
+
+class _Other:
+    """A peer, in its own process; `impl` names its best form where it has several."""
+
+    def __init__(self, talk: Conversation, forms: Sequence[str], folder: Path, pool: str) -> None:
+        self._talk, self._forms, self._folder, self._pool = talk, list(forms), folder, pool
+        self._ready, self._several = "", len(forms) > 1
+        self.impl = talk.peer.name
+
+    def choose(self, tokens: int, error: Callable[[_Runner, int], float]) -> None:
+        """Makes ready the form that is right and fastest for so many tokens. Raises `PeerFailed` where none is."""
+        if len(self._forms) == 1:
+            self._prepare(self._forms[0])
+            return
+        best, why = dict[str, float](), ""
+        for form in sorted(self._forms, key=lambda form: form != self._ready):
+            try:
+                self._prepare(form)
+                if error(self, tokens) < 0.1:
+                    best[form] = min(self._time(tokens, 0, 2, True))
+            except PeerFailed as failure:
+                why = why or f"{form}: {failure}"
+                self._forms.remove(form)
+        if not best:
+            raise PeerFailed(why or "no form is right")
+        self._prepare(min(best, key=best.__getitem__))
+
+    def _prepare(self, form: str) -> None:
+        if form != self._ready:
+            self._ready = ""
+            self._talk.ask("prepare", form=form)
+            self._ready = form
+        self.impl = f"{self._talk.peer.name}/{form}" if self._several else self._talk.peer.name
+
+    def check(self, x: _Array) -> _Array:
+        given, result = self._folder / "given.npy", self._folder / "result.npy"
+        self._talk.ask("run", x=_save(given, x), y=str(result))
+        return np.load(result)
+
+    def time(self, rows: int, first: int, calls: int, warm: bool) -> Sequence[float]:
+        return self._time(rows, first, calls, warm)
+
+    def _time(self, rows: int, first: int, calls: int, warm: bool) -> Sequence[float]:
+        return self._talk.ask("time", x=self._pool, rows=rows, first=first, calls=calls, warm=warm)["times"]
+
+
+def _save(path: Path, array: _Array) -> str:
+    """Writes an array; bf16, which NumPy itself does not have, as its bits."""
+    np.save(path, array.view(np.uint16) if array.dtype.kind == "V" or array.itemsize == 2 else array)
+    return str(path)
+
+
+def row(spec: str, trial: Trial, tokens: int, sample: Sample, limits: Limits) -> dict[str, Any]:
+    """A sample as the JSON has it: times in ms, rates by the median."""
+    cost = trial.cost(tokens)
+    median = sample.median
+    return {
+        "spec": spec,
+        "dims": dict(trial.kernel.dims),
+        "tokens": tokens,
+        "dtype": trial.options.dtype,
+        "storage": trial.options.dtype,
+        "threads": trial.threads,
+        "impl": sample.impl,
+        "ms_median": median * 1e3,
+        "ms_min": min(sample.times) * 1e3,
+        "ms_max": max(sample.times) * 1e3,
+        "gflops": cost.flops / median * 1e-9,
+        "gbytes_s": cost.weights / median * 1e-9,
+        "of_limit": limits.seconds(cost.flops, cost.weights) / median,
+        "max_error": sample.max_error,
+    }
