@@ -336,12 +336,18 @@ def load(source: Source, options: Options) -> Kernel:
     def variant(aux: tuple[str, ...], storage: Storage) -> Program:
         return build(source, replace(options, aux=aux, storage=storage))
 
-    def pool() -> Pool | None:
-        return shared(threads, pool_image) if threads > 1 else None
+    def pool(asked: int | None) -> Pool | None:
+        count = threads if asked is None else asked
+        return shared(count, pool_image) if count > 1 else None
+
+    def bind(name: str, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        from moec.runtime.bind import bind_weights
+
+        return bind_weights(Compilation(source, options).ast, name, tensors, dict(options.dims))
 
     threads = options.threads or default_threads()
     show: Callable[[str], str | bytes] = lambda stage: Compilation(source, options).show(stage)  # noqa: E731
-    return Kernel(build(source, options), variant, show, pool, options.storage)
+    return Kernel(build(source, options), variant, show, pool, options.storage, bind)
 
 
 def pool_image(cache: Cache | None = None) -> bytes:

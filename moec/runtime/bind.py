@@ -17,6 +17,7 @@ import numpy as np
 
 from moec.diagnostics import CompileError, fail, nearest
 from moec.language import syntax
+from moec.runtime.arrays import as_numpy
 from moec.runtime.stack import Data, Stack
 
 Tensors = Mapping[str, Any]
@@ -166,7 +167,7 @@ class _Binding:
             help = nearest(name, list(self.tensors))
             message = f"`{self.param}` needs the tensor `{name}`, which the checkpoint lacks"
             raise fail("E0405", message, node.span if node else None, help=help)
-        return np.asarray(self.tensors[name])
+        return as_numpy(self.tensors[name], name)
 
     # operations: on a stack they go to its arrays wherever the first axis is left alone
 

@@ -38,9 +38,11 @@ class Kernel:
         program: Program,
         variant: Callable[[tuple[str, ...], Storage], Program],
         show: Callable[[str], str | bytes],
-        pool: Callable[[], Pool | None],
+        pool: Callable[[int | None], Pool | None],
         storage: Storage = (),
+        bind: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None = None,
     ) -> None:
+        self._bind = bind
         self._variant = variant
         self._show = show
         self._pool = pool
@@ -73,21 +75,40 @@ class Kernel:
         """A stage of the compilation as text (`obj`: bytes). Raises `CompileError` (E0305) where there is none."""
         return self._show(stage)
 
-    def pack(self, arrays: Mapping[str, Any], storage: Mapping[str, str] | str | None = None) -> Weights:
+    def pack(
+        self,
+        arrays: Mapping[str, Any],
+        storage: Mapping[str, str] | str | None = None,
+        bind: str | None = None,
+        prefix: str = "",
+    ) -> Weights:
         """The weights as the kernel reads them; see `moec.runtime.weights.pack`.
 
-        `storage` is as for `moec.compile`, which has chosen what holds without it; a call with these weights then runs
-        a variant of the kernel that is compiled for them. Raises `CompileError` (E0401 to E0404, E0306, E0407) with
-        every mistake there is.
+        `arrays` is by parameter; with `bind` it is a checkpoint, and the layer's `bind` block of that name says what of
+        it, below `prefix`, the parameters are. `storage` is as for `moec.compile`, which has chosen what holds without
+        it; a call with these weights then runs a variant of the kernel that is compiled for them. Raises `CompileError`
+        (E0401 to E0405, E0306, E0407) with every mistake there is.
         """
+        if bind is not None:
+            if self._bind is None:
+                raise fail("E0405", f"the text of `{self.name}` is not at hand, so neither is its `bind`")
+            below = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+            arrays = self._bind(bind, below)
         chosen = self._storage if storage is None else storage_of(storage)
         return packing.pack(self._runner(self._names, chosen).interface, arrays, chosen)
 
-    def __call__(self, *inputs: Any, weights: Weights | None = None, aux: Sequence[str] | bool | None = None) -> Any:
+    def __call__(
+        self,
+        *inputs: Any,
+        weights: Weights | None = None,
+        aux: Sequence[str] | bool | None = None,
+        threads: int | None = None,
+    ) -> Any:
         """The layer's outputs; with `aux`, a pair of them and the auxiliary outputs by name.
 
-        `aux` is a list of names, or True for all. Raises `CompileError`: E0401 (no weights), E0403, E0404 (an input
-        does not fit), E0406 (an index lies outside its table; also an `IndexError`).
+        `aux` is a list of names, or True for all; `threads` is for this call what it was when compiling. Raises
+        `CompileError`: E0401 (no weights), E0403, E0404 (an input does not fit), E0406 (an index lies outside
+        its table; also an `IndexError`).
         """
         given = inputs
         if weights is None and given:
@@ -98,18 +119,18 @@ class Kernel:
             given = cast("tuple[Any, ...]", given[0])
         if not aux:
             runner = self._main if weights.storage == self._storage else self._runner(self._names, weights.storage)
-            outputs = runner(given, weights, self._pool())
+            outputs = runner(given, weights, self._pool(threads))
             count = len(self.interface.outputs)
             return outputs[0] if count == 1 else tuple(outputs[:count])
-        return self._with_aux(given, weights, aux)
+        return self._with_aux(given, weights, aux, threads)
 
-    def _with_aux(self, inputs: Sequence[Any], weights: Weights, aux: Sequence[str] | bool) -> Any:
+    def _with_aux(self, inputs: Sequence[Any], weights: Weights, aux: Sequence[str] | bool, threads: int | None) -> Any:
         names = tuple(sorted(self.interface.extras if aux is True else set(aux or ())))
         for name in names:
             if name not in self.interface.extras:
                 raise fail("E0305", f"`{self.name}` has no aux `{name}`", help=nearest(name, self.interface.extras))
         runner = self._runner(names, weights.storage)
-        outputs = runner(inputs, weights, self._pool())
+        outputs = runner(inputs, weights, self._pool(threads))
         count = len(runner.interface.outputs)
         extra = {array.name: value for array, value in zip(runner.interface.aux, outputs[count:], strict=True)}
         return (outputs[0] if count == 1 else tuple(outputs[:count])), {name: extra[name] for name in names}

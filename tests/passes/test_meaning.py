@@ -68,7 +68,7 @@ def results(
 ) -> list[Data]:
     """All that a layer gives, compiled without some passes."""
     program = Without(source, options, missing).program
-    kernel = Kernel(program, lambda aux, storage: program, lambda stage: "", lambda: None)
+    kernel = Kernel(program, lambda aux, storage: program, lambda stage: "", lambda threads: None)
     packed = kernel.pack(weights)
     return [array for inputs in calls for array in as_list(kernel(*inputs, weights=packed))]
 
@@ -124,7 +124,7 @@ def check_program(program: Program, missing: str) -> None:
     def build(passes: Iterable[str], aux: Iterable[str]) -> Kernel:
         options = Options.of(program.dims, program.real, threads=1, aux=tuple(aux))
         compiled = Without(source, options, passes).program
-        return Kernel(compiled, lambda aux, storage: compiled, lambda stage: "", lambda: None)
+        return Kernel(compiled, lambda aux, storage: compiled, lambda stage: "", lambda threads: None)
 
     if missing not in OPTIONAL:
         agree(program, lambda aux: build(without(missing), aux))

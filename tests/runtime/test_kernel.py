@@ -226,3 +226,21 @@ def test_a_kernel_that_lives_until_the_end_says_nothing_at_exit() -> None:
     script = f"import moec, functools; functools.kept = moec.compile({TEXT!r}, threads=1)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_a_checkpoint_is_packed_by_a_bind_of_the_text(kernel: Any) -> None:
+    given = arrays()
+    bound = moec.compile(f'{TEXT}bind there {{ up = "ups"[:, :, 0:48] down = "{{e}}.w" }}', threads=1)
+    tensors: dict[str, Any] = {"block.router": given["router"], "block.ups": given["up"], "elsewhere": None}
+    tensors |= {f"block.{e}.w": given["down"][e] for e in range(E)}
+    x = tokens(5)
+    expected = kernel(x, kernel.pack(given))
+    np.testing.assert_array_equal(bound(x, bound.pack(tensors, bind="there", prefix="block.")), expected)
+    with pytest.raises(CompileError) as error:
+        bound.pack(tensors, bind="there")
+    assert codes(error) == ["E0405"]
+
+
+def test_a_call_says_its_threads(kernel: Any) -> None:
+    x, weights = tokens(64), kernel.pack(arrays())
+    np.testing.assert_array_equal(kernel(x, weights, threads=2), kernel(x, weights))

@@ -1,0 +1,1 @@
+"""Where moec meets the programs that people already run. Each module imports its host; nothing below imports them."""
