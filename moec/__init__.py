@@ -38,6 +38,7 @@ def compile(
     target: Target | str | None = None,
     aux: Sequence[str] = (),
     storage: Mapping[str, str] | str | None = None,
+    activations: str = "real",
 ) -> Kernel:
     """A layer as native code for this machine.
 
@@ -45,10 +46,11 @@ def compile(
     (f32, bf16, f16), `threads` how many share a call (None: `MOEC_NUM_THREADS`, `OMP_NUM_THREADS`, or as many as there
     are processors), `target` a machine whose code this one can run. `aux` names extra outputs to compile in now rather
     than when a call first asks for them. `storage` gives parameters a format to be kept in, `{"gate": "q4_K"}`; one
-    name alone is the format of all stacks of experts (docs/formats.md). Raises `CompileError` where the input is
+    name alone is the format of all stacks of experts; `activations="int8"` quantises the vectors that are multiplied
+    with them (docs/formats.md). Raises `CompileError` where the input is
     wrong.
     """
-    options = pipeline.Options.of(dims, dtype, threads, target, aux, storage=storage)
+    options = pipeline.Options.of(dims, dtype, threads, target, aux, storage=storage, activations=activations)
     return pipeline.load(pipeline.find_source(source), options)
 
 

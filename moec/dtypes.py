@@ -43,3 +43,6 @@ REALS: Final = ("f32", "bf16", "f16")
 
 #: The name of the working precision inside a `.moe` file, before a compile chooses it.
 REAL: Final = "real"
+
+#: How the vectors beside stored weights enter their products: as they are, or as integers with a scale for each block.
+ACTIVATIONS: Final = ("real", "int8")

@@ -18,7 +18,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from moec.dtypes import REALS
+from moec.dtypes import ACTIVATIONS, REALS
 from moec.runtime.cache import Cache, Program
 from moec.runtime.interface import Storage
 from moec.target import Target
@@ -78,6 +78,10 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     yield InferShapes()
     yield RoundOutputs()
     yield SplitMatch()
+    if options.activations != "real":
+        from moec.diagnostics import fail
+
+        raise fail("E0901", "activations cannot be quantised yet", help='`activations="real"` keeps them as they are')
     if options.storage:
         yield ChooseStorage(tuple(f"{name}={format}" for name, format in options.storage))
     yield WidenActivations(str(options.target))
@@ -94,8 +98,9 @@ class Options:
     """Everything besides the text that a program depends on.
 
     `dims` overrides dimensions, `dtype` is what `real` stands for, `aux` names the extra outputs to compute, `level` is
-    LLVM's (0 to 3). `storage` gives parameters their formats; `experts` stands for all stacks of experts. Without
-    `verify` the IR is not checked between passes.
+    LLVM's (0 to 3). `storage` gives parameters their formats; `experts` stands for all stacks of experts. `activations`
+    says how the vectors beside stored weights enter their products: as they are, or quantised. Without `verify` the IR
+    is not checked between passes.
     """
 
     target: Target
@@ -106,6 +111,7 @@ class Options:
     level: int = 2
     verify: bool = True
     storage: Storage = ()
+    activations: str = "real"
 
     @staticmethod
     def of(
@@ -116,6 +122,7 @@ class Options:
         aux: Sequence[str] = (),
         level: int = 2,
         storage: Mapping[str, str] | str | None = None,
+        activations: str = "real",
     ) -> Options:
         """The options that a caller asks for. Raises `CompileError` (E0303 to E0305) where there is no such thing."""
         from moec.diagnostics import fail
@@ -127,9 +134,12 @@ class Options:
             raise fail("E0305", f"{level} is not a level of optimisation", help="LLVM's levels are 0 to 3")
         if threads is not None and threads < 1:
             raise fail("E0305", f"{threads} threads cannot run anything")
+        if activations not in ACTIVATIONS:
+            text = f"`{activations}` is not a kind of activations"
+            raise fail("E0305", text, help=f"choose one of {', '.join(ACTIVATIONS)}")
         names = tuple(sorted((dims or {}).items()))
         extra, formats = tuple(sorted(set(aux))), storage_of(storage)
-        return Options(find_target(target), names, dtype, threads, extra, level, storage=formats)
+        return Options(find_target(target), names, dtype, threads, extra, level, True, formats, activations)
 
 
 def find_target(target: Target | str | None) -> Target:

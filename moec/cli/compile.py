@@ -9,6 +9,7 @@ import click
 
 from moec.cli.shared import (
     Dims,
+    activations_option,
     aux_option,
     dims_option,
     dtype_option,
@@ -36,6 +37,7 @@ _EXAMPLES = (
 @dims_option
 @dtype_option
 @storage_option
+@activations_option
 @aux_option
 @click.option("--target", metavar="TRIPLE", help="The machine to compile for.  [default: this one]")
 @click.option("--mcpu", metavar="NAME", help="Its cpu, as LLVM calls it, or `native`.")
@@ -48,6 +50,7 @@ def command(
     dims: Dims,
     dtype: str,
     storage: dict[str, str],
+    activations: str,
     aux: tuple[str, ...],
     target: str | None,
     mcpu: str | None,
@@ -60,7 +63,7 @@ def command(
     """
     from moec import pipeline
 
-    options = Options.of(dims, dtype, None, pipeline.machine(target, mcpu), aux, level, storage)
+    options = Options.of(dims, dtype, None, pipeline.machine(target, mcpu), aux, level, storage, activations)
     source = pipeline.find_source(Path(file))
     if emit is None:
         if output is not None:

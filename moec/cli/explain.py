@@ -9,6 +9,7 @@ import click
 
 from moec.cli.shared import (
     Dims,
+    activations_option,
     aux_option,
     dims_option,
     dtype_option,
@@ -44,6 +45,7 @@ the tile, and the bytes of rows that are moved.
 @click.option("--tokens", default=1, show_default=True, type=click.IntRange(0), help="Tokens of a call.")
 @dtype_option
 @storage_option
+@activations_option
 @threads_option
 @aux_option
 @click.option("--rates", metavar="GFLOPS,GBS", help="The machine's limits, instead of measuring them.")
@@ -54,6 +56,7 @@ def command(
     tokens: int,
     dtype: str,
     storage: dict[str, str],
+    activations: str,
     threads: int | None,
     aux: tuple[str, ...],
     rates: str | None,
@@ -69,7 +72,7 @@ def command(
     from moec.runtime.pool import default_threads
 
     given = _limits(rates) if rates else None
-    options = pipeline.Options.of(dims, dtype, threads, None, aux, storage=storage)
+    options = pipeline.Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations)
     compilation = pipeline.Compilation(pipeline.find_source(Path(file)), options)
     analysis = analyse(compilation.schedule(), tokens)
     interface = compilation.interface

@@ -13,6 +13,7 @@ import click
 from moec.cli.shared import (
     WRONG,
     Dims,
+    activations_option,
     aux_option,
     dims_option,
     dtype_option,
@@ -44,6 +45,7 @@ _EXAMPLES = (
 @click.option("--tokens", default=128, show_default=True, type=click.IntRange(1), help="Rows of x.")
 @dtype_option
 @storage_option
+@activations_option
 @threads_option
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the random weights and inputs.")
 @aux_option
@@ -54,6 +56,7 @@ def command(
     tokens: int,
     dtype: str,
     storage: dict[str, str],
+    activations: str,
     threads: int | None,
     seed: int,
     aux: tuple[str, ...],
@@ -69,7 +72,9 @@ def command(
     """
     from moec.pipeline import Options
 
-    run = _Run(Path(file), Options.of(dims, dtype, threads, None, aux, storage=storage), tokens)
+    run = _Run(
+        Path(file), Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations), tokens
+    )
     run.feed(seed)
     right = run.check()
     run.time()

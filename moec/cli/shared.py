@@ -89,6 +89,12 @@ storage_option = click.option(
     callback=_read_storage,
     help="Storage formats of weights; without a name, of all stacks of experts.",
 )
+activations_option = click.option(
+    "--activations",
+    default="real",
+    show_default=True,
+    help="How vectors are multiplied with stored weights: real, or quantised to int8.",
+)
 threads_option = click.option("--threads", type=click.IntRange(1), help="Threads of a call.  [default: all processors]")
 aux_option = click.option(
     "--aux", multiple=True, metavar="NAME", help="An auxiliary output to compute; may be repeated."
