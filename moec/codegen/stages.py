@@ -14,7 +14,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from moec.codegen.frame import Domain, Frame, StageFrame, row_bytes, row_layout, row_value
 from moec.codegen.llvm import I64, PTR, SIZES, VOID, Emitter, Value, i64
-from moec.codegen.microkernel import emit_microkernel
+from moec.codegen.microkernel import emit_family
 from moec.codegen.rows import Row, Scratch, map_into, put
 from moec.codegen.selections import Chosen
 from moec.codegen.views import View
@@ -200,9 +200,11 @@ class Matmul:
         cuts = -(-self.panel_bytes // limit)
         self.cut = -(-shape.steps(self.k) // cuts) * shape.kstep
         self.block = shape.rows if cuts == 1 else self.CUT_ROWS
-        self.kernels = [
-            emit_microkernel(stages.module, stages.target, shape, rows) for rows in range(1, shape.rows + 1)
-        ]
+        self.emit_kernels()
+
+    def emit_kernels(self) -> None:
+        """The microkernels: one for each number of rows that a tile may have."""
+        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape, self.shape.rows)
 
     def emit(self) -> Stage:
         e, frame, function = self.stages.begin(self.name)
@@ -270,9 +272,13 @@ class Matmul:
         e = self.e
         first, stop = self._rows(key)
         with e.when(e.b.icmp_signed("<", first, stop)):
-            e.loop(first, stop, self._point)
+            self._ready(first, stop)
             weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
             e.loop(low, high, lambda panel: self._panel(panel, weights, first, stop))
+
+    def _ready(self, first: Value, stop: Value) -> None:
+        """Makes rows ready for the microkernels: here, writes down where their vectors are."""
+        self.e.loop(first, stop, self._point)
 
     def _point(self, place: Value) -> None:
         """Writes the address of the vector of a row."""
@@ -287,6 +293,18 @@ class Matmul:
         """Where the address of a row's vector is kept; threads that share a key write the same there."""
         return self.e.at(self.pointers, place, 8)
 
+    # blocks of rows
+
+    def _count(self, rows: Value, size: int) -> Value:
+        """How many blocks of at most `size` rows there are."""
+        return self.e.b.udiv(self.e.b.add(rows, i64(size - 1)), i64(size))
+
+    def _block(self, first: Value, rows: Value, size: int, blocks: Value, at: Value) -> tuple[Value, Value]:
+        """The first row of a block and the one after its last: blocks are alike, so that none is left with few rows."""
+        b = self.e.b
+        low, high = (b.add(first, b.udiv(b.mul(rows, i), blocks)) for i in (at, b.add(at, i64(1))))
+        return low, high
+
     # panels
 
     def _panel(self, panel: Value, weights: Value, first: Value, stop: Value) -> None:
@@ -294,10 +312,10 @@ class Matmul:
         start = e.at(weights, e.b.mul(panel, i64(self.panel_bytes)), 1)
         column = e.b.mul(panel, i64(self.columns))
         rows = e.b.sub(stop, first)
-        blocks = e.b.udiv(e.b.add(rows, i64(self.block - 1)), i64(self.block))
+        blocks = self._count(rows, self.block)
 
         def turn(block: Value) -> None:
-            low, high = (e.b.add(first, e.b.udiv(e.b.mul(rows, at), blocks)) for at in (block, e.b.add(block, i64(1))))
+            low, high = self._block(first, rows, self.block, blocks, block)
             self._products(start, low, high, block, blocks)
             self._finish(panel, column, low, high)
 
@@ -311,7 +329,7 @@ class Matmul:
             self._call(low, high, panel, i64(self.k), i64(0), self.sums, ahead, pace)
             return
         count = e.b.sub(high, low)
-        turns = e.b.udiv(e.b.add(count, i64(self.shape.rows - 1)), i64(self.shape.rows))
+        turns = self._count(count, self.shape.rows)
         for at in range(0, self.k, self.cut):
             self._part(panel, at, low, count, turns)
 
@@ -321,7 +339,7 @@ class Matmul:
         part = e.at(panel, at // self.shape.kstep * self.shape.step_bytes, 1)
 
         def turn(i: Value) -> None:
-            a, b = (e.b.add(low, e.b.udiv(e.b.mul(count, j), turns)) for j in (i, e.b.add(i, i64(1))))
+            a, b = self._block(low, count, self.shape.rows, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
             ahead, pace = self._ahead(part, self.shape.steps(depth) * self.shape.step_bytes, i, turns)
             self._call(a, b, part, i64(depth), i64(at), sums, ahead, pace)

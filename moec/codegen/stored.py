@@ -46,7 +46,7 @@ class StoredMatmul(Matmul):
     def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
         e, chunk = self.e, self.place.layout.chunk
         count = e.b.sub(high, low)
-        turns = e.b.udiv(e.b.add(count, i64(self.shape.rows - 1)), i64(self.shape.rows))
+        turns = self._count(count, self.shape.rows)
 
         def part(at: Value) -> None:
             left = e.b.sub(i64(self.k), at)
@@ -65,7 +65,7 @@ class StoredMatmul(Matmul):
         size = self.cut // self.shape.kstep * step
 
         def turn(i: Value) -> None:
-            a, b = (e.b.add(low, e.b.udiv(e.b.mul(count, j), turns)) for j in (i, e.b.add(i, i64(1))))
+            a, b = self._block(low, count, self.shape.rows, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
             ahead = e.at(following, e.b.mul(i, e.b.udiv(i64(size), turns)), 1)
             self._call(a, b, self.dense, depth, at, sums, ahead, e.b.udiv(i64(step), turns))
