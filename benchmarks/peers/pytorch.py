@@ -15,30 +15,30 @@ import torch
 import torch.nn.functional as F
 from peer import Layer, Program, Run, serve
 
-_ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
+ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
     "silu": F.silu,
     "relu": F.relu,
     "gelu": F.gelu,
     "gelu_tanh": lambda v: F.gelu(v, approximate="tanh"),
 }
 #: A product of some rows with the matrix of an expert.
-_Linear = Callable[[Any, int], Any]
+Linear = Callable[[Any, int], Any]
 
 
-def _route(layer: Layer, router: Any, x: Any) -> tuple[Any, Any]:
+def route(layer: Layer, router: Any, x: Any) -> tuple[Any, Any]:
     """The experts of each token and their weights in f32: both [T, K]."""
     p = torch.softmax(F.linear(x, router), dim=-1, dtype=torch.float32)
     w, chosen = torch.topk(p, layer.K, dim=-1, sorted=False)
     return chosen, w / w.sum(dim=-1, keepdim=True) if layer.normalised else w
 
 
-def _loop(layer: Layer, router: Any, up: _Linear, gate: _Linear | None, down: _Linear) -> Run:
+def loop(layer: Layer, router: Any, up: Linear, gate: Linear | None, down: Linear) -> Run:
     """Tokens grouped by expert: one product for each matrix of each expert that was chosen."""
-    act = _ACTIVATIONS[layer.activation]
+    act = ACTIVATIONS[layer.activation]
 
     @torch.inference_mode()
     def run(x: Any) -> Any:
-        chosen, w = _route(layer, router, x)
+        chosen, w = route(layer, router, x)
         flat, order = torch.sort(chosen.flatten(), stable=True)
         counts = torch.bincount(flat, minlength=layer.E).tolist()
         tokens = order // layer.K
@@ -56,15 +56,15 @@ def _loop(layer: Layer, router: Any, up: _Linear, gate: _Linear | None, down: _L
 
 
 def eager(layer: Layer, weights: Mapping[str, Any]) -> Run:
-    def linear(name: str) -> _Linear:
+    def linear(name: str) -> Linear:
         matrices, biases = weights[name], weights.get(f"{name}_bias")
         return lambda x, e: F.linear(x, matrices[e], None if biases is None else biases[e])
 
-    return _loop(layer, weights["router"], linear("up"), linear("gate") if layer.gated else None, linear("down"))
+    return loop(layer, weights["router"], linear("up"), linear("gate") if layer.gated else None, linear("down"))
 
 
 def prepacked(layer: Layer, weights: Mapping[str, Any]) -> Run:
-    def linear(name: str) -> _Linear:
+    def linear(name: str) -> Linear:
         # Without a number of rows oneDNN reorders for any.
         packed = [torch.ops.mkldnn._reorder_linear_weight(matrix, None) for matrix in weights[name]]
         biases = weights.get(f"{name}_bias")
@@ -72,11 +72,11 @@ def prepacked(layer: Layer, weights: Mapping[str, Any]) -> Run:
             x, packed[e], None if biases is None else biases[e], "none", [], ""
         )
 
-    return _loop(layer, weights["router"], linear("up"), linear("gate") if layer.gated else None, linear("down"))
+    return loop(layer, weights["router"], linear("up"), linear("gate") if layer.gated else None, linear("down"))
 
 
 def grouped(layer: Layer, weights: Mapping[str, Any]) -> Run:
-    act = _ACTIVATIONS[layer.activation]
+    act = ACTIVATIONS[layer.activation]
     names = [name for name in ("gate", "up") if name in weights]
     # One product for gate and up; matrices [E, K, N] whose last axis but one runs fastest, as the operator takes them.
     first = torch.cat([weights[name] for name in names], dim=1).transpose(1, 2)
@@ -85,7 +85,7 @@ def grouped(layer: Layer, weights: Mapping[str, Any]) -> Run:
 
     @torch.inference_mode()
     def run(x: Any) -> Any:
-        chosen, w = _route(layer, router, x)
+        chosen, w = route(layer, router, x)
         flat, order = torch.sort(chosen.flatten(), stable=True)
         ends = torch.bincount(flat, minlength=layer.E).cumsum(0).to(torch.int32)
         tokens = order // layer.K
