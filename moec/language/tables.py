@@ -1,7 +1,8 @@
 """The parser's tables: what the grammar becomes before a text is read.
 
 lark turns moe.lark into LALR tables, which takes a tenth of a second and the import of lark. They depend on nothing but
-the grammar, so they are kept in the user's cache as JSON, and lark is needed only when the grammar is new.
+the grammar, so a wheel holds them as JSON, and a checkout keeps them in the user's cache; lark is needed only when the
+grammar is new.
 """
 
 from __future__ import annotations
@@ -55,14 +56,20 @@ class Tables:
 
 @cache
 def tables() -> Tables:
-    """The tables of the grammar, from the cache or built anew."""
+    """The tables of the grammar: from the package, from the cache, or built anew."""
     text = grammar()
-    path = cache_directory() / f"grammar-{_digest(str(VERSION), text)[:16]}.json"
-    found = _load(path)
+    name = file_name(text)
+    kept = cache_directory() / name
+    found = _load(Path(__file__).with_name(name)) or _load(kept)
     if found is None:
         found = build(text)
-        _save(found, path)
+        save(found, kept)
     return found
+
+
+def file_name(text: str) -> str:
+    """What a file with the tables of a grammar is called: other grammars and layouts have other names."""
+    return f"grammar-{_digest(str(VERSION), text)[:16]}.json"
 
 
 @cache
@@ -156,7 +163,7 @@ def _digest(*parts: str) -> str:
 
 
 def _load(path: Path) -> Tables | None:
-    """The tables in a file, or None where it is absent or not what `_save` wrote."""
+    """The tables in a file, or None where it is absent or not what `save` wrote."""
     try:
         digest, _, text = path.read_text(encoding="utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
@@ -171,7 +178,7 @@ def _load(path: Path) -> Tables | None:
     return Tables(pattern, tuple(kinds), frozenset(words), frozenset(ignored), made, tuple(states), start, end)
 
 
-def _save(made: Tables, path: Path) -> None:
+def save(made: Tables, path: Path) -> None:
     """Writes aside and renames, so that no one reads half a file. A cache that cannot be written is no error."""
     rules = [[r.name, r.origin, r.size, r.children, r.single, r.helper] for r in made.rules]
     words, ignored = sorted(made.words), sorted(made.ignored)

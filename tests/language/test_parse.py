@@ -335,7 +335,7 @@ def test_no_cache_is_no_error(tmp_path: Path) -> None:
 
 def test_tables_survive_the_cache(tmp_path: Path) -> None:
     made = tables.build(tables.grammar())
-    tables._save(made, tmp_path / "entry")
+    tables.save(made, tmp_path / "entry")
     assert tables._load(tmp_path / "entry") == made
 
 
