@@ -162,6 +162,12 @@ class Target:
         return self.vector_bits // (8 * DTYPES[dtype].size)
 
     @property
+    def prefetch(self) -> tuple[int, int]:
+        """(rows, bytes): while more than so many rows pass over weights from memory, what lies so far ahead wants to be
+        prefetched; with fewer the hardware keeps up by itself, and better alone."""
+        return _machine(self).prefetch
+
+    @property
     def converts_f16(self) -> bool:
         """Whether vectors of f16 become f32 by an instruction rather than by a call into a library."""
         return self.architecture == "aarch64" or bool({"f16c", "zvfhmin"} & _enabled(self))
@@ -209,6 +215,7 @@ class _Machine:
     bf16: tuple[_Tile, ...]
     f16: tuple[_Tile, ...]
     dots: bool = False
+    prefetch: tuple[int, int] = (0, 1024)
 
     def tiles(self, dtype: str) -> tuple[_Tile, ...]:
         return {"f32": self.f32, "bf16": self.bf16, "f16": self.f16}[dtype]
@@ -225,6 +232,7 @@ _AVX512_FAST_DOT = _Machine(
     bf16=(_Tile(8, 48, 1.0), _Tile(6, 64, 1.0), _Tile(4, 96, 1.0), _Tile(12, 32, 0.75)),
     f16=(_Tile(8, 48, 0.85), _Tile(6, 64, 0.8), _Tile(12, 32, 0.75), _Tile(4, 96, 0.7)),
     dots=True,
+    prefetch=(5, 8192),
 )
 #: Intel (measured on a Granite Rapids at the frequency that the kernel itself leaves): two 512-bit FMAs a cycle,
 #: `vdpbf16ps` at half their rate. Widening shares the FMAs' ports, so few columns and many rows do best; widened pairs

@@ -8,9 +8,10 @@
   and so is what an odd k leaves of the last step.
 * `c` is MR x columns of f32, rows `ldc` elements apart, 4-byte aligned: added to where `accumulate` is not 0, else
   only written.
-* While step s runs, `shape.step_bytes` at ahead + s * pace are prefetched; nothing is read there, so any address does.
-  Panels read once want (panel + 1 KiB, step_bytes). Where B row blocks pass over one panel, block i wants the next
-  panel's share (next + i * bytes / B, step_bytes / B): memory then works while the arithmetic does.
+* While step s runs, `shape.step_bytes` at ahead + s * pace are prefetched into the second cache; nothing is read there,
+  so any address does. Panels read once want (panel + `Target.prefetch`, step_bytes). Where B row blocks pass over one
+  panel, block i wants the next panel's share (next + i * bytes / B, step_bytes / B): memory then works while the
+  arithmetic does. (Prefetching into the first cache would hold the loads up: a third slower on a Zen 4.)
 
 Every output is one chain of multiply-adds in the order of k. So a row's result is the same, bit for bit, whatever rows
 stand beside it, and into how many calls k is cut at multiples of kstep. One chain for each vector still outruns memory
@@ -149,8 +150,8 @@ class _Tile:
     def _prefetch(self, start: Value) -> None:
         for offset in range(0, self.shape.step_bytes, _CACHE_LINE):
             line = self.b.gep(start, [_I64(offset)], source_etype=_I8)
-            # For reading, to be kept in every cache, data.
-            _call(self.b, "llvm.prefetch.p0", ir.VoidType(), line, _I32(0), _I32(3), _I32(1))
+            # For reading, to be kept in the second cache, data.
+            _call(self.b, "llvm.prefetch.p0", ir.VoidType(), line, _I32(0), _I32(2), _I32(1))
 
     def _places(self, c: Value, ldc: Value) -> list[Value]:
         b, lanes = self.b, self.shape.lanes

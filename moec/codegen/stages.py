@@ -325,7 +325,7 @@ class Matmul:
         """The sums of the rows `low` to `high`."""
         e = self.e
         if self.block == self.shape.rows:
-            ahead, pace = self._ahead(panel, self.panel_bytes, block, blocks)
+            ahead, pace = self._ahead(panel, self.panel_bytes, e.b.sub(high, low), block, blocks)
             self._call(low, high, panel, i64(self.k), i64(0), self.sums, ahead, pace)
             return
         count = e.b.sub(high, low)
@@ -341,13 +341,14 @@ class Matmul:
         def turn(i: Value) -> None:
             a, b = self._block(low, count, self.shape.rows, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
-            ahead, pace = self._ahead(part, self.shape.steps(depth) * self.shape.step_bytes, i, turns)
+            size = self.shape.steps(depth) * self.shape.step_bytes
+            ahead, pace = self._ahead(part, size, e.b.sub(b, a), i, turns)
             self._call(a, b, part, i64(depth), i64(at), sums, ahead, pace)
 
         e.loop(0, turns, turn)
 
-    def _ahead(self, part: Value, size: int, block: Value, blocks: Value) -> tuple[Value, Value]:
-        """What to prefetch while a block of rows passes over a part of a panel.
+    def _ahead(self, part: Value, size: int, rows: Value, block: Value, blocks: Value) -> tuple[Value, Value]:
+        """What to prefetch while a block of `rows` passes over a part of a panel.
 
         If it is the only block, what it is about to read; else its share of the part that follows.
         """
@@ -355,7 +356,9 @@ class Matmul:
         alone = e.b.icmp_signed("==", blocks, i64(1))
         share = e.b.udiv(i64(size), blocks)
         following = e.at(part, e.b.add(i64(size), e.b.mul(block, share)), 1)
-        ahead = e.b.select(alone, e.at(part, 1024, 1), following)
+        few, distance = self.stages.target.prefetch
+        soon = e.b.select(e.b.icmp_signed("<=", rows, i64(few)), part, e.at(part, distance, 1))
+        ahead = e.b.select(alone, soon, following)
         return ahead, e.b.select(alone, i64(self.shape.step_bytes), e.b.udiv(i64(self.shape.step_bytes), blocks))
 
     def _call(
