@@ -46,6 +46,11 @@ def bytes_of(data: bytes) -> Callable[[], object]:
 
 SMALL: Final = "moe small[H=4](x: [H]) -> [H] {\n    param w: [H]\n    return x * w\n}\n"
 LOOKUP: Final = "moe lookup[H=4, N=3](x: [H], id: i64) -> [H] {\n    param table: [N, H]\n    return x + table[id]\n}\n"
+EXPERTS: Final = """moe experts[H=8, E=4](x: [H], ids: i64[%s], w: f32[%s]) -> [H] {
+    param up: [E, H, H]
+    return sum e in given(ids, E): up[e] @ x
+}
+"""
 
 
 def pack(**arrays: Any) -> Callable[[], object]:
@@ -72,6 +77,13 @@ def warn() -> object:
 def bind() -> object:
     file = parse(Source("layer.moe", SMALL + 'bind checkpoint {\n    w = "norm.weight"\n}\n'))
     return bind_weights(file, "checkpoint", {"norm.bias": np.ones(4)}, {"H": 4})
+
+
+def spread(*layers: str) -> object:
+    """Ranks with such kernels."""
+    from moec.integrations.distributed import Form, starts_of
+
+    return starts_of([(Form.of(moec.compile(layer, threads=1)), 4) for layer in layers])
 
 
 CASES: Final[dict[str, Callable[[], object]]] = {
@@ -113,11 +125,13 @@ CASES: Final[dict[str, Callable[[], object]]] = {
     "E0405": bind,
     "E0406": look_up,
     "E0407": lambda: encode(find_format("q8_0"), np.full((2, 32), np.inf), "down"),
+    "E0501": lambda: spread(SMALL),
+    "E0502": lambda: spread(EXPERTS % ("1", "1"), EXPERTS % ("2", "2")),
     "W0001": warn,
 }
 
-#: Codes of what no input can show everywhere: E0901 is told where a machine lacks something.
-WITHOUT: Final = {"E0901"}
+#: Codes of what no input can show everywhere: E0901 is told where a machine lacks something, E0503 where one is lost.
+WITHOUT: Final = {"E0503", "E0901"}
 
 
 def told(code: str) -> str:

@@ -1,0 +1,90 @@
+"""Experts on several ranks: torchrun and gloo on one machine. The cases themselves are in `ranks.py`."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+import moec
+from moec import CompileError
+from moec.integrations.distributed import ExpertParallel, share
+from tests.integrations import ranks
+
+ROOT = Path(__file__).parents[2]
+RANKS = Path(__file__).with_name("ranks.py")
+
+
+def run(*command: str | Path, seconds: float = 90) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, timeout=seconds, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_ranks_under_torchrun(count: int) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
+    told = run(*torchrun, RANKS).splitlines()
+    expected = [f"rank {rank}: {case.__name__}" for rank in range(count) for case in ranks.CASES]
+    assert sorted(told) == sorted(expected)
+
+
+@pytest.mark.parametrize("how", ["dead", "silent"])
+def test_a_lost_rank_ends_the_others_within_the_timeout(how: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = sorted(line.split(maxsplit=2) for line in run(RANKS, "3", f"{how}:{port}").splitlines())
+    assert [rank for rank, *_ in told] == ["0", "1"]
+    for rank, seconds, message in told:
+        assert message.startswith(f"E0503: rank {rank} waits in vain for another: ")
+        assert float(seconds) < 10  # 2 s is the timeout, and 30 min that of a group that does not say
+
+
+def test_shares_are_runs_as_even_as_can_be() -> None:
+    for experts, size in ((64, 4), (10, 4), (3, 3)):
+        meshes: list[Any] = [
+            SimpleNamespace(size=lambda n=size: n, get_local_rank=lambda r=rank: r) for rank in range(size)
+        ]
+        shares = [share(experts, mesh) for mesh in meshes]
+        counts = [each.stop - each.start for each in shares]
+        assert [each.start for each in shares] == [sum(counts[:rank]) for rank in range(size)]
+        assert sum(counts) == experts and max(counts) - min(counts) <= 1
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_mesh_of_one_and_what_is_no_layer_of_experts(alone: None) -> None:
+    mesh = init_device_mesh("cpu", (1, 1), mesh_dim_names=("data", "experts"))
+    kernel, weights = ranks.alone("f32")
+    x, ids, w = ranks.tokens("f32")
+    layer = ExpertParallel(kernel, weights, mesh["experts"])
+    assert ranks.same(layer(x, ids, w), kernel(x, ids, w, weights))
+    shape = layer(x.view(3, 3, -1), ids.view(3, 3, -1), w.view(3, 3, -1)).shape
+    assert shape == (3, 3, ranks.H)
+    assert "experts 0 to 9 of 10" in repr(layer)
+    with pytest.raises(CompileError, match=r"one dimension of a mesh, and this one has 2") as error:
+        ExpertParallel(kernel, weights, mesh)
+    assert error.value.diagnostics[0].help == '`mesh["experts"]`'
+    with pytest.raises(CompileError, match="no dimension `N`"):
+        ExpertParallel(kernel, weights, mesh["experts"], experts="N")
+    whole = moec.compile(ranks.WHOLE, threads=1)
+    given = {"router": torch.zeros(ranks.E, ranks.H), **ranks.stacks()}
+    with pytest.raises(CompileError, match="no layer of experts"):
+        ExpertParallel(whole, whole.pack(given), mesh["experts"])
