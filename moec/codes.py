@@ -57,4 +57,5 @@ CODES: Final[dict[str, str]] = {
     "W0001": "a definition is never used",
     # E09xx
     "E0901": "something is not supported yet",
+    "E0902": "a module has no formula in the language",
 }

@@ -86,6 +86,18 @@ def spread(*layers: str) -> object:
     return starts_of([(Form.of(moec.compile(layer, threads=1)), 4) for layer in layers])
 
 
+def trace() -> object:
+    import torch
+
+    from moec.integrations.transformers.trace import trace
+
+    class Sorted(torch.nn.Module):
+        def forward(self, gate: torch.Tensor) -> torch.Tensor:
+            return gate.sort(-1).values
+
+    return trace("activate", Sorted(), 8, torch.float32, Sorted(), "act_fn")
+
+
 CASES: Final[dict[str, Callable[[], object]]] = {
     "E0001": lambda: read("missing.moe"),
     "E0002": text("# nothing but this\n"),
@@ -127,6 +139,7 @@ CASES: Final[dict[str, Callable[[], object]]] = {
     "E0407": lambda: encode(find_format("q8_0"), np.full((2, 32), np.inf), "down"),
     "E0501": lambda: spread(SMALL),
     "E0502": lambda: spread(EXPERTS % ("1", "1"), EXPERTS % ("2", "2")),
+    "E0902": trace,
     "W0001": warn,
 }
 
