@@ -15,12 +15,13 @@ from typing import Any, Final, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-import moec
+from moec import pipeline
 from moec.diagnostics import fail
 from moec.integrations.torch import DTYPES
 from moec.integrations.transformers.experts import Layer, describe
 from moec.runtime.kernel import Kernel
 from moec.runtime.weights import Weights
+from moec.source import Source
 
 Storage: TypeAlias = Mapping[str, str] | str | None
 
@@ -84,7 +85,8 @@ class Experts:
         key = (layer.text, tuple(dims.items()), layer.dtype)
         with _lock:
             if key not in _kernels:
-                _kernels[key] = moec.compile(layer.text, dims=dims, dtype=layer.dtype)
+                options = pipeline.Options.of(dims, layer.dtype)
+                _kernels[key] = pipeline.load(Source("<experts>", layer.text), options)
             return _kernels[key]
 
     def _pack(self, kernel: Kernel) -> None:
