@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.formats.blocks import Blocks
 from moec.runtime.arrays import NUMPY, Data, address, as_numpy, element, is_torch
 from moec.runtime.interface import Array, Interface, Packed, Storage
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import pack_panels, panel_bytes
 from moec.runtime.stack import Stack, apply_step
-from moec.runtime.stored import Blocks, Source, stored_panels
+from moec.runtime.stored import Source, dense, stored_panels
 from moec.target import KernelShape
 
 
@@ -141,7 +142,7 @@ def _differences(array: Source, param: Array) -> list[Diagnostic]:
 def _converted(array: Source, param: Array) -> Data:
     """A parameter as it is read raw: contiguous, aligned, of its own type."""
     dtype = NUMPY[param.dtype]
-    array = array.decode() if isinstance(array, Blocks) else array
+    array = dense(array, param.name) if isinstance(array, Blocks) else array
     if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.c_contiguous and not address(array) % 64:
         return array
     out = aligned_empty(max(64, prod(param.shape) * dtype.itemsize))[: prod(param.shape) * dtype.itemsize]
@@ -162,7 +163,7 @@ def _panels(packed: Packed, sources: list[tuple[Source, Array]]) -> Data:
     size = panel_bytes(shape, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * size)
     stacks = [
-        matrices(array.decode() if isinstance(array, Blocks) else array, param.dtype, steps, packed)
+        matrices(dense(array, param.name) if isinstance(array, Blocks) else array, param.dtype, steps, packed)
         for (array, param), steps in zip(sources, packed.views, strict=True)
     ]
     for key, group in enumerate(zip(*stacks, strict=True)):
