@@ -65,6 +65,20 @@ class _Picked:
         return coded if len(rows) == len(coded.codes) and bool((np.diff(rows) == 1).all()) else coded.take(rows)
 
 
+def join_blocks(parts: Sequence[Blocks], axis: int) -> Blocks:
+    """Blocks of one format joined along an axis that is not the last."""
+    if axis == len(parts[0].shape) - 2:
+        shape = (*parts[0].shape[:-2], sum(part.shape[-2] for part in parts), parts[0].shape[-1])
+        return Blocks(shape, parts[0].format, lambda index: join_rows([part.read(index) for part in parts]))
+    counts, height = [prod(part.shape[:-2]) for part in parts], parts[0].shape[-2]
+    homes = [(part, index) for part, count in zip(parts, counts, strict=True) for index in range(count)]
+    matrices = Blocks(
+        (len(homes), *parts[0].shape[-2:]), parts[0].format, lambda index: homes[index][0].read(homes[index][1])
+    )
+    rows = [part.rows + sum(counts[:i]) * height for i, part in enumerate(parts)]
+    return matrices.pick(np.concatenate(rows, axis))
+
+
 def join_rows(parts: Sequence[Coded]) -> Coded:
     """Matrices of one format below each other."""
     first = parts[0]

@@ -6,7 +6,7 @@ views that a layer takes of it nor on the panels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from typing import Any, TypeAlias
 
@@ -25,7 +25,7 @@ from moec.target import KernelShape
 Source: TypeAlias = Data | Stack | Blocks
 
 
-def stored_panels(packed: Packed, sources: list[tuple[Source, Array]]) -> Data:
+def stored_panels(packed: Packed, sources: list[tuple[Source, Array]], progress: Callable[[int], object]) -> Data:
     """The panels of a stack of matrices in a storage format, one matrix after the other.
 
     Raises `CompileError`: E0306, E0407 where weights cannot be stored so, E0404 where they come in another format.
@@ -40,6 +40,7 @@ def stored_panels(packed: Packed, sources: list[tuple[Source, Array]]) -> Data:
     for key in range(packed.keys):
         part = buffer[key * place.nbytes : (key + 1) * place.nbytes]
         place.pack([stack.read(key) for stack in stacks], part)
+        progress(part.nbytes)
     return buffer
 
 
@@ -58,7 +59,7 @@ def in_format(source: Source, param: Array, storage: str) -> Blocks:
     if isinstance(source, Blocks):
         if source.format != storage:
             raise fail("E0404", f"`{param.name}` comes as {source.format}, not as {storage}")
-        return checked(source, param.name)
+        return checked(source, f"`{param.name}`")
 
     def read(index: int) -> Coded:
         matrix: Any = source
@@ -75,7 +76,7 @@ def checked(source: Blocks, name: str) -> Blocks:
     def read(index: int) -> Coded:
         coded = source.read(index)
         if wrong := coded.wrong():
-            raise fail("E0407", f"`{name}`, matrix {index}: {wrong}")
+            raise fail("E0407", f"{name}, matrix {index}: {wrong}")
         return coded
 
     return Blocks(source.shape, source.format, read)
@@ -83,7 +84,7 @@ def checked(source: Blocks, name: str) -> Blocks:
 
 def dense(source: Blocks, name: str) -> Data | Stack:
     """Blocks as f32, decoded when they are read, along the first axis."""
-    blocks, each = checked(source, name), prod(source.shape[1:-2])
+    blocks, each = checked(source, f"`{name}`"), prod(source.shape[1:-2])
     if len(source.shape) == 2:
         return blocks.read(0).decode()
 
