@@ -68,6 +68,7 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     from moec.passes.hoist_invariants import HoistInvariants
     from moec.passes.infer_shapes import InferShapes
     from moec.passes.keep_aux import KeepAux
+    from moec.passes.quantize_activations import QuantizeActivations
     from moec.passes.round_outputs import RoundOutputs
     from moec.passes.specialize import Specialize
     from moec.passes.split_match import SplitMatch
@@ -78,12 +79,10 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     yield InferShapes()
     yield RoundOutputs()
     yield SplitMatch()
-    if options.activations != "real":
-        from moec.diagnostics import fail
-
-        raise fail("E0901", "activations cannot be quantised yet", help='`activations="real"` keeps them as they are')
     if options.storage:
         yield ChooseStorage(tuple(f"{name}={format}" for name, format in options.storage))
+    if options.activations == "int8":
+        yield QuantizeActivations()
     yield WidenActivations(str(options.target))
     yield CommonSubexpressionElimination()
     yield CanonicalizePass()

@@ -74,6 +74,11 @@ class Interface:
         """The storage format of every parameter that has one."""
         return {name: packed.storage for packed in self.packed if packed.storage for name in packed.params}
 
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """The parameters whose products take quantised vectors."""
+        return tuple(name for packed in self.packed if packed.tile.startswith("int8 ") for name in packed.params)
+
     def to_json(self) -> dict[str, Any]:
         """The interface as plain data."""
         return asdict(self)

@@ -70,6 +70,11 @@ class Kernel:
         """The value of every dimension."""
         return self.interface.dims
 
+    @property
+    def activations(self) -> str:
+        """How vectors are multiplied with stored weights: `real`, or `int8` where a product quantises them."""
+        return "int8" if self.interface.quantized else "real"
+
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(_signature, part)) for part in (self.interface.inputs, self.interface.outputs))
         return f"<moec.Kernel {self.name}({inputs}) -> {outputs}>"
