@@ -32,7 +32,6 @@ PASSES: Final = (
     "hoist-invariants",
     "infer-shapes",
     "keep-aux",
-    "quantize-activations",
     "round-outputs",
     "schedule",
     "specialize",

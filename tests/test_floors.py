@@ -29,7 +29,6 @@ FLOORS: Final = (
     ("elaborate",),
     ("dialects",),
     ("runtime", "reference"),
-    ("checkpoint",),
     ("formats",),
     ("language",),
     NOUNS,
@@ -38,7 +37,7 @@ HEIGHT: Final = {part: -i for i, floor in enumerate(FLOORS) for part in floor}
 
 #: What a part leaves alone although it lies below.
 APART: Final = {
-    "reference": {"runtime", "checkpoint", "formats"},
+    "reference": {"runtime", "formats"},
     "runtime": {"reference"},
     **{part: {"reference"} for part in ("dialects", "elaborate", "passes", "codegen")},
 }

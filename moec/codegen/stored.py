@@ -7,7 +7,6 @@ a row's bits do not depend on which rows stand beside it.
 
 from __future__ import annotations
 
-from moec.codegen.integer import IntegerMatmul
 from moec.codegen.llvm import Value, i64
 from moec.codegen.stages import Matmul, Stage, Stages
 from moec.codegen.unpack import emit_unpack
@@ -19,10 +18,9 @@ from moec.target import KernelShape
 
 
 def emit_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Stage:
-    """The stage of a matrix product: its weights dense or stored, its rows as they are or quantised."""
+    """The stage of a matrix product, its weights dense or stored."""
     shape = KernelShape.parse(op.tile.data, op.dtype.data)
-    kind = IntegerMatmul if shape.form == "int8" else StoredMatmul if op.storage else Matmul
-    return kind(stages, op, shape, name).emit()
+    return (StoredMatmul if op.storage else Matmul)(stages, op, shape, name).emit()
 
 
 class StoredMatmul(Matmul):
