@@ -49,6 +49,8 @@ CODES: Final[dict[str, str]] = {
     "E0405": "a `bind` does not fit its layer",
     "E0406": "an index read from the input lies outside its table",
     "E0407": "a weight is no number that its storage format has",
+    "E0408": "a checkpoint is not what its format says",
+    "E0409": "packed weights are not those of a kernel",
     # E05xx: several machines
     "E0501": "a layer is not one of experts alone",
     "E0502": "the ranks of a mesh do not fit together",

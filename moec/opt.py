@@ -32,6 +32,7 @@ PASSES: Final = (
     "hoist-invariants",
     "infer-shapes",
     "keep-aux",
+    "quantize-activations",
     "round-outputs",
     "schedule",
     "specialize",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -68,6 +68,7 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     from moec.passes.hoist_invariants import HoistInvariants
     from moec.passes.infer_shapes import InferShapes
     from moec.passes.keep_aux import KeepAux
+    from moec.passes.quantize_activations import QuantizeActivations
     from moec.passes.round_outputs import RoundOutputs
     from moec.passes.specialize import Specialize
     from moec.passes.split_match import SplitMatch
@@ -78,12 +79,10 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     yield InferShapes()
     yield RoundOutputs()
     yield SplitMatch()
-    if options.activations != "real":
-        from moec.diagnostics import fail
-
-        raise fail("E0901", "activations cannot be quantised yet", help='`activations="real"` keeps them as they are')
     if options.storage:
         yield ChooseStorage(tuple(f"{name}={format}" for name, format in options.storage))
+    if options.activations == "int8":
+        yield QuantizeActivations()
     yield WidenActivations(str(options.target))
     yield CommonSubexpressionElimination()
     yield CanonicalizePass()
@@ -230,6 +229,19 @@ class Compilation:
 
         return tuple(node.name.id for node in self.ast.layers[0].body if isinstance(node, Aux))
 
+    def storable(self) -> frozenset[str]:
+        """The parameters that may be kept in a storage format."""
+        from moec.passes.choose_storage import storable_params
+
+        found: list[str] = []
+
+        def look(each: ModulePass, module: ModuleOp) -> None:
+            if each.name == "split-match":  # after it formats are chosen
+                found.extend(storable_params(module))
+
+        self.simplify(look)
+        return frozenset(found)
+
     def _check(self) -> None:
         """Every dimension has a value, every aux exists."""
         from moec.diagnostics import CompileError, Diagnostic, fail, nearest
@@ -268,7 +280,14 @@ class Compilation:
         from moec.codegen.program import emit
 
         module, interface = emit(self.schedule(), self.options.target)
-        return str(module), replace(interface, dims=self.binding, extras=self.extras)
+        return str(module), replace(
+            interface,
+            dims=self.binding,
+            extras=self.extras,
+            real=self.options.dtype,
+            spec=_digest(*self.ast.functions, *self.ast.layers),
+            binds=_digest(*self.ast.binds),
+        )
 
     @property
     def llvm(self) -> str:
@@ -350,14 +369,29 @@ def load(source: Source, options: Options) -> Kernel:
         count = threads if asked is None else asked
         return shared(count, pool_image) if count > 1 else None
 
-    def bind(name: str, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
-        from moec.runtime.bind import bind_weights
-
-        return bind_weights(Compilation(source, options).ast, name, tensors, dict(options.dims))
-
     threads = options.threads or default_threads()
     show: Callable[[str], str | bytes] = lambda stage: Compilation(source, options).show(stage)  # noqa: E731
-    return Kernel(build(source, options), variant, show, pool, options.storage, bind)
+    return Kernel(build(source, options), variant, show, pool, options.storage, _Text(source, options))
+
+
+class _Text:
+    """What a kernel asks of its text; it is parsed when that happens."""
+
+    def __init__(self, source: Source, options: Options) -> None:
+        self._compilation = Compilation(source, replace(options, storage=(), activations="real"))
+
+    def bind(self, name: str | None, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        from moec.runtime.bind import bind_weights
+
+        return bind_weights(self._compilation.ast, name, tensors, dict(self._compilation.options.dims))
+
+    def choose_bind(self, tensors: Collection[str], kind: str) -> str | None:
+        from moec.runtime.bind import choose_bind
+
+        return choose_bind(self._compilation.ast, tensors, kind)
+
+    def storable(self) -> frozenset[str]:
+        return self._compilation.storable()
 
 
 def pool_image(cache: Cache | None = None) -> bytes:
@@ -427,6 +461,13 @@ def cache_key(source: Source, options: Options) -> str:
     """What a program depends on, as a digest: the compiler, the text, the options, LLVM."""
     fields = asdict(options) | {"target": str(options.target), "threads": None}
     return _key("layer", json.dumps(fields, sort_keys=True), source.text)
+
+
+def _digest(*nodes: syntax.Node) -> str:
+    """A digest of parts of a text: names and formulas count, comments and white space do not."""
+    from moec.language.dump import dump
+
+    return hashlib.sha256("".join(dump(node, places=False) for node in nodes).encode()).hexdigest()
 
 
 def _key(*parts: str) -> str:

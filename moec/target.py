@@ -14,9 +14,10 @@ from typing import Final, Literal
 from moec.dtypes import DTYPES
 
 #: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
-#: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`).
-Form = Literal["fma", "widen", "dot"]
-_FORMS: Final[dict[str, Form]] = {"fma": "fma", "widen": "widen", "dot": "dot"}
+#: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`); `int8` bytes of a
+#: stored weight with bytes of a quantised row.
+Form = Literal["fma", "widen", "dot", "int8"]
+_FORMS: Final[dict[str, Form]] = {"fma": "fma", "widen": "widen", "dot": "dot", "int8": "int8"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,31 @@ class Target:
         """Whether vectors of f16 become f32 by an instruction rather than by a call into a library."""
         return self.architecture == "aarch64" or bool({"f16c", "zvfhmin"} & _enabled(self))
 
+    @property
+    def byte_dots(self) -> Literal["bytes", "pairs", "none"]:
+        """What multiplies integers and adds their products in one instruction: four unsigned with four signed bytes
+        (`vpdpbusd`), two pairs of 16 bits (`pmaddwd`), or nothing."""
+        has = _enabled(self)
+        if self.architecture != "x86_64":
+            return "none"
+        vnni = "avx512vnni" if self.vector_bits == 512 else "avxvnni"
+        bytes = vnni in has and self.vector_bits >= 256
+        return "bytes" if bytes else "none" if self.vector_bits == 512 and "avx512bw" not in has else "pairs"
+
+    @property
+    def looks_up_bytes(self) -> bool:
+        """Whether every byte of a vector can be looked up in a table of sixteen (`pshufb`)."""
+        needs = {512: "avx512bw", 256: "avx2"}.get(self.vector_bits, "")
+        return self.architecture == "x86_64" and needs in _enabled(self)
+
+    def integer_shape(self, dtype: str, columns: int, interleaved: int = 1) -> KernelShape:
+        """The shape to use for stored weights and quantised rows, which come in `dtype`: the widest panels of those
+        that waste the fewest columns."""
+        lanes = self.vector_bits // 32
+        widths = [width for width in (64, 48, 32, 16) if width % (lanes * interleaved) == 0] or [lanes * interleaved]
+        waste = {width: -(columns * interleaved) % width for width in widths}
+        return KernelShape(dtype, "int8", _INTEGER_ROWS, min(widths, key=lambda width: waste[width]), 4, lanes)
+
     def choices(self, dtype: str) -> tuple[KernelShape, ...]:
         """The shapes that run near the machine's limit for weights of `dtype`, best first."""
         return tuple(shape for shape, _ in _rated(self, dtype))
@@ -194,6 +220,10 @@ class Target:
         rate = dict(_rated(self, shape.dtype))[shape]
         total = None if columns is None else columns * interleaved
         return rate if total is None else rate * total / (shape.panels(total) * shape.columns)
+
+
+#: The rows whose sums stay in the first cache beside 64 columns.
+_INTEGER_ROWS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,20 +298,25 @@ _IMPLIED: Final = {
     "avx512bf16": ("avx512f",),
     "avx512fp16": ("avx512f",),
     "avx512bw": ("avx512f",),
+    "avx512vnni": ("avx512f",),
+    "avxvnni": ("avx2",),
     "avx512f": ("avx2", "fma", "f16c"),
     "zvfh": ("zvfhmin",),
     "zvfhmin": ("v",),
 }
 
 _V3: Final = ("avx2", "fma", "f16c")
-_V4: Final = (*_V3, "avx512f")
-_BF16: Final = (*_V4, "avx512bf16")
+_VNNI3: Final = (*_V3, "avxvnni")
+_V4: Final = (*_V3, "avx512f", "avx512bw")
+_VNNI4: Final = (*_V4, "avx512vnni")
+_BF16: Final = (*_VNNI4, "avx512bf16")
 _CPUS: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake", "alderlake", "raptorlake", "meteorlake"), _V3),
-    **dict.fromkeys(("arrowlake", "lunarlake", "pantherlake", "sierraforest", "grandridge", "gracemont"), _V3),
+    **dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake"), _V3),
+    **dict.fromkeys(("alderlake", "raptorlake", "meteorlake", "arrowlake", "lunarlake", "pantherlake"), _VNNI3),
+    **dict.fromkeys(("sierraforest", "grandridge", "gracemont"), _VNNI3),
     **dict.fromkeys(("znver1", "znver2", "znver3"), _V3),
-    **dict.fromkeys(("x86-64-v4", "skylake-avx512", "skx", "cascadelake", "cannonlake"), _V4),
-    **dict.fromkeys(("icelake-client", "icelake-server", "tigerlake", "rocketlake"), _V4),
+    **dict.fromkeys(("x86-64-v4", "skylake-avx512", "skx", "cannonlake"), _V4),
+    **dict.fromkeys(("cascadelake", "icelake-client", "icelake-server", "tigerlake", "rocketlake"), _VNNI4),
     **dict.fromkeys(("cooperlake", "sapphirerapids", "emeraldrapids", "graniterapids"), _BF16),
     **dict.fromkeys(("graniterapids-d", "diamondrapids"), _BF16),
     **dict.fromkeys(("znver4", "znver5", "znver6"), _BF16),

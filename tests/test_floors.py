@@ -29,6 +29,7 @@ FLOORS: Final = (
     ("elaborate",),
     ("dialects",),
     ("runtime", "reference"),
+    ("checkpoint",),
     ("formats",),
     ("language",),
     NOUNS,
@@ -37,7 +38,7 @@ HEIGHT: Final = {part: -i for i, floor in enumerate(FLOORS) for part in floor}
 
 #: What a part leaves alone although it lies below.
 APART: Final = {
-    "reference": {"runtime", "formats"},
+    "reference": {"runtime", "checkpoint", "formats"},
     "runtime": {"reference"},
     **{part: {"reference"} for part in ("dialects", "elaborate", "passes", "codegen")},
 }

@@ -26,6 +26,7 @@ from moec.cli.shared import (
 
 if TYPE_CHECKING:
     from moec.pipeline import Options
+    from moec.reference import Reference
 
 #: Seconds that the timing may take, and the calls that it takes at least and at most.
 _SECONDS: Final = 1.0
@@ -98,7 +99,8 @@ class _Run:
         self.kernel, how = report.compiled(self.source, options, lambda: pipeline.load(self.source, options))
         self.cost = analyse(self.compilation.schedule(), tokens)
         self.screen.say("layer", report.layer(self.kernel.interface), report.signature(self.kernel.interface))
-        self.screen.say("call", report.call(tokens, options.dtype, self.threads, options.target.cpu))
+        call = report.call(tokens, options.dtype, self.threads, options.target.cpu)
+        self.screen.say("call", f"{call}, {self.kernel.activations} activations")
         self.screen.say("compiled", how)
         self.screen.stages(self.cost)
 
@@ -150,21 +152,37 @@ class _Run:
         """Whether the outputs are what the oracle says."""
         from rich.text import Text
 
-        from moec.measure.compare import TOLERANCES, compare
+        from moec.measure.compare import TOLERANCES, TOLERANCES_QUANTIZED, compare
         from moec.reference import reference
         from moec.runtime.stored import decoded
 
         self.truth = decoded(self.kernel.interface, self.arrays)
-        self.oracle = reference(self.source, dims=dict(self.options.dims), dtype=self.options.dtype)
+        quantized, dims, dtype = self.kernel.interface.quantized, dict(self.options.dims), self.options.dtype
+        tolerance = (TOLERANCES_QUANTIZED if quantized else TOLERANCES)[dtype]
+        self.oracle = reference(self.source, dims, dtype, quantized)
         with self.screen.wait("checking against the oracle"):
-            found = compare(self._call(), self._interpret, self.tokens, TOLERANCES[self.options.dtype])
+            found = compare(self._call(), self._interpret, self.tokens, tolerance)
         verdict, style = ("right", "green") if found.right else ("wrong", "bold red")
         text = f"error {found.error:.1e} of the largest magnitude, {found.tolerance:.0e} allowed"
         sample = f"{found.counted} of {self.tokens} tokens compared with the oracle"
         if left := found.done - found.counted:
             sample += f", {left} left out that differ by a choice so near a tie that f32 may fall otherwise"
+        if quantized:
+            sample += "; it quantises as the kernel does"
         self.screen.say("checked", Text.assemble((verdict, style), f": {text}"), sample)
+        if quantized:
+            self._tell_loss(reference(self.source, dims, dtype))
         return found.right
+
+    def _tell_loss(self, oracle: Reference) -> None:
+        """What quantising the activations changes: the kernel beside the oracle that leaves them as they are."""
+        from moec.measure.compare import compare
+
+        self.oracle = oracle
+        with self.screen.wait("comparing with real activations"):
+            found = compare(self._call(), self._interpret, self.tokens, float("inf"), seconds=1.0)
+        text = f"vectors quantised in blocks of 64 beside {', '.join(self.kernel.interface.quantized)}"
+        self.screen.say("int8", text, f"error {found.error:.1e} of the largest magnitude against real ones")
 
     def time(self) -> None:
         """The time of a call, and the machine's limits, measured right after it."""

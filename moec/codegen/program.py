@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
 from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_bytes, row_layout
+from moec.codegen.integer import record_bytes
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
 from moec.codegen.stages import FLAG, Stage, Stages
@@ -97,7 +98,8 @@ class _Program:
             case plan.MatmulOp():
                 domain = self.domains[op.domain]
                 self._buffer(op.value, domain)
-                self.regions.append(Region((op.value, "pointers"), 8 * domain.per_token))
+                each = record_bytes(op, self.target) if op.tile.data.startswith("int8") else 8
+                self.regions.append(Region((op.value, "pointers"), each * domain.per_token))
                 return emit_matmul(self.stages, op, name)
             case _:
                 return None

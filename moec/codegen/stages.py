@@ -282,12 +282,15 @@ class Matmul:
 
     def _point(self, place: Value) -> None:
         """Writes the address of the vector of a row."""
+        self.e.b.store(self._vector(place), self._pointer(place), align=8)
+
+    def _vector(self, place: Value) -> Value:
+        """The address of the vector of a row."""
         e, source = self.e, self.op.vector
         target = self.stages.domains[plan.domain_of(source)]
         index = ascend(e, self.frame, self.domain, target, self._row(place))
         assert isinstance(source.type, plan.RowsType)
-        address = e.at(self.frame.pointer_of(source), e.b.mul(index, i64(row_bytes(source.type.row))), 1)
-        e.b.store(address, self._pointer(place), align=8)
+        return e.at(self.frame.pointer_of(source), e.b.mul(index, i64(row_bytes(source.type.row))), 1)
 
     def _pointer(self, place: Value) -> Value:
         """Where the address of a row's vector is kept; threads that share a key write the same there."""

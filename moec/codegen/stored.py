@@ -7,6 +7,7 @@ a row's bits do not depend on which rows stand beside it.
 
 from __future__ import annotations
 
+from moec.codegen.integer import IntegerMatmul
 from moec.codegen.llvm import Value, i64
 from moec.codegen.stages import Matmul, Stage, Stages
 from moec.codegen.unpack import emit_unpack
@@ -18,9 +19,10 @@ from moec.target import KernelShape
 
 
 def emit_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Stage:
-    """The stage of a matrix product, its weights dense or stored."""
+    """The stage of a matrix product: its weights dense or stored, its rows as they are or quantised."""
     shape = KernelShape.parse(op.tile.data, op.dtype.data)
-    return (StoredMatmul if op.storage else Matmul)(stages, op, shape, name).emit()
+    kind = IntegerMatmul if shape.form == "int8" else StoredMatmul if op.storage else Matmul
+    return kind(stages, op, shape, name).emit()
 
 
 class StoredMatmul(Matmul):

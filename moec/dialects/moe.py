@@ -244,11 +244,12 @@ class BroadcastOp(MoeOp):
 
 @irdl_op_definition
 class ContractOp(MoeOp):
-    """`W @ v`: the last axis of W against v, summed in f32."""
+    """`W @ v`: the last axis of W against v, summed in f32. `activations = "int8"`: v enters in quantised blocks."""
 
     name = "moe.contract"
     weight = operand_def()
     vector = operand_def()
+    activations = opt_prop_def(StringAttr)
     result = result_def()
     traits = traits_def(Pure())
 

@@ -40,6 +40,8 @@ E4M3_VALUES: Final[F32] = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e
 
 #: The k that codes are grouped by, in panels and in what they are padded to.
 GROUP: Final = 32
+#: The k that share a scale where activations are quantised; panels hold whole blocks.
+BLOCK: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,18 @@ class Layout:
 
     @property
     def chunk(self) -> int:
-        """The k after which fields and codes repeat: the longest span that is not a whole row, at least `GROUP`."""
-        return max([GROUP, *(field.span for field in self.fields)])
+        """The k after which fields and codes repeat: the longest span that is not a whole row, at least `BLOCK`."""
+        return max([BLOCK, *(field.span for field in self.fields)])
+
+    @property
+    def offset(self) -> bool:
+        """Whether something is added to scale × value."""
+        return any(field.name in ("minimum", "zero") for field in self.fields)
+
+    @property
+    def center(self) -> int | None:
+        """The unsigned byte that stands for 0 where values are taken as such bytes; None where they are no integers."""
+        return {"integer": self.bias, "e2m1": E2M1[-1], "e4m3": None}[self.values]
 
     @property
     def planes(self) -> tuple[int, ...]:

@@ -17,6 +17,8 @@ Interpret: TypeAlias = Callable[[slice], tuple[Sequence[_Array], _Array]]
 
 #: The largest error that is right, relative to the output's largest magnitude.
 TOLERANCES: Final = {"f32": 2e-5, "bf16": 2e-2, "f16": 3e-3}
+#: The same where activations are quantised: an element between two integers may go to the other one than in float64.
+TOLERANCES_QUANTIZED: Final = {"f32": 2e-3, "bf16": 2e-2, "f16": 5e-3}
 #: How many tokens the oracle is asked for first, and how many times more than the last time at most: what it spends
 #: on reading the weights does not depend on the tokens.
 _FIRST: Final = 4

@@ -89,11 +89,7 @@ def param_bytes(interface: Interface) -> int:
 
 def packed_bytes(interface: Interface) -> int:
     """The bytes of the panels that a program reads."""
-    shapes = [(packed, KernelShape.parse(packed.tile, packed.dtype)) for packed in interface.packed]
-    return sum(
-        packed.keys * pack.packed_bytes(shape, packed.n, packed.k, len(packed.params), packed.storage)
-        for packed, shape in shapes
-    )
+    return sum(map(pack.all_bytes, interface.packed))
 
 
 @dataclass(frozen=True, slots=True)

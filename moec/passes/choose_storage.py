@@ -60,6 +60,13 @@ def _choose(layer: moe.LayerOp, chosen: dict[str, str]) -> None:
     layer.properties["storage"] = ArrayAttr([StringAttr(format) for format in formats])
 
 
+def storable_params(module: ModuleOp) -> list[str]:
+    """The parameters of a module's layer that may be stored."""
+    (layer,) = (op for op in module.body.block.ops if isinstance(op, moe.LayerOp))
+    params = zip(layer.params, layer.body.block.args[len(layer.inputs) :], strict=True)
+    return [name.data for name, value in params if _unstorable(value) is None]
+
+
 def _unstorable(value: SSAValue) -> str | None:
     """Why a parameter, or a view of one, has to be dense."""
     shape = static_shape(value.type)

@@ -21,7 +21,7 @@ from xdsl.ir import Block, BlockArgument, Operation, OpResult, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from moec.dialects import moe, plan
-from moec.dialects.types import I64, SelectionType, shape_of
+from moec.dialects.types import I64, SelectionType, element_name, shape_of
 from moec.passes.views import WeightView, is_cast, is_heavy, weight_view
 from moec.target import KernelShape, Target
 
@@ -129,8 +129,10 @@ class _Scheduler:
         }
         return plan.ProgramOp.build(properties=properties, regions=[Region(self.block)])
 
-    def shape(self, view: WeightView, interleaved: int) -> KernelShape:
+    def shape(self, contract: moe.ContractOp, view: WeightView, interleaved: int) -> KernelShape:
         """The microkernel for so many matrices: the program's common one, if they can share its panels."""
+        if contract.activations is not None:
+            return self.target.integer_shape(element_name(contract.vector.type), view.columns, interleaved)
         dtype = view.panels(self.target)
         common = self.shapes[dtype]
         usable = self.target.rate(common, view.columns, interleaved) > 0
@@ -201,6 +203,8 @@ class _Body:
         view = weight_view(group[0].weight)
         assert view is not None
         target = self.scheduler.target
+        if group[0].activations is not None:
+            return target.integer_shape("f32", view.columns, len(group)).columns % len(group) == 0
         vectors = [shape.vectors for shape in target.choices(view.panels(target))]
         return any(count % len(group) == 0 for count in vectors)
 
@@ -375,7 +379,7 @@ class _Body:
         first = views[0]
         assert first is not None
         grouping, group = self._grouping(first)
-        shape = scheduler.shape(first, len(views))
+        shape = scheduler.shape(unit.contracts[0], first, len(views))
         stage = plan.MatmulOp.build(
             operands=[
                 self.domain,
@@ -455,7 +459,8 @@ def _common_shapes(layer: moe.LayerOp, target: Target) -> dict[str, KernelShape]
 
     One shape is one family of microkernels, and each of those costs LLVM some ten milliseconds.
     """
-    contracts = [op for op in layer.walk() if isinstance(op, moe.ContractOp) and weight_view(op.weight) is not None]
+    contracts = [op for op in layer.walk() if isinstance(op, moe.ContractOp) and op.activations is None]
+    contracts = [op for op in contracts if weight_view(op.weight) is not None]
     useful: dict[KernelShape, float] = {}
     for contract in contracts:
         view = weight_view(contract.weight)
@@ -476,7 +481,7 @@ def _alike(left: moe.ContractOp, right: moe.ContractOp) -> bool:
     a, b = weight_view(left.weight), weight_view(right.weight)
     assert a is not None and b is not None
     same = (a.indices, a.lead, a.columns, a.depth) == (b.indices, b.lead, b.columns, b.depth)
-    same = same and (a.dtype, a.storage) == (b.dtype, b.storage)
+    same = same and (a.dtype, a.storage, left.activations) == (b.dtype, b.storage, right.activations)
     return same and left.vector is right.vector and shape_of(left.result.type) == shape_of(right.result.type)
 
 

@@ -34,12 +34,17 @@ class WidenActivations(ModulePass):
         target = Target.parse(self.target) if self.target else Target.host()
         wide: dict[SSAValue, SSAValue] = {}
         for operation in list(op.walk()):
-            if isinstance(operation, moe.ContractOp) and weight_view(operation.weight) is not None:
+            if isinstance(operation, moe.ContractOp) and _reads_rows(operation):
                 dtype, vector = element_name(operation.weight.type), operation.vector
                 if element_of(vector.type) != F32 and target.kernel(dtype).activation == "f32":
                     if vector not in wide:
                         wide[vector] = _widened(vector)
                     operation.operands[1] = wide[vector]
+
+
+def _reads_rows(operation: moe.ContractOp) -> bool:
+    """Whether a kernel reads the vector as it stands in memory."""
+    return operation.activations is None and weight_view(operation.weight) is not None
 
 
 def _widened(vector: SSAValue) -> SSAValue:

@@ -32,8 +32,14 @@ __all__ = ["Reference", "Result", "reference"]
 MARGINS = {"f32": 1e-4, "bf16": 2e-2, "f16": 3e-3}
 
 
-def reference(source: Source | Path | str, dims: Mapping[str, int] | None = None, dtype: str = "f32") -> Reference:
-    """The oracle of a layer: a path, a `Source`, or the text itself. `dtype` is what `real` stands for."""
+def reference(
+    source: Source | Path | str,
+    dims: Mapping[str, int] | None = None,
+    dtype: str = "f32",
+    quantized: Sequence[str] = (),
+) -> Reference:
+    """The oracle of a layer: a path, a `Source`, or the text itself. `dtype` is what `real` stands for; `quantized`
+    names the weights whose products take quantised vectors (docs/formats.md)."""
     if isinstance(source, str) and "{" in source:
         source = Source("<string>", source)
     file = parse(source if isinstance(source, Source) else read(source))
@@ -41,7 +47,7 @@ def reference(source: Source | Path | str, dims: Mapping[str, int] | None = None
         raise fail("E0105", f"a file defines one layer, not {len(file.layers)}", file.span)
     if dtype not in REALS:
         raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
-    return Reference(file, dict(dims or {}), dtype)
+    return Reference(file, dict(dims or {}), dtype, tuple(quantized))
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,7 @@ class Reference:
     file: syntax.File
     dims: dict[str, int]
     dtype: str
+    quantized: tuple[str, ...] = ()
     layer: syntax.Layer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -122,7 +129,12 @@ class Reference:
         for name in weights:
             if name not in params:
                 raise fail("E0402", f"`{name}` is not a weight of `{self.layer.name.id}`", help=nearest(name, params))
-        return Interpreter(self.file, DTYPES[self.dtype], weight)
+
+        def quantizing(matrix: Data) -> bool:
+            """Whether a matrix is a part of such a weight: views of one array share its memory."""
+            return any(np.may_share_memory(matrix, loaded[name]) for name in self.quantized if name in loaded)
+
+        return Interpreter(self.file, DTYPES[self.dtype], weight, quantizing if self.quantized else None)
 
     def _scope(self, interpreter: Interpreter) -> dict[str, Any]:
         """The names that the layer's body begins with: the functions, and the dimensions."""
@@ -218,9 +230,13 @@ class _Callable(ModuleType):
     """`moec.reference(…)` is `moec.reference.reference(…)`, whether or not anybody has imported this package before."""
 
     def __call__(
-        self, source: Source | Path | str, dims: Mapping[str, int] | None = None, dtype: str = "f32"
+        self,
+        source: Source | Path | str,
+        dims: Mapping[str, int] | None = None,
+        dtype: str = "f32",
+        quantized: Sequence[str] = (),
     ) -> Reference:
-        return reference(source, dims, dtype)
+        return reference(source, dims, dtype, quantized)
 
 
 sys.modules[__name__].__class__ = _Callable

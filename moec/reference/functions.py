@@ -144,8 +144,8 @@ def invert(value: Value) -> Value:
     return not value if isinstance(value, bool) else pointwise(np.logical_not, BOOL, truth(value))
 
 
-def contract(left: Value, right: Value) -> Array:
-    """`W @ v`: v enters in W's precision; empty slots of the contracted axis add nothing."""
+def contract(left: Value, right: Value, quantized: bool = False) -> Array:
+    """`W @ v`: v enters in W's precision, then perhaps `quantized`; empty slots of the contracted axis add nothing."""
     matrix, vector = lift(left), lift(right)
     if not matrix.dtype.floating or vector.dtype is BOOL:
         raise Fault("E0204", f"cannot contract {kind(left)} with {kind(right)}")
@@ -155,7 +155,23 @@ def contract(left: Value, right: Value) -> Array:
     data, weights = rounded(vector.data.astype(np.float64), matrix.dtype), matrix.data
     if axis is not None and not axis.filled.all():
         data, weights = data[axis.filled], weights[..., axis.filled]
-    return array(weights @ data, F32, matrix.axes[:-1])
+    return array(weights @ (_quantized(data) if quantized else data), F32, matrix.axes[:-1])
+
+
+def _quantized(data: Data) -> Data:
+    """What is left of a vector in blocks of 64: integers of -127 .. 127, times the largest magnitude ÷ 127, as
+    docs/formats.md says. Rounded as f32 rounds."""
+    parts: list[Data] = []
+    for block in np.split(data.astype(np.float32), range(64, len(data), 64)):
+        most = np.abs(block).max()
+        if not np.isfinite(most):
+            parts.append(np.full(block.shape, np.nan))
+        elif most < 2.0**-100:
+            parts.append(np.zeros(block.shape))
+        else:
+            integers = np.rint(block * (np.float32(127) / most))
+            parts.append(integers.astype(np.float64) * float(most * np.float32(1 / 127)))
+    return np.concatenate(parts)
 
 
 def contains(left: Value, right: Value) -> Value:

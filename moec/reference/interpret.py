@@ -69,11 +69,15 @@ def functions_of(file: syntax.File, below: Scope) -> dict[str, Any]:
 
 
 class Interpreter:
-    """Evaluates expressions and bodies. `weight` hands out a parameter's array; `margin` is the smallest distance from
-    a different decision since it was last set."""
+    """Evaluates expressions and bodies. `weight` hands out a parameter's array; `quantizing` says of a matrix whether
+    vectors are quantised before they are multiplied with it. `margin` is the smallest distance from a different
+    decision since it was last set."""
 
-    def __init__(self, file: syntax.File, real: DType, weight: Weight) -> None:
+    def __init__(
+        self, file: syntax.File, real: DType, weight: Weight, quantizing: Callable[[Data], bool] | None = None
+    ) -> None:
         self._dtypes = {**DTYPES, REAL: real}
+        self._quantizing = quantizing
         self._weight = weight
         self._probing = False
         self._calls: tuple[int, ...] = ()
@@ -197,6 +201,8 @@ class Interpreter:
         return functions.negate(operand) if op == "-" else functions.negate(functions.negate(operand))
 
     def _binary(self, op: str, left: Value, right: Value) -> Value:
+        if op == "@" and self._quantizing is not None and isinstance(left, Array) and self._quantizing(left.data):
+            return functions.contract(left, right, quantized=True)
         result = functions.OPERATORS[op](left, right)
         if op in functions.COMPARISONS and not constant(result):
             self._decide(functions.comparison_margin(left, right))

@@ -1,53 +1,132 @@
 """The weights of a layer, taken from a checkpoint as a `bind` block says.
 
-Nothing is copied that need not be: a tensor that is bound as it lies, sliced or transposed is a view, and one tensor
-per expert (`"experts.{e}.w1"`) becomes a `Stack`, which reads an expert when it is asked for it.
+Nothing is copied that need not be: a tensor that is bound as it lies, sliced or transposed is a view, one tensor per
+expert (`"experts.{e}.w1"`) becomes a `Stack`, which reads an expert when it is asked for it, and what is quantised
+stays so (`Blocks`) in every view that keeps rows whole.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 
-from moec.diagnostics import CompileError, fail, nearest
+from moec.checkpoint import Checkpoint
+from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.dims import Dim, Unbound
+from moec.formats.blocks import Blocks, join_blocks
+from moec.formats.origins import ORIGINS, Misfit, Origin
 from moec.language import syntax
 from moec.runtime.arrays import as_numpy
 from moec.runtime.stack import Data, Stack
+from moec.runtime.stored import Source, checked, dense
 
 Tensors = Mapping[str, Any]
 Dims = Mapping[str, int]
+Params: TypeAlias = Mapping[str, syntax.Type]
 
-#: Decodes a tensor in a storage format: the checkpoint and the tensor's name to its values.
-Decoder = Callable[[Tensors, str], Any]
+#: Stands in a tensor's name for the number of an expert.
+EXPERT = "{e}"
 
 
-def bind_weights(
-    file: syntax.File, name: str, tensors: Tensors, dims: Dims, formats: Mapping[str, Decoder] | None = None
-) -> dict[str, Data | Stack]:
-    """Every parameter of the file's layer, from the tensors of a checkpoint. `name` is the `bind` block, `dims`
-    overrides dimensions, `formats` decodes what stands behind `as`. Raises `CompileError` (E0405) where they do not
-    fit."""
+def bind_weights(file: syntax.File, name: str | None, tensors: Tensors, dims: Dims) -> dict[str, Source]:
+    """Every parameter of the file's layer, from the tensors of a checkpoint. `name` is the `bind` block (None: every
+    parameter is the tensor of its name), `dims` overrides dimensions. Raises `CompileError` (E0405) where they do not
+    fit, with every mistake there is."""
+    layer, params, entries = file.layers[0], parameters(file), entries_of(file, name)
+    values, found, mistakes = dimensions(layer, dims), dict[str, Source](), list[Diagnostic]()
+    for param, type in params.items():
+        try:
+            found[param] = Binding(param, tensors, values).weight(type, entries.get(param))
+        except CompileError as error:
+            mistakes += error.diagnostics
+    if mistakes:
+        raise CompileError(*dict.fromkeys(mistakes))
+    return found
+
+
+def parameters(file: syntax.File) -> dict[str, syntax.Type]:
+    """The types of a layer's parameters."""
+    nodes = [node for node in file.layers[0].body if isinstance(node, syntax.Param)]
+    return {param.id: node.type for node in nodes for param in node.names}
+
+
+def entries_of(file: syntax.File, name: str | None) -> dict[str, syntax.Entry]:
+    """The entries of a `bind` block by parameter. Raises `CompileError` (E0405) where it does not fit the layer."""
+    if name is None:
+        return {}
     block = next((block for block in file.binds if block.name.id == name), None)
     if block is None:
         names = [block.name.id for block in file.binds]
         raise fail("E0405", f"there is no bind `{name}`", help=nearest(name, names))
-    layer, entries = file.layers[0], {entry.param.id: entry for entry in block.entries}
-    params = {param.id: node.type for node in layer.body if isinstance(node, syntax.Param) for param in node.names}
+    params = parameters(file)
     for entry in block.entries:
         if entry.param.id not in params:
             help = nearest(entry.param.id, list(params))
-            raise fail("E0405", f"`{entry.param.id}` is not a weight of `{layer.name.id}`", entry.param.span, help=help)
-    values = dimensions(layer, dims)
-    return {
-        param: _Binding(param, tensors, values, formats or {}).weight(type, entries.get(param))
-        for param, type in params.items()
-    }
+            layer = file.layers[0].name.id
+            raise fail("E0405", f"`{entry.param.id}` is not a weight of `{layer}`", entry.param.span, help=help)
+    return {entry.param.id: entry for entry in block.entries}
+
+
+def choose_bind(file: syntax.File, tensors: Collection[str], kind: str) -> str | None:
+    """The `bind` block for a checkpoint: of those whose tensors it has all, the only one, or the one that is called
+    `kind`. None stands for the parameters' own names.
+
+    Raises `CompileError` (E0405) where several would do, or none does.
+    """
+    names: list[str | None] = [block.name.id for block in file.binds] or [None]
+    lacking = {name: [tensor for tensor in needed(file, name) if tensor not in tensors] for name in names}
+    fitting = [name for name in names if not lacking[name]]
+    if len(fitting) == 1 or (kind in fitting):
+        return fitting[0] if len(fitting) == 1 else kind
+    if len(names) == 1 and not fitting:
+        return names[0]  # binding says what is missing, and where it stands
+    if fitting:
+        listed = ", ".join(f"`{name}`" for name in fitting)
+        raise fail("E0405", f"{where(tensors)} fits several binds: {listed}", help="name one (`bind=`, `--bind`)")
+    lost = ", ".join(f"`{name}` needs `{missing[0]}`" for name, missing in lacking.items())
+    raise fail("E0405", f"{where(tensors)} fits no bind: {lost}")
+
+
+def where(tensors: Collection[str]) -> str:
+    """What a message calls a checkpoint."""
+    return str(tensors) if isinstance(tensors, Checkpoint) else "the checkpoint"
+
+
+def needed(file: syntax.File, name: str | None) -> Iterator[str]:
+    """The tensors that a `bind` block cannot do without; of one per expert the first."""
+    entries = entries_of(file, name)
+    for param in parameters(file):
+        entry = entries.get(param)
+        origin = ORIGINS.get(entry.storage) if entry and entry.storage else None
+        for tensor in strings(entry.value) if entry else [param]:
+            first = tensor.replace(EXPERT, "0")
+            if origin is None:
+                yield first
+            else:
+                yield from (each for part, each in origin.names(first).items() if part not in origin.optional)
+
+
+def strings(node: syntax.Expr) -> Iterator[str]:
+    """The tensors that an expression names."""
+    match node:
+        case syntax.String():
+            yield node.value
+        case syntax.Group():
+            yield from strings(node.inner)
+        case syntax.Transpose() | syntax.Index() | syntax.Split():
+            yield from strings(node.operand)
+        case syntax.Call():
+            for argument in node.arguments:
+                yield from strings(argument.value)
+        case _:
+            pass
+
+
+# ── dimensions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def dimensions(layer: syntax.Layer, given: Dims) -> dict[str, int]:
@@ -63,70 +142,86 @@ def dimensions(layer: syntax.Layer, given: Dims) -> dict[str, int]:
     return values
 
 
-OPERATORS: Final[dict[str, Callable[[Fraction, Fraction], Fraction | float]]] = {
-    "+": operator.add,
-    "-": operator.sub,
-    "*": operator.mul,
-    "/": lambda a, b: a / b,
-    "%": operator.mod,
-    "**": lambda a, b: a**b,
-}
-
-
 def whole(node: syntax.Expr, dims: Dims) -> int:
     """A formula over dimensions that is an integer."""
-    value = _formula(node, dims)
-    if value.denominator != 1:
+    try:
+        value = formula(node, dims).evaluate({})
+    except Unbound:
+        raise fail("E0405", "a `bind` knows the dimensions and numbers only", node.span) from None
+    except ZeroDivisionError:
+        raise fail("E0202", f"`{node.span.text}` divides by zero", node.span) from None
+    if isinstance(value, float) or value.denominator != 1:
         raise fail("E0202", f"`{node.span.text}` is {value}, not an integer", node.span)
     return int(value)
 
 
-def _formula(node: syntax.Expr, dims: Dims) -> Fraction:
+def formula(node: syntax.Expr, dims: Dims) -> Dim:
+    """A formula over dimensions, of which `dims` have values."""
     match node:
         case syntax.Number():
-            return node.value
-        case syntax.Name() if node.id in dims:
-            return Fraction(dims[node.id])
+            return Dim.of(node.value)
+        case syntax.Name():
+            return Dim.of(dims[node.id]) if node.id in dims else Dim.symbol(node.id)
         case syntax.Group():
-            return _formula(node.inner, dims)
+            return formula(node.inner, dims)
         case syntax.Unary(op="-" | "+"):
-            value = _formula(node.operand, dims)
+            value = formula(node.operand, dims)
             return -value if node.op == "-" else value
         case syntax.Binary() if node.op in OPERATORS:
-            try:
-                return Fraction(OPERATORS[node.op](_formula(node.left, dims), _formula(node.right, dims)))
-            except ZeroDivisionError:
-                raise fail("E0202", f"`{node.span.text}` divides by zero", node.span) from None
+            value = OPERATORS[node.op](formula(node.left, dims), formula(node.right, dims))
+            if value is not None:
+                return value
         case _:
-            raise fail("E0405", "a `bind` knows the dimensions and numbers only", node.span)
+            pass
+    raise fail("E0405", "a `bind` knows the dimensions and numbers only", node.span)
+
+
+def _power(base: Dim, exponent: Dim) -> Dim | None:
+    return None if exponent.constant is None else base**exponent.constant
+
+
+def _modulo(a: Dim, b: Dim) -> Dim | None:
+    return None if a.constant is None or b.constant is None else Dim.of(a.constant % b.constant)
+
+
+OPERATORS: Final[dict[str, Callable[[Dim, Dim], Dim | None]]] = {
+    "+": Dim.__add__,
+    "-": Dim.__sub__,
+    "*": Dim.__mul__,
+    "/": Dim.__truediv__,
+    "%": _modulo,
+    "**": _power,
+}
+
+
+# ── binding ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)
-class _Binding:
+class Binding:
     """One parameter on its way out of the checkpoint."""
 
     param: str
     tensors: Tensors
     dims: Dims
-    formats: Mapping[str, Decoder]
 
-    def weight(self, type: syntax.Type, entry: syntax.Entry | None) -> Data | Stack:
+    def weight(self, type: syntax.Type, entry: syntax.Entry | None) -> Source:
         shape = tuple(whole(length, self.dims) for length in type.shape or ())
-        value = self._value(entry.value, entry.storage) if entry else self._tensor(self.param, None, None)
+        value = self._value(entry.value, entry.storage) if entry else self.tensor(self.param, None, None)
         if value.shape != shape:
             source = f"`{entry.value.span.text}`" if entry else "the tensor of that name"
             message = f"`{self.param}` is {list(shape)}, but {source} is {list(value.shape)}"
             raise fail("E0405", message, entry.value.span if entry else type.span)
         return value
 
-    def _value(self, node: syntax.Expr, storage: str | None) -> Data | Stack:
+    def _value(self, node: syntax.Expr, storage: str | None) -> Source:
         match node:
             case syntax.String():
-                return self._tensor(node.value, storage, node)
+                return self.tensor(node.value, storage, node)
             case syntax.Group():
                 return self._value(node.inner, storage)
             case syntax.Transpose():
-                return self._transpose(self._value(node.operand, storage), node)
+                return self._transpose(self._plain(node.operand, storage), node)
             case syntax.Index():
                 return self._index(self._value(node.operand, storage), node)
             case syntax.Split():
@@ -136,38 +231,75 @@ class _Binding:
             case _:
                 raise self._wrong("a `bind` takes tensors, slices, `.T`, `split` and `concat`", node)
 
+    def _plain(self, node: syntax.Expr, storage: str | None) -> Data | Stack:
+        """A value whose rows a view takes apart, so it can only be dense."""
+        value = self._value(node, storage)
+        return dense(value, self.param) if isinstance(value, Blocks) else value
+
     def _wrong(self, message: str, node: syntax.Node | None) -> CompileError:
         return fail("E0405", f"`{self.param}`: {message}", node.span if node else None)
 
     # tensors
 
-    def _tensor(self, name: str, storage: str | None, node: syntax.Node | None) -> Data | Stack:
-        if "{e}" not in name:
+    def tensor(self, name: str, storage: str | None, node: syntax.Node | None) -> Source:
+        """A tensor, or one per expert stacked; `storage` is what stands behind `as`."""
+        if EXPERT not in name:
             return self._read(name, storage, node)
-        count = 0
-        while name.replace("{e}", str(count)) in self.tensors:
-            count += 1
-        first = self._read(name.replace("{e}", "0"), storage, node)
+        count = self._count(name, storage)
+        first = self._read(name.replace(EXPERT, "0"), storage, node)
 
-        def read(expert: int) -> Data:
-            data = first if expert == 0 else self._read(name.replace("{e}", str(expert)), storage, node)
+        def read(expert: int) -> Source:
+            tensor = name.replace(EXPERT, str(expert))
+            data = first if expert == 0 else self._read(tensor, storage, node)
             if data.shape != first.shape:
-                tensor = name.replace("{e}", str(expert))
                 raise self._wrong(f"`{tensor}` is {list(data.shape)}, the first is {list(first.shape)}", node)
             return data
 
-        return Stack((count, *first.shape), first.dtype, read)
+        if isinstance(first, Blocks):
+            parts = [part for part in map(read, range(count)) if isinstance(part, Blocks)]
+            if len(parts) < count or any(part.format != first.format for part in parts):
+                raise self._wrong(f"`{name}` is not stored alike for all experts", node)
+            return Blocks.stack(parts)
+        return Stack((count, *first.shape), first.dtype, lambda expert: self._dense(read(expert)))
 
-    def _read(self, name: str, storage: str | None, node: syntax.Node | None) -> Data:
-        if storage is not None:
-            if storage not in self.formats:
-                raise fail("E0901", f"`{self.param}`: the storage format `{storage}`", node.span if node else None)
-            return np.asarray(self.formats[storage](self.tensors, name))
+    def _count(self, name: str, storage: str | None) -> int:
+        origin = ORIGINS.get(storage) if storage else None
+        pattern = origin.names(name)["codes"] if origin else name
+        count = 0
+        while pattern.replace(EXPERT, str(count)) in self.tensors:
+            count += 1
+        return count
+
+    def _dense(self, value: Source) -> Data:
+        return np.asarray(dense(value, self.param) if isinstance(value, Blocks) else value)
+
+    def _read(self, name: str, storage: str | None, node: syntax.Node | None) -> Data | Blocks:
+        if storage is None:
+            value = self._find(name, node)
+            return value if isinstance(value, Blocks) else as_numpy(value, name)
+        if storage not in ORIGINS:
+            help = nearest(storage, [*ORIGINS]) or f"there are {', '.join(ORIGINS)}"
+            raise fail("E0306", f"`{storage}` is not a way to store tensors", node.span if node else None, help=help)
+        return self._open(ORIGINS[storage], name, node)
+
+    def _find(self, name: str, node: syntax.Node | None) -> Any:
         if name not in self.tensors:
-            help = nearest(name, list(self.tensors))
-            message = f"`{self.param}` needs the tensor `{name}`, which the checkpoint lacks"
-            raise fail("E0405", message, node.span if node else None, help=help)
-        return as_numpy(self.tensors[name], name)
+            message = f"`{self.param}` needs the tensor `{name}`, which {where(self.tensors)} lacks"
+            raise fail("E0405", message, node.span if node else None, help=nearest(name, list(self.tensors)))
+        return self.tensors[name]
+
+    def _open(self, origin: Origin, name: str, node: syntax.Node | None) -> Blocks:
+        """The parts of a quantised tensor together."""
+        names = origin.names(name)
+        parts = {
+            part: as_numpy(self._find(tensor, node), tensor)
+            for part, tensor in names.items()
+            if part not in origin.optional or tensor in self.tensors
+        }
+        try:
+            return checked(origin.open(parts), f"`{names['codes']}` in {where(self.tensors)}")
+        except Misfit as error:
+            raise self._wrong(f"`{names['codes']}` is not stored `as {origin.name}`: {error}", node) from None
 
     # operations: on a stack they go to its arrays wherever the first axis is left alone
 
@@ -178,10 +310,16 @@ class _Binding:
             return value.map(lambda data: data.swapaxes(-1, -2))
         return np.asarray(value).swapaxes(-1, -2)
 
-    def _index(self, value: Data | Stack, node: syntax.Index) -> Data | Stack:
+    def _index(self, value: Source, node: syntax.Index) -> Source:
         if len(node.items) > len(value.shape):
             raise self._wrong(f"{len(node.items)} items for {list(value.shape)}", node)
         items = tuple(self._item(item, size) for item, size in zip(node.items, value.shape, strict=False))
+        if isinstance(value, Blocks):
+            lead, last = items[: len(value.shape) - 1], items[len(value.shape) - 1 :]
+            rows = value.rows[lead]
+            if last in ((), (slice(0, value.shape[-1], 1),)) and rows.ndim:
+                return value.pick(rows)
+            value = dense(value, self.param)
         if isinstance(value, Stack) and isinstance(items[0], slice):
             experts, rest = range(len(value))[items[0]], items[1:]
             part = value.part(experts)
@@ -204,17 +342,22 @@ class _Binding:
             raise self._wrong(f"`{item.span.text}` lies outside an axis of length {size}", item)
         return slice(start, stop, step)
 
-    def _split(self, value: Data | Stack, node: syntax.Split) -> Data | Stack:
-        shape = [-1 if _blank(length) else whole(length, self.dims) for length in node.shape]
+    def _split(self, value: Source, node: syntax.Split) -> Source:
+        shape = [-1 if blank(length) else whole(length, self.dims) for length in node.shape]
         known, total = prod(length for length in shape if length != -1), prod(value.shape)
         if shape.count(-1) > 1 or not known or total % known or (-1 not in shape and known != total):
             raise self._wrong(f"{list(value.shape)} does not split as [{', '.join(map(str, shape))}]", node)
+        shape = [total // known if length == -1 else length for length in shape]
+        if isinstance(value, Blocks):
+            if shape[-1] == value.shape[-1] and len(shape) > 1:
+                return value.pick(value.rows.reshape(shape[:-1]))
+            value = dense(value, self.param)
         if isinstance(value, Stack) and shape[0] == len(value):
             return value.map(lambda data: data.reshape(shape[1:]))
         return np.asarray(value).reshape(shape)
 
-    def _concat(self, node: syntax.Call, storage: str | None) -> Data | Stack:
-        axis, parts = 0, list[Data | Stack]()
+    def _concat(self, node: syntax.Call, storage: str | None) -> Source:
+        axis, parts = 0, list[Source]()
         for argument in node.arguments:
             if argument.name == "axis":
                 axis = whole(argument.value, self.dims)
@@ -227,12 +370,17 @@ class _Binding:
         axis %= min(ranks)
         if len({(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}) > 1:
             raise self._wrong(f"shapes do not fit: {', '.join(map(str, shapes))}", node)
-        if axis and all(isinstance(part, Stack) for part in parts):
+        blocks = [part for part in parts if isinstance(part, Blocks)]
+        if len(blocks) == len(parts) and len({part.format for part in blocks}) == 1 and axis < min(ranks) - 1:
+            return join_blocks(blocks, axis)
+        plain = [dense(part, self.param) if isinstance(part, Blocks) else part for part in parts]
+        if axis and all(isinstance(part, Stack) for part in plain):
             shape = tuple(sum(s[axis] for s in shapes) if a == axis else n for a, n in enumerate(shapes[0]))
-            join: Callable[[int], Data] = lambda e: np.concatenate([part[e] for part in parts], axis - 1)  # noqa: E731
-            return Stack(shape, np.result_type(*(part.dtype for part in parts)), join)
-        return np.concatenate([np.asarray(part) for part in parts], axis)
+            join: Callable[[int], Data] = lambda e: np.concatenate([part[e] for part in plain], axis - 1)  # noqa: E731
+            return Stack(shape, np.result_type(*(part.dtype for part in plain)), join)
+        return np.concatenate([np.asarray(part) for part in plain], axis)
 
 
-def _blank(node: syntax.Expr) -> bool:
+def blank(node: syntax.Expr) -> bool:
+    """Whether an axis of a `split` is the one that is computed."""
     return isinstance(node, syntax.Name) and node.id == "_"

@@ -47,9 +47,10 @@ class Interface:
     """What a caller has to know: the arrays in the order of the arguments, and the workspace.
 
     `raw` are the parameters that are read as they are, `packed` those that are read as panels; one parameter may be
-    both. `dims` has the dimensions' values. `extras` names every auxiliary output that the layer could give, `aux` has
-    those that this program does. The workspace of
-    a call is `bytes_per_token` for each token, `fixed_bytes`, and `scratch_bytes` for each thread after the first.
+    both. `dims` has the dimensions' values, `real` is the working precision, `spec` a digest of the layer's text
+    without its comments and binds, `binds` one of these. `extras` names every auxiliary output that the layer could
+    give, `aux` has those that this program does. The workspace of a call is `bytes_per_token` for each token,
+    `fixed_bytes`, and `scratch_bytes` for each thread after the first.
     """
 
     name: str
@@ -64,11 +65,19 @@ class Interface:
     scratch_bytes: int
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
     extras: tuple[str, ...] = ()
+    real: str = ""
+    spec: str = ""
+    binds: str = ""
 
     @property
     def storage(self) -> dict[str, str]:
         """The storage format of every parameter that has one."""
         return {name: packed.storage for packed in self.packed if packed.storage for name in packed.params}
+
+    @property
+    def quantized(self) -> tuple[str, ...]:
+        """The parameters whose products take quantised vectors."""
+        return tuple(name for packed in self.packed if packed.tile.startswith("int8 ") for name in packed.params)
 
     def to_json(self) -> dict[str, Any]:
         """The interface as plain data."""
@@ -84,12 +93,15 @@ class Interface:
             aux=_arrays(data["aux"]),
             params=_arrays(data["params"]),
             raw=tuple(map(str, data["raw"])),
-            packed=tuple(_packed(item) for item in data["packed"]),
+            packed=tuple(read_packed(item) for item in data["packed"]),
             bytes_per_token=int(data["bytes_per_token"]),
             fixed_bytes=int(data["fixed_bytes"]),
             scratch_bytes=int(data["scratch_bytes"]),
             dims={str(name): int(value) for name, value in data["dims"].items()},
             extras=tuple(map(str, data["extras"])),
+            real=str(data["real"]),
+            spec=str(data["spec"]),
+            binds=str(data["binds"]),
         )
 
 
@@ -97,7 +109,8 @@ def _arrays(items: list[Mapping[str, Any]]) -> tuple[Array, ...]:
     return tuple(Array(str(item["name"]), str(item["dtype"]), tuple(map(int, item["shape"]))) for item in items)
 
 
-def _packed(item: Mapping[str, Any]) -> Packed:
+def read_packed(item: Mapping[str, Any]) -> Packed:
+    """The inverse of `asdict`. Raises `KeyError`, `TypeError` or `ValueError` on other data."""
     views = tuple(tuple(map(str, steps)) for steps in item["views"])
     keys, n, k = (int(item[name]) for name in ("keys", "n", "k"))
     dtype, tile, storage = (str(item[name]) for name in ("dtype", "tile", "storage"))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
 from moec.formats import storage_of
-from moec.runtime import arrays
+from moec.runtime import arrays, saved
 from moec.runtime import weights as packing
 from moec.runtime.cache import Program
 from moec.runtime.interface import Array, Interface, Storage
 from moec.runtime.jit import Code
+from moec.runtime.loading import Request, Text, Told, dotted, load_checkpoint
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pool import Pool
 from moec.runtime.weights import Weights
@@ -40,9 +43,9 @@ class Kernel:
         show: Callable[[str], str | bytes],
         pool: Callable[[int | None], Pool | None],
         storage: Storage = (),
-        bind: Callable[[str, Mapping[str, Any]], Mapping[str, Any]] | None = None,
+        text: Text | None = None,
     ) -> None:
-        self._bind = bind
+        self._text = text
         self._variant = variant
         self._show = show
         self._pool = pool
@@ -67,6 +70,11 @@ class Kernel:
         """The value of every dimension."""
         return self.interface.dims
 
+    @property
+    def activations(self) -> str:
+        """How vectors are multiplied with stored weights: `real`, or `int8` where a product quantises them."""
+        return "int8" if self.interface.quantized else "real"
+
     def __repr__(self) -> str:
         inputs, outputs = (", ".join(map(_signature, part)) for part in (self.interface.inputs, self.interface.outputs))
         return f"<moec.Kernel {self.name}({inputs}) -> {outputs}>"
@@ -90,12 +98,77 @@ class Kernel:
         (E0401 to E0405, E0306, E0407) with every mistake there is.
         """
         if bind is not None:
-            if self._bind is None:
-                raise fail("E0405", f"the text of `{self.name}` is not at hand, so neither is its `bind`")
+            prefix = dotted(prefix)
             below = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            arrays = self._bind(bind, below)
+            arrays = self._layer_text.bind(bind, below)
         chosen = self._storage if storage is None else storage_of(storage)
         return packing.pack(self._runner(self._names, chosen).interface, arrays, chosen)
+
+    def load(
+        self,
+        path: Path | str,
+        prefix: str = "",
+        bind: str | None = None,
+        storage: Mapping[str, str] | str | None = None,
+        packed: Path | str | None = None,
+        verify: bool = False,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> Weights:
+        """The weights in a file: a checkpoint (safetensors, GGUF, a directory with one), or what `save` wrote, mapped.
+
+        Of a checkpoint, the `bind` block says which tensors below `prefix` the parameters are; without a name it is
+        the block whose tensors are there. What is quantised stays as it is stored, unless `storage` says otherwise.
+        `packed` names a file for the packed weights: they are mapped from there if they were packed from these files
+        for this kernel, else packed anew and saved there. `verify` compares the checksums of a packed file, which reads
+        all of it. `progress` is told how many bytes have been packed, of how many.
+
+        Raises `CompileError`: E0001, E0408 (a file), E0405, E0401 to E0404, E0407, E0306 (what is in it), E0409 (packed
+        weights for another kernel).
+        """
+        if is_moepack(path):
+            return self._restore(Moepack(path, verify))
+        chosen = (self._storage or None) if storage is None else storage_of(storage)
+        request = Request(Path(path), dotted(prefix), bind, chosen)
+        if packed is not None and (kept := self._keep(request, packed, verify)) is not None:
+            return kept
+        loaded = load_checkpoint(self._layer_text, request)
+        interface = self._runner(self._names, loaded.storage).interface
+        told = None if progress is None else Told(progress, packing.packed_size(interface))
+        weights = packing.pack(interface, loaded.arrays, loaded.storage, told or packing.ignore)
+        weights.source.update(request.source(loaded.checkpoint.stamps, interface.binds))
+        if packed is not None:
+            self.save(weights, packed)
+        return weights
+
+    def save(self, weights: Weights, path: Path | str, progress: Callable[[int, int], object] | None = None) -> None:
+        """Writes packed weights to a file that `load` maps: aside first, then moved into place.
+
+        Raises `CompileError` (E0402, E0901) and `OSError`.
+        """
+        runner = self._runner(self._names, weights.storage)
+        weights.complete(runner, runner.interface)
+        told = None if progress is None else Told(progress, weights.nbytes)
+        saved.save(path, runner.interface, weights, told)
+
+    def _restore(self, pack: Moepack) -> Weights:
+        saved.compare(pack, self.interface)
+        storage = saved.storage_in(pack)  # compared first: of another layer these are not even weights
+        return saved.restore(pack, self._runner(self._names, storage).interface, storage)
+
+    def _keep(self, request: Request, path: Path | str, verify: bool) -> Weights | None:
+        """The weights that were saved for the same request, if they are still good."""
+        try:
+            pack = Moepack(path, verify)
+            same = request.made(pack.header.get("source"), self.interface.binds)
+            return self._restore(pack) if same else None
+        except CompileError:
+            return None
+
+    @property
+    def _layer_text(self) -> Text:
+        if self._text is None:
+            raise fail("E0405", f"the text of `{self.name}` is not at hand, so neither is its `bind`")
+        return self._text
 
     def __call__(
         self,

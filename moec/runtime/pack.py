@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
+from moec.runtime.interface import Packed
 from moec.runtime.memory import aligned_empty
 from moec.target import KernelShape
 
@@ -51,6 +52,12 @@ def packed_bytes(shape: KernelShape, n: int, k: int, matrices: int, storage: str
     if not storage:
         return panel_bytes(shape, n, k, matrices)
     return PanelLayout(FORMATS[storage].layout, shape.columns, n, k, matrices).nbytes
+
+
+def all_bytes(packed: Packed) -> int:
+    """The bytes of all panels of a `Packed`. Raises `ValueError` or `LookupError` where it is none that is known."""
+    shape = KernelShape.parse(packed.tile, packed.dtype)
+    return packed.keys * packed_bytes(shape, packed.n, packed.k, len(packed.params), packed.storage)
 
 
 def pack_panels(

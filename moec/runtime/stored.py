@@ -7,43 +7,25 @@ views that a layer takes of it nor on the panels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moec.diagnostics import fail
 from moec.formats import FORMATS, Coded, encode
+from moec.formats.blocks import Blocks
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.memory import aligned_empty
 from moec.runtime.stack import Data, Stack, apply_step
 from moec.target import KernelShape
 
-
-@dataclass(frozen=True, eq=False)
-class Blocks:
-    """A parameter of `shape` that comes in a storage format; `read(i)` gives the matrix [n, k] at place i of the
-    leading axes, counted together."""
-
-    shape: tuple[int, ...]
-    format: str
-    read: Callable[[int], Coded]
-
-    def decode(self) -> NDArray[np.float32]:
-        """All of it, dense."""
-        parts = [self.read(index).decode() for index in range(prod(self.shape[:-2]))]
-        return np.stack(parts).reshape(self.shape)
-
-
 #: Where a parameter comes from.
 Source: TypeAlias = Data | Stack | Blocks
 
 
-def stored_panels(packed: Packed, sources: list[tuple[Source, Array]]) -> Data:
+def stored_panels(packed: Packed, sources: list[tuple[Source, Array]], progress: Callable[[int], object]) -> Data:
     """The panels of a stack of matrices in a storage format, one matrix after the other.
 
     Raises `CompileError`: E0306, E0407 where weights cannot be stored so, E0404 where they come in another format.
@@ -51,61 +33,33 @@ def stored_panels(packed: Packed, sources: list[tuple[Source, Array]]) -> Data:
     shape, format = KernelShape.parse(packed.tile, packed.dtype), FORMATS[packed.storage]
     place = PanelLayout(format.layout, shape.columns, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * place.nbytes)
-    rows = [
-        _Rows(source, param, packed.storage, steps)
+    stacks = [
+        _viewed(in_format(source, param, packed.storage), steps, packed.keys, packed.n)
         for (source, param), steps in zip(sources, packed.views, strict=True)
     ]
     for key in range(packed.keys):
         part = buffer[key * place.nbytes : (key + 1) * place.nbytes]
-        place.pack([each.matrix(key, packed.n) for each in rows], part)
+        place.pack([stack.read(key) for stack in stacks], part)
+        progress(part.nbytes)
     return buffer
 
 
-class _Rows:
-    """The rows of a parameter in the order of a view: which of its matrices, and which row of that."""
-
-    def __init__(self, source: Source, param: Array, storage: str, steps: tuple[str, ...]) -> None:
-        self.read, self.shape = reader(source, param, storage), param.shape
-        # A view never touches the last axis, so one number stands for each row.
-        index = np.arange(prod(param.shape[:-1])).reshape(*param.shape[:-1], 1)
-        for step in steps:
-            name, *words = step.split()
-            index = apply_step(index, " ".join([name, *words[:-1], "1"]) if name == "reshape" else step, None)
-        self.index = index.reshape(-1)
-        self.last: tuple[int, Coded] | None = None
-
-    def matrix(self, key: int, n: int) -> Coded:
-        wanted = self.index[key * n : (key + 1) * n]
-        homes = wanted // self.shape[-2]
-        cuts = [0, *(np.nonzero(np.diff(homes))[0] + 1).tolist(), n]
-        parts = [self._part(int(homes[a]), wanted[a:b] % self.shape[-2]) for a, b in pairwise(cuts)]
-        first = parts[0]
-        if len(parts) == 1:
-            return first
-        fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in first.fields}
-        return Coded(first.layout, np.concatenate([part.codes for part in parts]), fields)
-
-    def _part(self, home: int, rows: Any) -> Coded:
-        if self.last is None or self.last[0] != home:
-            self.last = home, self.read(home)
-        coded = self.last[1]
-        return coded if len(rows) == len(coded.codes) and bool((np.diff(rows) == 1).all()) else coded.take(rows)
+def _viewed(source: Blocks, steps: tuple[str, ...], keys: int, n: int) -> Blocks:
+    """What the steps of a `Packed` make of a parameter: `keys` matrices of `n` rows each."""
+    rows = source.rows[..., None]  # a view never touches the last axis, so one number stands for each row
+    for step in steps:
+        name, *words = step.split()
+        rows = apply_step(rows, " ".join([name, *words[:-1], "1"]) if name == "reshape" else step, None)
+    return source.pick(rows.reshape(keys, n))
 
 
-def reader(source: Source, param: Array, storage: str) -> Callable[[int], Coded]:
-    """How to get each matrix of a parameter in a storage format."""
+def in_format(source: Source, param: Array, storage: str) -> Blocks:
+    """A parameter in a storage format: as it comes, or dense weights encoded matrix by matrix."""
     format, lead = FORMATS[storage], param.shape[:-2]
     if isinstance(source, Blocks):
         if source.format != storage:
             raise fail("E0404", f"`{param.name}` comes as {source.format}, not as {storage}")
-
-        def checked(index: int) -> Coded:
-            coded = source.read(index)
-            if wrong := coded.wrong():
-                raise fail("E0407", f"`{param.name}`, matrix {index}: {wrong}")
-            return coded
-
-        return checked
+        return checked(source, f"`{param.name}`")
 
     def read(index: int) -> Coded:
         matrix: Any = source
@@ -113,7 +67,32 @@ def reader(source: Source, param: Array, storage: str) -> Callable[[int], Coded]
             matrix = matrix[int(at)]
         return encode(format, np.asarray(matrix), param.name)
 
-    return read
+    return Blocks(param.shape, storage, read)
+
+
+def checked(source: Blocks, name: str) -> Blocks:
+    """Blocks whose scales are looked at when they are read: E0407 where one is no number."""
+
+    def read(index: int) -> Coded:
+        coded = source.read(index)
+        if wrong := coded.wrong():
+            raise fail("E0407", f"{name}, matrix {index}: {wrong}")
+        return coded
+
+    return Blocks(source.shape, source.format, read)
+
+
+def dense(source: Blocks, name: str) -> Data | Stack:
+    """Blocks as f32, decoded when they are read, along the first axis."""
+    blocks, each = checked(source, f"`{name}`"), prod(source.shape[1:-2])
+    if len(source.shape) == 2:
+        return blocks.read(0).decode()
+
+    def read(index: int) -> Data:
+        parts = [blocks.read(index * each + i).decode() for i in range(each)]
+        return np.stack(parts).reshape(source.shape[1:])
+
+    return Stack(source.shape, np.dtype(np.float32), read)
 
 
 def decoded(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +101,5 @@ def decoded(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Any]:
     for param in interface.params:
         storage = interface.storage.get(param.name)
         if storage is not None:
-            blocks = Blocks(param.shape, storage, reader(arrays[param.name], param, storage))
-            result[param.name] = blocks.decode()
+            result[param.name] = in_format(arrays[param.name], param, storage).decode()
     return result

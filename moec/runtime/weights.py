@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.formats.blocks import Blocks
 from moec.runtime.arrays import NUMPY, Data, address, as_numpy, element, is_torch
 from moec.runtime.interface import Array, Interface, Packed, Storage
 from moec.runtime.memory import aligned_empty
-from moec.runtime.pack import pack_panels, panel_bytes
+from moec.runtime.pack import all_bytes, pack_panels, panel_bytes
 from moec.runtime.stack import Stack, apply_step
-from moec.runtime.stored import Blocks, Source, stored_panels
+from moec.runtime.stored import Source, dense, stored_panels
 from moec.target import KernelShape
+
+#: Is told how many bytes more have been packed.
+Progress: TypeAlias = Callable[[int], object]
+
+
+def ignore(nbytes: int) -> None:
+    """For those who do not want to know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +42,8 @@ class Weights:
     panels: dict[Packed, Data]
     rest: Mapping[str, Source]
     storage: Storage = ()
+    #: What the weights were packed from, where that is a file: plain data.
+    source: dict[str, Any] = field(default_factory=dict[str, Any])
     #: By program: where everything lies that it reads.
     addresses: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -63,19 +73,29 @@ class Weights:
             self.addresses[program] = tuple(map(address, data))
         return self.addresses[program]
 
-    def add(self, interface: Interface, known: Mapping[str, Source]) -> None:
+    def add(self, interface: Interface, known: Mapping[str, Source], progress: Progress = ignore) -> None:
         """Packs what a program reads and is not there yet, of the parameters `known`."""
         params = {param.name: param for param in interface.params}
         for name in interface.raw:
             if name not in self.raw:
-                self.raw[name] = _converted(known[name], params[name])
+                self.raw[name] = converted(known[name], params[name])
+                progress(self.raw[name].nbytes)
         for packed in interface.packed:
             if packed not in self.panels:
-                self.panels[packed] = _panels(packed, [(known[name], params[name]) for name in packed.params])
+                sources = [(known[name], params[name]) for name in packed.params]
+                self.panels[packed] = _panels(packed, sources, progress)
 
 
-def pack(interface: Interface, arrays: Mapping[str, Any], storage: Storage = ()) -> Weights:
-    """Packs every parameter of a layer.
+def packed_size(interface: Interface) -> int:
+    """The bytes of all weights that a program reads."""
+    raw = [prod(p.shape) * NUMPY[p.dtype].itemsize for p in interface.params if p.name in interface.raw]
+    return sum(raw) + sum(map(all_bytes, interface.packed))
+
+
+def pack(
+    interface: Interface, arrays: Mapping[str, Any], storage: Storage = (), progress: Progress = ignore
+) -> Weights:
+    """Packs every parameter of a layer; `progress` is told how many bytes more of `packed_size` there are.
 
     `arrays` has for each parameter an array of its shape: NumPy, torch, DLPack, or a sequence of one array for each
     index of the first axis (`len`, `[i]`, `shape`, `dtype`), which is read one at a time. Floating types are converted,
@@ -86,7 +106,7 @@ def pack(interface: Interface, arrays: Mapping[str, Any], storage: Storage = ())
     read = {*interface.raw, *(name for packed in interface.packed for name in packed.params)}
     rest = {name: array for name, array in found.items() if name not in read}
     weights = Weights(interface.name, {}, {}, rest, storage)
-    weights.add(interface, found)
+    weights.add(interface, found, progress)
     return weights
 
 
@@ -138,10 +158,10 @@ def _differences(array: Source, param: Array) -> list[Diagnostic]:
     return mistakes
 
 
-def _converted(array: Source, param: Array) -> Data:
+def converted(array: Source, param: Array) -> Data:
     """A parameter as it is read raw: contiguous, aligned, of its own type."""
     dtype = NUMPY[param.dtype]
-    array = array.decode() if isinstance(array, Blocks) else array
+    array = dense(array, param.name) if isinstance(array, Blocks) else array
     if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.c_contiguous and not address(array) % 64:
         return array
     out = aligned_empty(max(64, prod(param.shape) * dtype.itemsize))[: prod(param.shape) * dtype.itemsize]
@@ -154,19 +174,20 @@ def _converted(array: Source, param: Array) -> Data:
     return result
 
 
-def _panels(packed: Packed, sources: list[tuple[Source, Array]]) -> Data:
+def _panels(packed: Packed, sources: list[tuple[Source, Array]], progress: Progress) -> Data:
     """The panels of a stack of matrices, packed one matrix after the other."""
     if packed.storage:
-        return stored_panels(packed, sources)
+        return stored_panels(packed, sources, progress)
     shape = KernelShape.parse(packed.tile, packed.dtype)
     size = panel_bytes(shape, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * size)
     stacks = [
-        matrices(array.decode() if isinstance(array, Blocks) else array, param.dtype, steps, packed)
+        matrices(dense(array, param.name) if isinstance(array, Blocks) else array, param.dtype, steps, packed)
         for (array, param), steps in zip(sources, packed.views, strict=True)
     ]
     for key, group in enumerate(zip(*stacks, strict=True)):
         pack_panels(list(group), shape, buffer[key * size : (key + 1) * size])
+        progress(size)
     return buffer
 
 

@@ -79,6 +79,25 @@ def bind() -> object:
     return bind_weights(file, "checkpoint", {"norm.bias": np.ones(4)}, {"H": 4})
 
 
+def checkpoint(write: Callable[[Path], object]) -> Callable[[], object]:
+    """The mistake is in a file of weights."""
+
+    def run() -> object:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "model.safetensors"
+            write(path)
+            return moec.compile(SMALL, threads=1).load(path)
+
+    return run
+
+
+def repacked() -> object:
+    with tempfile.TemporaryDirectory() as directory:
+        narrow, wide = (moec.compile(SMALL, dims={"H": size}, threads=1) for size in (4, 8))
+        narrow.save(narrow.pack({"w": np.ones(4, np.float32)}), Path(directory) / "small.moepack")
+        return wide.load(Path(directory) / "small.moepack")
+
+
 def spread(*layers: str) -> object:
     """Ranks with such kernels."""
     from moec.integrations.distributed import Form, starts_of
@@ -137,6 +156,8 @@ CASES: Final[dict[str, Callable[[], object]]] = {
     "E0405": bind,
     "E0406": look_up,
     "E0407": lambda: encode(find_format("q8_0"), np.full((2, 32), np.inf), "down"),
+    "E0408": checkpoint(lambda path: path.write_bytes(b"\xff" * 16)),
+    "E0409": repacked,
     "E0501": lambda: spread(SMALL),
     "E0502": lambda: spread(EXPERTS % ("1", "1"), EXPERTS % ("2", "2")),
     "E0902": trace,

@@ -11,9 +11,10 @@ import pytest
 import moec
 from moec.diagnostics import CompileError
 from moec.formats import FORMATS, encode
+from moec.formats.blocks import Blocks
 from moec.measure.compare import TOLERANCES, errors
 from moec.runtime.kernel import Kernel
-from moec.runtime.stored import Blocks, decoded
+from moec.runtime.stored import decoded
 from tests.examples import EXAMPLES, load, random_weights
 
 DIMS: Final = {

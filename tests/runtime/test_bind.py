@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from moec.diagnostics import CompileError
+from moec.formats.blocks import Blocks
 from moec.language.parse import parse
 from moec.runtime.bind import Stack, bind_weights
 from moec.source import Source
@@ -14,10 +15,10 @@ from moec.source import Source
 DIMS = {"H": 4, "I": 3, "E": 2}
 
 
-def bound(entry: str, tensors: dict, shape: str = "[E, I, H]", formats=None):
+def bound(entry: str, tensors: dict, shape: str = "[E, I, H]"):
     """The parameter `w` of a shape, bound by an entry."""
     text = f"moe m[H, I, E](x: [H]) -> [H] {{ param w: {shape} return x }} bind b {{ {entry} }}"
-    return bind_weights(parse(Source("m.moe", text)), "b", tensors, DIMS, formats)["w"]
+    return bind_weights(parse(Source("m.moe", text)), "b", tensors, DIMS)["w"]
 
 
 def counted(*shape: int) -> np.ndarray:
@@ -101,10 +102,16 @@ def test_a_stack_is_an_array(entry: str, expected):
     np.testing.assert_array_equal(np.asarray(bound(entry, tensors, shape)), want)
 
 
-def test_a_storage_format_is_decoded_before_everything_else():
-    formats = {"nibbles": lambda tensors, name: tensors[name + "_low"] * 2.0}
-    w = bound('w = "q"[:, :I] as nibbles', {"q_low": counted(2, 6, 4)}, formats=formats)
-    np.testing.assert_array_equal(w, counted(2, 6, 4)[:, :3] * 2)
+def test_a_storage_format_comes_before_everything_else():
+    codes = np.arange(2 * 6 * 4, dtype=np.int8).reshape(2, 6, 4)
+    tensors = {"q": codes, "q_scale": counted(2, 6, 1)}
+    dense = codes * counted(2, 6, 1)
+    w = bound('w = "q"[:, 1::2] as int8', tensors)
+    assert isinstance(w, Blocks) and w.format == "int8"
+    np.testing.assert_array_equal(w.decode(), dense[:, 1::2])
+    turned = bound('w = "q"[:, :, :3].T as int8', tensors, "[E, 3, 2 * I]")
+    assert isinstance(turned, Stack)
+    np.testing.assert_array_equal(np.asarray(turned), dense[:, :, :3].swapaxes(1, 2))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,8 @@ def test_experts_that_differ_or_are_missing():
 
 
 def test_unknown_names():
-    assert code('w = "q" as mxfp9', {})[0] == "E0901"
+    found, text = code('w = "q" as mxfp9', {})
+    assert found == "E0306" and "did you mean `mxfp4`" in text
     file = parse(Source("m.moe", "moe m[H](x: [H]) -> [H] { return x } bind transformers { }"))
     with pytest.raises(CompileError, match="did you mean `transformers`"):
         bind_weights(file, "transformer", {}, {"H": 4})

@@ -1,0 +1,56 @@
+"""A tensor in a file: where it lies and what it is. Nothing of it is read before it is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moec.checkpoint.files import MappedFile
+from moec.diagnostics import fail
+from moec.formats import FORMATS, Coded
+from moec.formats.blocks import Blocks
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Elements of `dtype`, or the blocks of a storage `format` along the last axis; `unknown` names a format that moec
+    does not have. `nbytes` is what the tensor takes in its file, from `offset` on."""
+
+    name: str
+    file: MappedFile
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    format: str = ""
+    unknown: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        if self.format:
+            row = FORMATS[self.format]
+            return prod(self.shape) // row.block * int(row.nbytes)
+        return prod(self.shape) * self.dtype.itemsize
+
+    def open(self) -> NDArray[Any] | Blocks:
+        """The tensor as a view of its file. Raises `CompileError` (E0901) where its format is not known."""
+        if self.unknown:
+            raise fail("E0901", f"`{self.name}` in `{self.file.path}` is stored as {self.unknown}, which moec lacks")
+        if not self.format:
+            return self.file.view(self.offset, self.dtype, self.shape)
+        format = FORMATS[self.format]
+        assert format.split is not None
+        nbytes, (n, k) = int(format.nbytes), self.shape[-2:] if len(self.shape) > 1 else (1, *self.shape)
+        size, split = n * k // format.block * nbytes, format.split
+
+        def read(index: int) -> Coded:
+            place = self.offset + index * size
+            coded = split(self.file.view(place, np.dtype(np.uint8), (n, k // format.block, nbytes)))
+            if wrong := coded.wrong():
+                raise fail("E0407", f"tensor `{self.name}` in `{self.file.path}`, matrix {index}: {wrong}")
+            return coded
+
+        return Blocks((*self.shape[:-2], n, k), self.format, read)

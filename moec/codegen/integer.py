@@ -1,0 +1,294 @@
+"""Products of stored weights with quantised rows: dot products of bytes, a scale for each stretch of k.
+
+    void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks)
+
+adds to `sums`, f32[count][columns], the products of a panel (`moec.formats.panels`) with `count` rows. `rows` has a
+record (`moec.codegen.quantize`) for each of `blocks` blocks of k and each row: [blocks][count]. For a row r and a
+column c
+
+    sums[r][c] += scale[r, block] × Σ over stretches (scale[c, stretch] × Σ q (u - center) + offset[c, stretch] × Σ q)
+
+with integers in the inner sums, f32 around them, in this order. The bytes u of a block for as many columns as a vector
+has lanes stay in registers while all rows pass over them: one function serves every number of rows, and a row's result
+does not depend on the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llvmlite import ir
+
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.quantize import Record, emit_quantize
+from moec.codegen.stages import Matmul
+from moec.codegen.unpack import Codes, Factors
+from moec.dialects import plan
+from moec.dialects.types import element_name, integer
+from moec.formats import FORMATS
+from moec.formats.layout import BLOCK, E2M1, GROUP
+from moec.formats.panels import PanelLayout
+from moec.target import Target
+
+#: The k of a word of codes, which is what one lane multiplies and adds in one instruction.
+_WORD: Final = 4
+#: How far ahead of the codes that are multiplied memory is read.
+_AHEAD: Final = 4096
+
+
+def emit_products(module: Any, target: Target, place: PanelLayout, record: Record, name: str) -> ir.Function:
+    """The function for panels of `place`, added to `module` (once; a second call finds it)."""
+    name = f"moec_int8_{name}_{place.columns}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64]), name)
+    for attribute in ("nounwind", "noinline"):
+        function.attributes.add(attribute)
+    for argument, label in zip(function.args, ("panel", "rows", "sums", "count", "blocks"), strict=True):
+        argument.name = label
+    for pointer in function.args[:3]:
+        pointer.add_attribute("noalias")
+    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    _Products(e, place, record, *function.args).emit()
+    e.b.ret_void()
+    return function
+
+
+class _Products:
+    def __init__(
+        self,
+        e: Emitter,
+        place: PanelLayout,
+        record: Record,
+        panel: Value,
+        rows: Value,
+        sums: Value,
+        count: Value,
+        blocks: Value,
+    ) -> None:
+        self.e, self.place, self.record = e, place, record
+        self.panel, self.rows, self.sums, self.count, self.blocks = panel, rows, sums, count, blocks
+        self.lanes = e.lanes
+        self.floats, self.words = ir.VectorType(F32, self.lanes), ir.VectorType(I32, self.lanes)
+        self.codes = Codes(e, place, self.lanes)
+        self.factors = Factors(e, place, self.lanes, panel)
+        self.layout = place.layout
+
+    def emit(self) -> None:
+        e, place = self.e, self.place
+        per_chunk = self.layout.chunk // BLOCK
+
+        def turn(block: Value) -> None:
+            chunk, inside = (block, i64(0)) if per_chunk == 1 else _divided(e, block, per_chunk)
+            start = e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1)
+            rows = e.at(self.rows, e.b.mul(block, e.b.mul(self.count, i64(self.record.nbytes))), 1)
+            e.loop(0, place.columns, lambda column: self._columns(start, inside, rows, column), self.lanes)
+
+        e.loop(0, self.blocks, turn)
+        if not self.layout.span:
+            self._scale_rows()
+
+    def _columns(self, chunk: Value, block: Value, rows: Value, column: Value) -> None:
+        """A block of k of a vector of columns, with all rows."""
+        e, record = self.e, self.record
+        codes = e.at(chunk, self.place.codes, 1)
+        codes = e.at(codes, e.b.mul(block, i64(BLOCK // GROUP * self.place.group)), 1)
+        codes = e.at(codes, e.b.mul(column, i64(4)), 1)
+        self._prefetch(chunk, block, column)
+        words: list[Value] = []
+        for group in range(BLOCK // GROUP):
+            planes = self.codes.load(e.at(codes, group * self.place.group, 1))
+            words += [self._bytes(planes, i) for i in range(GROUP // _WORD)]
+        factors = [self._factors(chunk, block, column, at) for at in range(0, BLOCK, record.stretch)]
+
+        def turn(row: Value) -> None:
+            source = e.at(rows, e.b.mul(row, i64(record.nbytes)), 1)
+            place = e.at(self.sums, e.b.add(e.b.mul(row, i64(4 * self.place.columns)), e.b.mul(column, i64(4))), 1)
+            before = e.b.load(place, typ=self.floats, align=4)
+            scale = self._splat(e.load(e.at(source, record.scale, 1), "f32"))
+            after = e.overloaded("llvm.fmuladd", self._row(source, words, factors), scale, before)
+            e.b.store(after, place, align=4)
+
+        e.loop(0, self.count, turn)
+
+    def _prefetch(self, chunk: Value, block: Value, column: Value) -> None:
+        """The share of a vector of columns of what is so far ahead."""
+        e, blocks = self.e, self.layout.chunk // BLOCK
+        share = self.place.chunk // blocks * self.lanes // self.place.columns
+        start = e.at(chunk, e.b.mul(block, i64(self.place.chunk // blocks)), 1)
+        start = e.at(start, e.b.mul(e.b.udiv(column, i64(self.lanes)), i64(share)), 1)
+        for offset in range(0, share, 64):
+            line = e.at(start, _AHEAD + offset, 1)
+            e.call("llvm.prefetch.p0", VOID, line, *(ir.Constant(I32, value) for value in (0, 3, 1)))
+
+    # weights
+
+    def _bytes(self, planes: list[list[Value]], word: int) -> Value:
+        """The unsigned bytes of four consecutive k, word `word` of a group, in every lane."""
+        codes = self.codes
+        code: Value = None
+        for (_, width, low), plane in zip(self.place.planes(), planes, strict=True):
+            i, j = divmod(word, 8 // width)
+            part = codes.shifted(plane[i], width * j - low)
+            if width < 8:
+                mask = ((1 << width) - 1) << low
+                part = self.e.b.and_(part, codes.word(mask * 0x01010101))
+            code = part if code is None else self.e.b.or_(code, part)
+        return self._from_e2m1(code) if self.layout.values == "e2m1" else code
+
+    def _from_e2m1(self, code: Value) -> Value:
+        """Codes of e2m1 as the bytes 12 + twice the value: looked up, or m + max(m - 4, 0) + 2 max(m - 6, 0)."""
+        e, b, count = self.e, self.e.b, 4 * self.lanes
+        type, center = ir.VectorType(I8, count), E2M1[-1]
+        if e.target.looks_up_bytes:
+            table = [*(center + value for value in E2M1), *(center - value for value in E2M1)]
+            name = {64: "avx512.pshuf.b.512", 32: "avx2.pshuf.b", 16: "ssse3.pshuf.b.128"}[count]
+            constant = ir.Constant(type, table * (count // 16))
+            return b.bitcast(e.call(f"llvm.x86.{name}", type, constant, b.bitcast(code, type)), self.words)
+        byte = b.bitcast(code, type)
+
+        def every(value: int) -> Value:
+            return ir.Constant(type, [value] * count)
+
+        m = b.and_(byte, every(7))
+        four, six = (b.select(b.icmp_unsigned(">", m, every(n)), b.sub(m, every(n)), every(0)) for n in (4, 6))
+        twice = b.add(b.add(m, four), b.add(six, six))
+        below, above = b.sub(every(center), twice), b.add(every(center), twice)
+        chosen = b.select(b.icmp_unsigned(">", byte, every(7)), below, above)
+        return b.bitcast(chosen, self.words)
+
+    def _factors(self, chunk: Value, block: Value, column: Value, at: int) -> tuple[Value | None, Value | None]:
+        """Scale and offset of the stretch that begins at element `at` of a block; no scale where a row has one."""
+        if not self.layout.span:
+            return None, None
+        group = self.e.b.add(self.e.b.mul(block, i64(BLOCK // GROUP)), i64(at // GROUP))
+        return self.factors.load(chunk, group, column, at % GROUP // 16)
+
+    # rows
+
+    def _row(self, source: Value, words: list[Value], factors: list[tuple[Value | None, Value | None]]) -> Value:
+        """Σ over stretches of a block, for one row, before the row's scale."""
+        e, record = self.e, self.record
+        total: Value = None
+        count = record.stretch // _WORD
+        for stretch, (scale, offset) in enumerate(factors):
+            sums: Value = ir.Constant(self.words, None)
+            if self.layout.center:
+                sums = self._splat(e.b.load(e.at(source, record.start(stretch), 1), typ=I32, align=4))
+            for i in range(stretch * count, (stretch + 1) * count):
+                sums = self._multiply_add(sums, words[i], source, i)
+            value = e.b.sitofp(sums, self.floats)
+            if scale is not None:
+                value = e.b.fmul(value, scale) if total is None else e.overloaded("llvm.fmuladd", value, scale, total)
+            if offset is not None:
+                whole = self._splat(e.load(e.at(source, record.total(stretch), 1), "f32"))
+                value = e.overloaded("llvm.fmuladd", whole, offset, value)
+            total = value
+        return total
+
+    def _multiply_add(self, sums: Value, word: Value, source: Value, i: int) -> Value:
+        """The products of four k added up, in every lane."""
+        e, b, count = self.e, self.e.b, self.lanes
+        match e.target.byte_dots:
+            case "bytes":
+                type = ir.VectorType(I8, 4 * count)
+                q = self._splat(b.load(e.at(source, _WORD * i, 1), typ=I32, align=4))
+                name = f"llvm.x86.avx512.vpdpbusd.{32 * count}"
+                return e.call(name, self.words, sums, b.bitcast(word, type), b.bitcast(q, type))
+            case "pairs":
+                type = ir.VectorType(I16, 2 * count)
+                even = b.and_(word, self.codes.word(0x00FF00FF))
+                odd = b.and_(self.codes.shifted(word, 8), self.codes.word(0x00FF00FF))
+                name = {512: "avx512.pmaddw.d.512", 256: "avx2.pmadd.wd", 128: "sse2.pmadd.wd"}[32 * count]
+                for half, codes in enumerate((even, odd)):
+                    q = self._splat(b.load(e.at(source, 2 * _WORD * i + 4 * half, 1), typ=I32, align=4))
+                    pairs = e.call(f"llvm.x86.{name}", self.words, b.bitcast(codes, type), b.bitcast(q, type))
+                    sums = b.add(sums, pairs)
+                return sums
+            case _:
+                for byte in range(_WORD):
+                    code = b.and_(self.codes.shifted(word, 8 * byte), self.codes.word(0xFF))
+                    q = b.sext(b.load(e.at(source, _WORD * i + byte, 1), typ=I8, align=1), I32)
+                    sums = b.add(sums, b.mul(code, self._splat(q)))
+                return sums
+
+    def _splat(self, scalar: Value) -> Value:
+        return self.e.splat(scalar, self.lanes)
+
+    def _scale_rows(self) -> None:
+        """Scales that a whole row of weights shares come in at the end."""
+        e, columns = self.e, self.place.columns
+
+        def column_turn(column: Value) -> None:
+            scale, _ = self.factors.load(self.panel, i64(0), column)
+
+            def row_turn(row: Value) -> None:
+                place = e.at(self.sums, e.b.mul(e.b.add(e.b.mul(row, i64(columns)), column), i64(4)), 1)
+                e.b.store(e.b.fmul(e.b.load(place, typ=self.floats, align=4), scale), place, align=4)
+
+            e.loop(0, self.count, row_turn)
+
+        e.loop(0, columns, column_turn, self.lanes)
+
+
+def _divided(e: Emitter, value: Value, by: int) -> tuple[Value, Value]:
+    return e.b.udiv(value, i64(by)), e.b.urem(value, i64(by))
+
+
+# ── the stage ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def record_bytes(op: plan.MatmulOp, target: Target) -> int:
+    """The bytes of a row's records."""
+    return _record(op, target).nbytes * -(-integer(op.k) // BLOCK)
+
+
+def _record(op: plan.MatmulOp, target: Target) -> Record:
+    assert op.storage is not None
+    return Record(FORMATS[op.storage.data].layout, target.byte_dots == "pairs")
+
+
+class IntegerMatmul(Matmul):
+    """Quantises the rows of a key, block of rows by block of rows, then multiplies each panel with them."""
+
+    def emit_kernels(self) -> None:
+        op, shape, stages = self.op, self.shape, self.stages
+        assert op.storage is not None
+        format = FORMATS[op.storage.data]
+        self.place = PanelLayout(format.layout, shape.columns, self.n, self.k, self.parts)
+        self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
+        self.block = shape.rows
+        self.record, self.blocks = _record(op, stages.target), -(-self.k // BLOCK)
+        assert isinstance(op.vector.type, plan.RowsType)
+        dtype = element_name(op.vector.type.row)
+        self.quantize = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
+        self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name)
+
+    def _ready(self, first: Value, stop: Value) -> None:
+        e, rows = self.e, self.e.b.sub(stop, first)
+        blocks = self._count(rows, self.block)
+
+        def block_turn(at: Value) -> None:
+            low, high = self._block(first, rows, self.block, blocks, at)
+            stride = e.b.mul(e.b.sub(high, low), i64(self.record.nbytes))
+
+            def row_turn(place: Value) -> None:
+                to = e.at(self._records(low), e.b.mul(e.b.sub(place, low), i64(self.record.nbytes)), 1)
+                e.b.call(self.quantize, [self._vector(place), to, stride])
+
+            e.loop(low, high, row_turn)
+
+        e.loop(0, blocks, block_turn)
+
+    def _records(self, low: Value) -> Value:
+        """The records of a block of rows that begins at a place of the grouping; threads that share a key write the
+        same there."""
+        return self.e.at(self.pointers, self.e.b.mul(low, i64(self.record.nbytes * self.blocks)), 1)
+
+    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
+        e, count = self.e, self.e.b.sub(high, low)
+        e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
+        e.b.call(self.products, [panel, self._records(low), self.sums, count, i64(self.blocks)])
+
+
+__all__ = ["IntegerMatmul", "emit_products", "record_bytes"]

@@ -1,0 +1,164 @@
+"""Rows as the integer kernels read them: quantised, block by block, as `moec.formats.activations` says.
+
+    void NAME(ptr row, ptr records, i64 stride)
+
+writes a record for each block of `BLOCK` k of one row, `stride` bytes apart, so that the records of a block of several
+rows can stand side by side. A record holds the integers, then in words of four bytes the scale and, for each stretch
+of k with weights of one scale, what the kernel's sums begin with (-center × the sum of the integers; integers) and what
+offsets are multiplied with (the sum; f32), as far as the format needs them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llvmlite import ir
+
+from moec.codegen.elements import widen
+from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, VOID, Emitter, Value, i64
+from moec.formats.activations import SMALLEST
+from moec.formats.layout import BLOCK, Layout
+from moec.target import Target
+
+#: f32 in the vectors of this function, whatever the machine has.
+_WIDTH: Final = 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where everything lies in the record of a block, beside weights of a layout. `pairs` is for machines that
+    multiply pairs of 16 bits: there the even and the odd ones of four integers stand together, twice as wide."""
+
+    layout: Layout
+    pairs: bool
+
+    @property
+    def stretch(self) -> int:
+        """How many k are summed before the weights' scale comes in."""
+        return min(self.layout.span or BLOCK, BLOCK)
+
+    @property
+    def stretches(self) -> int:
+        return BLOCK // self.stretch
+
+    @property
+    def scale(self) -> int:
+        return 2 * BLOCK if self.pairs else BLOCK
+
+    def start(self, stretch: int) -> int:
+        """Where the sums of a stretch begin from; only where the codes' center is not 0."""
+        return self.scale + 4 + 4 * stretch
+
+    def total(self, stretch: int) -> int:
+        """The sum of a stretch; only where the weights have offsets."""
+        return self.start(stretch) + (4 * self.stretches if self.layout.center else 0)
+
+    @property
+    def nbytes(self) -> int:
+        counts = bool(self.layout.center) + self.layout.offset
+        return -(-(self.scale + 4 + 4 * self.stretches * counts) // 16) * 16
+
+
+def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: int) -> ir.Function:
+    """The function for rows of `k` elements of `dtype`, added to `module` (once; a second call finds it)."""
+    layout = record.layout
+    name = f"moec_quantize_{dtype}_{k}_{record.stretch}_{layout.center}_{int(layout.offset)}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, I64]), name)
+    function.linkage = "internal"
+    for attribute in ("nounwind", "noinline"):
+        function.attributes.add(attribute)
+    for pointer in function.args[:2]:
+        pointer.add_attribute("noalias")
+    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    row, records, stride = function.args
+    whole = k // BLOCK
+
+    def turn(i: Value) -> None:
+        source = e.at(row, e.b.mul(i, i64(BLOCK * SIZES[dtype])), 1)
+        _block(e, record, dtype, source, BLOCK, e.at(records, e.b.mul(i, stride), 1))
+
+    e.loop(0, whole, turn)
+    if k % BLOCK:
+        source = e.at(row, whole * BLOCK * SIZES[dtype], 1)
+        _block(e, record, dtype, source, k % BLOCK, e.at(records, e.b.mul(i64(whole), stride), 1))
+    e.b.ret_void()
+    return function
+
+
+def _block(e: Emitter, record: Record, dtype: str, source: Value, count: int, to: Value) -> None:
+    """The record of a block of `count` elements; those after them count as zeros."""
+    b, words, floats = e.b, ir.VectorType(I32, _WIDTH), ir.VectorType(F32, _WIDTH)
+    parts = [_load(e, dtype, source, at, max(0, min(_WIDTH, count - at))) for at in range(0, BLOCK, _WIDTH)]
+    bits = [b.and_(b.bitcast(part, words), ir.Constant(words, [0x7FFFFFFF] * _WIDTH)) for part in parts]
+    largest = bits[0]
+    for other in bits[1:]:
+        largest = e.overloaded("llvm.umax", largest, other)
+    most = e.call(f"llvm.vector.reduce.umax.v{_WIDTH}i32", I32, largest)
+    magnitude = b.bitcast(most, F32)
+    broken = b.icmp_unsigned(">=", most, ir.Constant(I32, 0x7F800000))
+    some = b.fcmp_ordered(">=", magnitude, ir.Constant(F32, SMALLEST))
+    zero, nan = ir.Constant(F32, 0.0), ir.Constant(F32, float("nan"))
+    scale = b.select(some, b.fmul(magnitude, ir.Constant(F32, _inverse_of_127())), zero)
+    e.store(b.select(broken, nan, scale), e.at(to, record.scale, 1), "f32")
+    usable = b.and_(some, b.xor(broken, ir.Constant(I1, 1)))
+    inverse = b.select(usable, b.fdiv(ir.Constant(F32, 127.0), magnitude), zero)
+    factor = e.splat(inverse, _WIDTH)
+    integers: list[Value] = []
+    for part in parts:
+        safe = b.select(e.splat(usable, _WIDTH), part, ir.Constant(floats, None))
+        # 1.5 × 2^23 leaves the nearest integer, ties to even, in the last bits of the sum.
+        lifted = b.fadd(b.fmul(safe, factor), ir.Constant(floats, [12582912.0] * _WIDTH))
+        integers.append(b.sub(b.bitcast(lifted, words), ir.Constant(words, [0x4B400000] * _WIDTH)))
+    _store_integers(e, record, integers, to)
+    _store_sums(e, record, integers, to)
+
+
+def _inverse_of_127() -> float:
+    """1 / 127 as f32 has it."""
+    import numpy as np
+
+    return float(np.float32(1 / 127))
+
+
+def _load(e: Emitter, dtype: str, source: Value, at: int, count: int) -> Value:
+    """16 elements as f32, zeros after the first `count`."""
+
+    def read(element: int, width: int = 0) -> Value:
+        value = e.load(e.at(source, element * SIZES[dtype], 1), dtype, width)
+        return value if dtype == "f32" else widen(e, value, dtype)
+
+    if count == _WIDTH:
+        return read(at, _WIDTH)
+    part: Value = ir.Constant(ir.VectorType(F32, _WIDTH), None)
+    for i in range(count):
+        part = e.b.insert_element(part, read(at + i), ir.Constant(I32, i))
+    return part
+
+
+def _store_integers(e: Emitter, record: Record, integers: list[Value], to: Value) -> None:
+    for i, part in enumerate(integers):
+        if record.pairs:
+            halves = e.b.trunc(part, ir.VectorType(I16, _WIDTH))
+            order = [4 * (lane // 4) + (0, 2, 1, 3)[lane % 4] for lane in range(_WIDTH)]
+            mask = ir.Constant(ir.VectorType(I32, _WIDTH), order)
+            e.b.store(e.b.shuffle_vector(halves, halves, mask), e.at(to, 2 * _WIDTH * i, 1), align=16)
+        else:
+            e.b.store(e.b.trunc(part, ir.VectorType(I8, _WIDTH)), e.at(to, _WIDTH * i, 1), align=16)
+
+
+def _store_sums(e: Emitter, record: Record, integers: list[Value], to: Value) -> None:
+    center, parts = record.layout.center, record.stretch // _WIDTH
+    if not (center or record.layout.offset):
+        return
+    for stretch in range(record.stretches):
+        sums = integers[stretch * parts]
+        for part in integers[stretch * parts + 1 : (stretch + 1) * parts]:
+            sums = e.b.add(sums, part)
+        total = e.call(f"llvm.vector.reduce.add.v{_WIDTH}i32", I32, sums)
+        if center:
+            e.b.store(e.b.mul(total, ir.Constant(I32, -center)), e.at(to, record.start(stretch), 1), align=4)
+        if record.layout.offset:
+            e.store(e.b.sitofp(total, F32), e.at(to, record.total(stretch), 1), "f32")

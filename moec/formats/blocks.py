@@ -1,0 +1,88 @@
+"""Weights that lie in a storage format somewhere else, a matrix read when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moec.formats.layout import Coded
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A parameter of `shape` in a storage format; `read(i)` gives the matrix [n, k] at place i of the leading axes,
+    counted together. Blocks run along the last axis, so views that keep rows whole are Blocks again."""
+
+    shape: tuple[int, ...]
+    format: str
+    read: Callable[[int], Coded]
+
+    @staticmethod
+    def stack(parts: Sequence[Blocks]) -> Blocks:
+        """Blocks of one shape and format along a new first axis."""
+        first, each = parts[0], prod(parts[0].shape[:-2])
+        return Blocks((len(parts), *first.shape), first.format, lambda index: parts[index // each].read(index % each))
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The numbers of all rows, counted over all leading axes: [*lead, n]."""
+        return np.arange(prod(self.shape[:-1])).reshape(self.shape[:-1])
+
+    def pick(self, rows: NDArray[np.intp]) -> Blocks:
+        """Rows by their numbers, [*lead, n] of them."""
+        return Blocks((*rows.shape, self.shape[-1]), self.format, _Picked(self, rows.reshape(-1, rows.shape[-1])).read)
+
+    def decode(self) -> NDArray[np.float32]:
+        """All of it, dense."""
+        parts = [self.read(index).decode() for index in range(prod(self.shape[:-2]))]
+        return np.stack(parts).reshape(self.shape)
+
+
+class _Picked:
+    """Rows gathered from the matrices that they lie in; the matrix read last is kept."""
+
+    def __init__(self, source: Blocks, rows: NDArray[np.intp]) -> None:
+        self.source, self.rows = source, rows
+        self.last: tuple[int, Coded] | None = None
+
+    def read(self, index: int) -> Coded:
+        wanted, height = self.rows[index], self.source.shape[-2]
+        homes = wanted // height
+        cuts = [0, *(np.nonzero(np.diff(homes))[0] + 1).tolist(), len(wanted)]
+        return join_rows([self._part(int(homes[a]), wanted[a:b] % height) for a, b in pairwise(cuts)])
+
+    def _part(self, home: int, rows: Any) -> Coded:
+        if self.last is None or self.last[0] != home:
+            self.last = None  # before the next is read: there is never more than one
+            self.last = home, self.source.read(home)
+        coded = self.last[1]
+        return coded if len(rows) == len(coded.codes) and bool((np.diff(rows) == 1).all()) else coded.take(rows)
+
+
+def join_blocks(parts: Sequence[Blocks], axis: int) -> Blocks:
+    """Blocks of one format joined along an axis that is not the last."""
+    if axis == len(parts[0].shape) - 2:
+        shape = (*parts[0].shape[:-2], sum(part.shape[-2] for part in parts), parts[0].shape[-1])
+        return Blocks(shape, parts[0].format, lambda index: join_rows([part.read(index) for part in parts]))
+    counts, height = [prod(part.shape[:-2]) for part in parts], parts[0].shape[-2]
+    homes = [(part, index) for part, count in zip(parts, counts, strict=True) for index in range(count)]
+    matrices = Blocks(
+        (len(homes), *parts[0].shape[-2:]), parts[0].format, lambda index: homes[index][0].read(homes[index][1])
+    )
+    rows = [part.rows + sum(counts[:i]) * height for i, part in enumerate(parts)]
+    return matrices.pick(np.concatenate(rows, axis))
+
+
+def join_rows(parts: Sequence[Coded]) -> Coded:
+    """Matrices of one format below each other."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in first.fields}
+    return Coded(first.layout, np.concatenate([part.codes for part in parts]), fields)

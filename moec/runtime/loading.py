@@ -1,0 +1,142 @@
+"""From a checkpoint's files to the parameters of a layer: which tensors, in which storage formats.
+
+Nothing is read here but headers; packing then reads one expert after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from moec.checkpoint import Checkpoint, open_checkpoint
+from moec.diagnostics import fail
+from moec.formats.blocks import Blocks
+from moec.runtime.interface import Storage
+from moec.runtime.stack import Stack
+from moec.runtime.stored import Source, dense
+
+#: Stands in a storage for all stacks of experts.
+EXPERTS = "experts"
+
+
+class Text(Protocol):
+    """What a kernel asks of its layer's text after it was compiled."""
+
+    def bind(self, name: str | None, tensors: Mapping[str, Any]) -> Mapping[str, Source]:
+        """The parameters, by a `bind` block."""
+        ...
+
+    def choose_bind(self, tensors: Collection[str], kind: str) -> str | None:
+        """The `bind` block that fits a checkpoint."""
+        ...
+
+    def storable(self) -> frozenset[str]:
+        """The parameters that may be kept in a storage format."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be loaded: a checkpoint, the part below `prefix`, by the block `bind`, in the formats `storage`; None
+    leaves the last two to what is there."""
+
+    path: Path
+    prefix: str
+    bind: str | None
+    storage: Storage | None
+
+    def source(self, files: list[list[Any]], binds: str) -> dict[str, Any]:
+        """The request as plain data, with what tells the files, and the text's binds, from others."""
+        storage = None if self.storage is None else [list(pair) for pair in self.storage]
+        return {"prefix": self.prefix, "bind": self.bind, "binds": binds, "storage": storage, "files": files}
+
+    def made(self, source: object, binds: str) -> bool:
+        """Whether `source` tells of this request, and the files are still those."""
+        files = cast("dict[str, Any]", source).get("files") if isinstance(source, dict) else None
+        if not files or source != self.source(files, binds):
+            return False
+        directory = self.path if self.path.is_dir() else self.path.parent
+        try:
+            stats = [((directory / name).stat(), size, changed) for name, size, changed in files]
+        except (OSError, TypeError, ValueError):
+            return False
+        return all((stat.st_size, stat.st_mtime_ns) == (size, changed) for stat, size, changed in stats)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The parameters as they lie in a checkpoint, and the formats that packing is to keep them in."""
+
+    arrays: Mapping[str, Source]
+    storage: Storage
+    checkpoint: Checkpoint
+    bind: str | None
+
+
+def dotted(prefix: str) -> str:
+    """A prefix with the dot that parts it from what follows: `model.layers.3.mlp` means `model.layers.3.mlp.`."""
+    return prefix if not prefix or prefix.endswith((".", "/")) else f"{prefix}."
+
+
+def open_below(path: Path | str, prefix: str) -> Checkpoint:
+    """The tensors of a checkpoint below a prefix. Raises `CompileError` (E0405) where there are none."""
+    checkpoint = open_checkpoint(path)
+    found = checkpoint.below(dotted(prefix))
+    if not found:
+        some = ", ".join(f"`{name}`" for name in list(checkpoint)[:3])
+        raise fail("E0405", f"`{checkpoint.path}` has no tensor below `{dotted(prefix)}`", help=f"it has {some}, …")
+    return found
+
+
+def load_checkpoint(text: Text, request: Request) -> Loaded:
+    """The parameters of a layer in a checkpoint. Raises `CompileError`: E0001, E0408, E0405, E0306, E0901."""
+    checkpoint = open_below(request.path, request.prefix)
+    bind = request.bind or text.choose_bind(checkpoint, checkpoint.kind)
+    arrays = dict(text.bind(bind, checkpoint))
+    storage = _formats(text, arrays, dict(request.storage or ()))
+    return Loaded({name: _paced(checkpoint, value) for name, value in arrays.items()}, storage, checkpoint, bind)
+
+
+def _formats(text: Text, arrays: dict[str, Source], chosen: dict[str, str]) -> Storage:
+    """The format of every parameter that has one: as asked, else as it comes where the layer can read it so. A
+    parameter that comes in another format than is asked for is decoded."""
+    storable: frozenset[str] | None = None
+    for name, value in arrays.items():
+        if not isinstance(value, Blocks):
+            continue
+        asked = chosen.get(name) or (chosen.get(EXPERTS) if len(value.shape) >= 3 else None)
+        if asked is None:
+            storable = text.storable() if storable is None else storable
+            if name in storable:
+                chosen[name] = value.format
+        elif asked != value.format:
+            arrays[name] = dense(value, name)
+    return tuple(sorted(chosen.items()))
+
+
+def _paced(checkpoint: Checkpoint, value: Source) -> Source:
+    """A parameter that lets go of the file's pages while it is read."""
+    match value:
+        case Blocks():
+            return Blocks(value.shape, value.format, checkpoint.paced(value.read))
+        case Stack():
+            return Stack(value.shape, value.dtype, checkpoint.paced(value.read))
+        case _ if value.ndim > 1:
+            return Stack(value.shape, value.dtype, checkpoint.paced(value.__getitem__))
+        case _:
+            return np.array(value)  # short, and nothing of the file stays in use
+
+
+class Told:
+    """Adds up what has been done, and tells it with what there is to do."""
+
+    def __init__(self, tell: Callable[[int, int], object], total: int) -> None:
+        self._tell, self._total, self._done = tell, total, 0
+
+    def __call__(self, nbytes: int) -> None:
+        self._done += nbytes
+        self._tell(self._done, self._total)

@@ -1,0 +1,152 @@
+"""Packed weights in a file, mapped back in as a kernel reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from moec.checkpoint.moepack import Moepack, write_moepack
+from moec.diagnostics import CompileError, fail
+from moec.formats import storage_of
+from moec.formats.blocks import Blocks
+from moec.runtime.arrays import NUMPY, Data
+from moec.runtime.interface import Interface, Packed, Storage, read_packed
+from moec.runtime.pack import all_bytes
+from moec.runtime.weights import Weights, converted
+
+#: How panels lie in memory (`moec.runtime.pack`, `moec.formats.panels`). Whoever changes that adds one.
+PANELS: Final = 1
+
+
+def save(
+    path: Path | str, interface: Interface, weights: Weights, progress: Callable[[int], object] | None = None
+) -> None:
+    """Writes weights that `interface` reads.
+
+    Raises `CompileError` (E0901) for a quantised parameter that only an auxiliary output reads, and `OSError`.
+    """
+    raw = {**weights.raw, **{name: _rest(weights, interface, name) for name in weights.rest}}
+    header = {
+        **_identity(interface),
+        "panels": PANELS,
+        "storage": [list(pair) for pair in weights.storage],
+        "source": weights.source,
+        "raw": [[name, str(data.dtype), list(data.shape)] for name, data in raw.items()],
+        "packed": [asdict(packed) for packed in weights.panels],
+    }
+    flat = [np.ascontiguousarray(data).reshape(-1).view(np.uint8) for data in raw.values()]
+    write_moepack(path, header, [*flat, *weights.panels.values()], progress)
+
+
+def _rest(weights: Weights, interface: Interface, name: str) -> Data:
+    source = weights.rest[name]
+    if isinstance(source, Blocks):
+        text = f"saving `{name}`, which only an auxiliary output reads and which comes as {source.format},"
+        raise fail("E0901", f"{text} is not supported yet", help="compile with that `aux`, or pack it dense")
+    return converted(source, next(param for param in interface.params if param.name == name))
+
+
+def _identity(interface: Interface) -> dict[str, Any]:
+    """What has to be the same."""
+    return {
+        "layer": interface.name,
+        "dims": dict(interface.dims),
+        "dtype": interface.real,
+        "spec": interface.spec,
+    }
+
+
+def storage_in(pack: Moepack) -> Storage:
+    """The storage formats of a file's weights. Raises `CompileError` (E0306, E0408)."""
+    return storage_of({str(name): str(format) for name, format in _field(pack, "storage", list)})
+
+
+def packed_for(pack: Moepack) -> tuple[dict[str, int], str]:
+    """The dimensions and the working precision that a file's weights were packed for."""
+    dims = {str(name): value for name, value in _field(pack, "dims", dict).items() if type(value) is int}
+    return dims, _field(pack, "dtype", str)
+
+
+def _field(pack: Moepack, name: str, kind: type) -> Any:
+    value = pack.header.get(name)
+    if not isinstance(value, kind):
+        raise fail("E0408", f"`{pack.path}` cannot be read: its header has no `{name}`")
+    return value
+
+
+def restore(pack: Moepack, interface: Interface, storage: Storage) -> Weights:
+    """The weights of a file, where they lie. Raises `CompileError`: E0409 where they are for something else than
+    `interface`."""
+    compare(pack, interface)
+    try:
+        raw = [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in pack.header["raw"]]
+        panels = [read_packed(item) for item in pack.header["packed"]]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise fail("E0408", f"`{pack.path}` cannot be read: its header does not list weights") from None
+    if len(raw) + len(panels) != len(pack):
+        raise fail(
+            "E0408", f"`{pack.path}` cannot be read: it has {len(pack)} sections for {len(raw) + len(panels)} weights"
+        )
+    arrays = {name: _raw(pack, index, name, dtype, shape, interface) for index, (name, dtype, shape) in enumerate(raw)}
+    found = {packed: pack.section(len(raw) + index) for index, packed in enumerate(panels)}
+    _check_panels(pack, found, interface)
+    rest = {name: data for name, data in arrays.items() if name not in interface.raw}
+    own = {name: data for name, data in arrays.items() if name in interface.raw}
+    if lost := [name for name in interface.raw if name not in own]:
+        raise _other(pack, f"`{lost[0]}` is not in it as this kernel reads it")
+    return Weights(interface.name, own, found, rest, storage)
+
+
+def _other(pack: Moepack, message: str) -> CompileError:
+    return fail("E0409", f"the weights in `{pack.path}` are for another kernel: {message}", help="pack them again")
+
+
+def compare(pack: Moepack, interface: Interface) -> None:
+    """Raises `CompileError` (E0409) unless a file's weights are of this layer, these dimensions, this precision."""
+    for name, wanted in _identity(interface).items():
+        given = pack.header.get(name)
+        if given != wanted:
+            if name == "spec":
+                raise _other(pack, f"the text of `{interface.name}` has changed since they were packed")
+            raise _other(pack, f"{name} {_told(given)}, not {_told(wanted)}")
+    if pack.header.get("panels") != PANELS:
+        raise _other(pack, "another version of moec lays panels out otherwise")
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number}" for name, number in value.items())  # pyright: ignore
+    return f"`{value}`"
+
+
+def _raw(pack: Moepack, index: int, name: str, dtype: str, shape: tuple[int, ...], interface: Interface) -> Data:
+    param = next((param for param in interface.params if param.name == name), None)
+    if param is None or param.shape != shape or str(NUMPY[param.dtype]) != dtype:
+        raise _other(pack, f"`{name}` is {dtype}{list(shape)} there")
+    data = pack.section(index)
+    if data.nbytes != prod(shape) * NUMPY[param.dtype].itemsize:
+        raise fail("E0408", f"`{pack.path}` cannot be read: `{name}` has {data.nbytes:,} bytes")
+    return data.view(NUMPY[param.dtype]).reshape(shape)
+
+
+def _check_panels(pack: Moepack, found: Mapping[Packed, Data], interface: Interface) -> None:
+    for packed, data in found.items():
+        try:
+            size = all_bytes(packed)
+        except (LookupError, ValueError, ZeroDivisionError):
+            size = -1
+        if data.nbytes != size:
+            names = ", ".join(f"`{name}`" for name in packed.params)
+            raise fail("E0408", f"`{pack.path}` cannot be read: the panels of {names} have {data.nbytes:,} bytes")
+    for packed in interface.packed:
+        if packed not in found:
+            same = [other for other in found if other.params == packed.params]
+            names = ", ".join(f"`{name}`" for name in packed.params)
+            if same and same[0].tile != packed.tile:
+                raise _other(pack, f"{names} in panels of `{same[0].tile}`, on this machine they are `{packed.tile}`")
+            raise _other(pack, f"{names} in other panels")

@@ -1,0 +1,219 @@
+"""Quantised activations: what they are, the products with every format of integers, and the bound of their error."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import moec
+from moec.diagnostics import CompileError
+from moec.formats import FORMATS
+from moec.formats.activations import SMALLEST, dequantize, quantize
+from moec.formats.layout import BLOCK, Coded
+from moec.measure.compare import TOLERANCES_QUANTIZED, errors
+from moec.runtime.kernel import Kernel
+from moec.runtime.stored import Blocks, decoded
+from tests.examples import EXAMPLES
+from tests.formats.test_formats import draw_coded
+from tests.formats.test_storage import DIMS, LAYOUTS, NUMPY, arrays_of
+
+INTEGERS: Final = [name for name, format in FORMATS.items() if format.layout.center is not None]
+#: A format for each way that codes and fields are laid out, two of them a layer.
+PAIRS: Final = (*zip(LAYOUTS[::2], LAYOUTS[1::2], strict=True), ("mxfp4", "nvfp4"))
+K, N = 320, 70
+
+PRODUCT: Final = """
+moe product[H, N](x: [H]) -> f32[N] {
+    param w: [N, H]
+    return w @ x
+}
+"""
+
+
+# ── what they are ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_FLOATS: Final = st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from([0.0, -0.0, 1e-45, 2.0**-100, 1.0, 127.0])
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(np.float32, (2, 100), elements=_FLOATS))
+def test_an_element_is_half_a_step_away(x: Any) -> None:
+    codes, scale = quantize(x)
+    largest = np.abs(np.pad(x, ((0, 0), (0, 28))).reshape(2, 2, BLOCK)).max(-1)
+    bound = np.where(largest < SMALLEST, largest, largest / 254 * (1 + 1e-4))
+    assert (np.abs(dequantize(codes, scale) - x) <= np.repeat(bound, BLOCK, 1)[:, :100]).all()
+    assert np.abs(codes.astype(int)).max(initial=0) <= 127
+
+
+# ── products ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@cache
+def product(name: str, k: int = K, cpu: str = "native", threads: int = 1, dtype: str = "f32") -> Kernel:
+    target = None if cpu == "native" else moec.Target.of(moec.Target.host().triple, cpu)
+    storage, dims = {"w": name}, {"H": k, "N": N}
+    return moec.compile(PRODUCT, dims, dtype, threads, target, storage=storage, activations="int8")
+
+
+def multiply(kernel: Kernel, name: str, x: Any, coded: Coded) -> Any:
+    return kernel(x, kernel.pack({"w": Blocks(coded.shape, name, lambda _: coded)}))
+
+
+def hold(y: Any, x: Any, coded: Coded) -> None:
+    """Products are those of the quantised rows but for what f32 rounds, so within the bound of the exact ones."""
+    codes, scale = quantize(x.astype(np.float32))
+    weights = np.abs(coded.decode().astype(np.float64))
+    truth = dequantize(codes, scale) @ coded.decode().astype(np.float64).T
+    (offsets, _), span = _parts(coded), coded.layout.span or coded.shape[1]
+    terms = weights + 2 * np.repeat(offsets, span, axis=1)[:, : coded.shape[1]]
+    rounding = 4e-6 * np.abs(dequantize(codes, scale)) @ terms.T + 1e-30
+    assert (np.abs(y - truth) <= rounding).all()
+    blocks = np.pad(np.abs(x.astype(np.float64)), ((0, 0), (0, -x.shape[1] % BLOCK))).reshape(len(x), -1, BLOCK)
+    steps = np.repeat(blocks.max(-1), BLOCK, axis=1)[:, : x.shape[1]]
+    bound = np.where(steps < SMALLEST, steps, steps / 254 * (1 + 1e-4)) @ weights.T
+    assert (np.abs(y - x.astype(np.float64) @ coded.decode().astype(np.float64).T) <= bound + rounding).all()
+
+
+def _parts(coded: Coded) -> tuple[Any, Any]:
+    """The magnitudes of offsets and scales: sums in which they cancel are rounded as they are large."""
+    scale, offset = coded.factors
+    return np.abs(np.zeros_like(scale) if offset is None else offset).astype(np.float64), np.abs(scale)
+
+
+def _representable(coded: Coded) -> Coded:
+    """The same with scales of at most 2^60 or so: of larger ones f32 cannot hold the products."""
+    fields = dict(coded.fields)
+    for field in coded.layout.fields:
+        numbers = fields[field.name]
+        if field.kind == "e8m0":
+            fields[field.name] = numbers.clip(0, 180)
+        elif field.kind == "e4m3":
+            fields[field.name] = np.where(numbers & 0x7F == 0x7F, np.uint8(0), numbers)
+        elif field.kind in ("f32", "bf16"):
+            fields[field.name] = np.where(np.abs(numbers.astype(np.float64)) > 2.0**60, numbers.dtype.type(1), numbers)
+    return Coded(coded.layout, coded.codes, fields)
+
+
+@pytest.mark.parametrize("name", ["int8", "q4_0", "q5_1", "q2_K", "q4_K", "q6_K", "mxfp4", "nvfp4", "int4_g64_zp"])
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_products_of_any_blocks(name: str, data: Any) -> None:
+    """Codes of every kind, scales of any finite size, zeros, subnormals; rows with zeros and outliers."""
+    k = 512 if FORMATS[name].block == 256 else K
+    coded = draw_coded(data, name, N, k)
+    if data.draw(st.booleans()):
+        coded = Coded(coded.layout, np.full_like(coded.codes, (1 << coded.layout.bits) - 1), coded.fields)
+    coded = _representable(coded)
+    rows = data.draw(st.sampled_from([1, 2, 65]))
+    random = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    x = random.standard_normal((rows, k)).astype(np.float32)
+    x *= data.draw(st.sampled_from([0.0, 1e-38, 1e-20, 1.0, 1e4]))
+    x[:, :: data.draw(st.integers(1, 90))] *= data.draw(st.sampled_from([0.0, 1.0, 1000.0]))
+    hold(multiply(product(name, k), name, x, coded), x, coded)
+
+
+@pytest.mark.parametrize("cpu", ["x86-64", "haswell", "skylake-avx512", "cascadelake"])
+@pytest.mark.parametrize("name", ["int8", "q4_K", "q3_K", "nvfp4"])
+def test_other_machines(name: str, cpu: str) -> None:
+    host = moec.Target.host()
+    if host.architecture != "x86_64" or not moec.Target.of(host.triple, cpu).runs_on(host):
+        cpu = "native"
+    random = np.random.default_rng(5)
+    dense = random.standard_normal((N, 512), np.float32)
+    coded, x = FORMATS[name].encode(dense), random.standard_normal((9, 512), np.float32)
+    y = multiply(product(name, 512, cpu), name, x, coded)
+    hold(y, x, coded)
+
+
+@pytest.mark.parametrize("target", ["aarch64-linux-gnu", "riscv64-linux-gnu"])
+def test_machines_of_other_kinds_have_code(target: str) -> None:
+    options = moec.pipeline.Options.of({"H": 64, "N": 64}, target=target, storage={"w": "mxfp4"}, activations="int8")
+    assert moec.pipeline.Compilation(moec.pipeline.find_source(PRODUCT), options).image
+
+
+@pytest.mark.parametrize("k", [1, 63, 65, 130])
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_rows_that_end_inside_a_block(k: int, dtype: str) -> None:
+    random = np.random.default_rng(k)
+    coded = FORMATS["int8"].encode(random.standard_normal((N, k), np.float32))
+    x = random.standard_normal((3, k)).astype(NUMPY[dtype])
+    hold(multiply(product("int8", k, dtype=dtype), "int8", x, coded), x, coded)
+
+
+def test_bits_depend_on_nothing_else() -> None:
+    """Neither on the rows beside, nor on threads, nor on the run."""
+    random = np.random.default_rng(0)
+    x = random.standard_normal((200, DIMS["mixtral"]["H"]), np.float32)
+    file, arrays = EXAMPLES / "mixtral.moe", arrays_of("mixtral")
+    one, two = (moec.compile(file, DIMS["mixtral"], threads=n, storage="q4_K", activations="int8") for n in (1, 2))
+    packed = one.pack(arrays)
+    y = one(x, packed)
+    assert np.array_equal(y, one(x, packed)) and np.array_equal(y, two(x, packed))
+    assert np.array_equal(y[77:78], one(x[77:78], packed)) and np.array_equal(y[50:120], two(x[50:120], packed))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_reaches_every_sum(bad: float) -> None:
+    coded = FORMATS["q4_0"].encode(np.ones((N, K), np.float32))
+    x = np.ones((3, K), np.float32)
+    x[1, 5] = bad
+    y = multiply(product("q4_0"), "q4_0", x, coded)
+    assert np.isnan(y[1]).all() and np.isfinite(y[[0, 2]]).all()
+
+
+# ── layers ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check(layer: str, dtype: str, storage: dict[str, str]) -> None:
+    """The kernel gives what the oracle does that quantises as it does; and quantising costs no more than it should."""
+    kernel = moec.compile(EXAMPLES / f"{layer}.moe", DIMS[layer], dtype, 1, storage=storage, activations="int8")
+    assert kernel.activations == "int8" and set(kernel.interface.storage) == set(kernel.interface.quantized)
+    arrays = arrays_of(layer)
+    x = np.random.default_rng(3).standard_normal((9, DIMS[layer]["H"])).astype(NUMPY[dtype])
+    y = kernel(x, kernel.pack(arrays))
+    truth = decoded(kernel.interface, arrays)
+    alike = moec.reference(EXAMPLES / f"{layer}.moe", DIMS[layer], dtype, kernel.interface.quantized)
+    result = alike.run((x,), weights=truth)
+    assert result.stable.any()
+    assert errors(y, result.outputs[0])[result.stable].max() <= TOLERANCES_QUANTIZED[dtype]
+    real = moec.reference(EXAMPLES / f"{layer}.moe", DIMS[layer], dtype).run((x,), weights=truth)
+    error = errors(y, real.outputs[0])[real.stable]
+    assert 1e-4 < error.max() <= 5e-2
+
+
+@pytest.mark.parametrize("names", [*zip(INTEGERS[::2], INTEGERS[1::2], strict=False)], ids="-".join)
+def test_every_format_of_integers(names: tuple[str, str]) -> None:
+    check("mixtral", "f32", {"experts": names[0], "down": names[1]})
+
+
+@pytest.mark.parametrize("layer", ["qwen2_moe", "gpt_oss", "deepseek_v3"])
+@pytest.mark.parametrize("names", PAIRS, ids="-".join)
+def test_layers(layer: str, names: tuple[str, str]) -> None:
+    check(layer, "f32", {"experts": names[0], "down": names[1]})
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_sixteen_bits(dtype: str) -> None:
+    check("deepseek_v3", dtype, {"experts": "q4_K", "shared_gate": "int8", "shared_up": "int8", "shared_down": "q8_0"})
+
+
+@pytest.mark.parametrize("name", ["fp8", "fp8_block"])
+def test_floats_of_eight_bits_stay_real(name: str) -> None:
+    with pytest.raises(CompileError, match="are no integers") as caught:
+        product(name)
+    assert "activations" in (caught.value.diagnostics[0].help or "")
+
+
+def test_only_stored_weights_take_quantised_vectors() -> None:
+    kernel = moec.compile(EXAMPLES / "mixtral.moe", DIMS["mixtral"], threads=1, activations="int8")
+    assert kernel.activations == "real"
+    arrays, x = arrays_of("mixtral"), np.ones((2, 256), ml_dtypes.bfloat16).astype(np.float32)
+    stored = moec.compile(EXAMPLES / "mixtral.moe", DIMS["mixtral"], threads=1, activations="int8", storage="q8_0")
+    assert np.array_equal(kernel(x, kernel.pack(arrays, storage="q8_0")), stored(x, stored.pack(arrays)))
