@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import moec
+from moec.integrations import transformers as integration
 from moec.language import syntax
 from moec.language.parse import parse, read
 from moec.reference import Reference
@@ -23,7 +24,7 @@ from moec.runtime.kernel import Kernel
 from tests.examples import BELOW, EXAMPLES, SMALL, dimensions, random_inputs
 from tests.parity.blocks import BLOCKS, Block, build, run, state
 
-LAYERS: Final = Path(__file__).parent / "layers"
+LAYERS: Final = Path(integration.__file__).parent / "layers"
 
 #: How far an output may be off, relative to the largest magnitude. In bf16 the library rounds between matrices, too.
 TOLERANCE: Final = {"f32": 1e-5, "bf16": 2e-2}

@@ -13,10 +13,12 @@ from typing import Any, cast
 from torch import nn
 from transformers.integrations.moe import ExpertsInterface
 
-from moec.integrations.transformers.backend import Storage, experts_of, forward
+from moec.integrations.transformers.backend import experts_of, forward
 from moec.integrations.transformers.experts import is_experts
+from moec.integrations.transformers.packed import Storage
+from moec.integrations.transformers.replace import Report, replace
 
-__all__ = ["prepare"]
+__all__ = ["Report", "prepare", "replace"]
 
 cast(Any, ExpertsInterface).register("moec", forward)
 

@@ -10,20 +10,17 @@ import itertools
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from moec import pipeline
-from moec.diagnostics import fail
 from moec.integrations.torch import DTYPES
 from moec.integrations.transformers.experts import Layer, describe
+from moec.integrations.transformers.packed import Packed
 from moec.runtime.kernel import Kernel
-from moec.runtime.weights import Weights
 from moec.source import Source
-
-Storage: TypeAlias = Mapping[str, str] | str | None
 
 _lock: Final = threading.RLock()
 _numbers: Final = itertools.count()
@@ -32,119 +29,50 @@ _by_number: Final = weakref.WeakValueDictionary[int, "Experts"]()
 _kernels: Final = dict[tuple[object, ...], Kernel]()
 
 
-class Experts:
-    """What moec keeps of one module: the layer, its packed weights, and which parameters these were packed from.
-
-    `storage` is the format of the weights, as for `moec.compile`; with `release` the module's own are let go once they
-    are packed: what stands in their place has their shapes, and no numbers.
-    """
+class Experts(Packed):
+    """What moec keeps of one module: the layer, its kernels, its packed weights."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._module = weakref.ref(module)
+        super().__init__(module)
         self.number = next(_numbers)
-        self.storage: Storage = None
-        self.release = False
         self._layer: Layer | None = None
-        self._weights: Weights | None = None
-        self._described: object = None
-        self._packed_from: object = None
-        self._lock = threading.Lock()
+        self._types: object = None
 
     @property
     def layer(self) -> Layer:
-        """The module's experts in the language. Raises `CompileError` (E0902)."""
-        if self._layer is None or self._described != self._types():
-            self._layer, self._described = describe(self._living), self._types()
+        """The module's experts in the language. Raises `CompileError` (E0902).
+
+        It is written again where parameters have other types; the module's code and attributes are taken not to change.
+        """
+        types = tuple((tensor.dtype, tensor.shape) for tensor in self.module.parameters())
+        if self._layer is None or self._types != types:
+            self._layer, self._types = describe(self.module), types
         return self._layer
-
-    @property
-    def _living(self) -> nn.Module:
-        module = self._module()
-        assert module is not None, "a module that is gone is not called"
-        return module
-
-    def configure(self, storage: Storage, release: bool) -> None:
-        """Sets both options; weights that are stored otherwise are packed again when they are next needed."""
-        if self.storage != storage:
-            self._packed_from = None
-        self.storage, self.release = storage, release
 
     def __call__(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """[T, H], [T, K], [T, K] to [T, H], on as many threads as torch may use."""
         kernel = self.kernel(ids.shape[1])
-        if self._packed_from != self._state():
-            with self._lock:
-                if self._packed_from != self._state():
-                    self._pack(kernel)
-        return kernel(hidden, ids, weights, weights=self._weights, threads=torch.get_num_threads())
+        return kernel(hidden, ids, weights, weights=self.weights(kernel), threads=torch.get_num_threads())
 
     def kernel(self, chosen: int) -> Kernel:
         """The compiled layer for tokens of so many experts."""
         layer = self.layer
-        dims = {**layer.dims, "K": chosen}
-        key = (layer.text, tuple(dims.items()), layer.dtype)
-        with _lock:
-            if key not in _kernels:
-                options = pipeline.Options.of(dims, layer.dtype)
-                _kernels[key] = pipeline.load(Source("<experts>", layer.text), options)
-            return _kernels[key]
+        return compiled(Source("<experts>", layer.text), {**layer.dims, "K": chosen}, layer.dtype)
 
-    def _pack(self, kernel: Kernel) -> None:
-        module, layer = self._living, self.layer
-        arrays = {name: view.of(module) for name, view in layer.views.items()}
-        self._weights = kernel.pack(arrays, storage=self.storage)
-        if self.release:
-            for name in layer.sources:
-                _let_go(module, name)
-        self._packed_from = self._state()
+    def arrays(self) -> Mapping[str, Tensor]:
+        return {name: view.of(self.module) for name, view in self.layer.views.items()}
 
-    def _types(self) -> object:
-        """What the text depends on besides the module's code and attributes, which are taken not to change."""
-        return tuple((tensor.dtype, tensor.shape) for tensor in self._living.parameters())
-
-    def _state(self) -> object:
-        """Which numbers the module's parameters are, as far as torch can tell."""
-        return tuple((tensor.data_ptr(), _version(tensor)) for tensor in self._living.parameters())
+    def sources(self) -> Sequence[str]:
+        return self.layer.sources
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
-class Released(nn.Parameter):
-    """What is left of a parameter that moec has packed: shape and type. Reading it raises `CompileError` (E0401)."""
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Released:
-        """In the place of a tensor."""
-        return torch.Tensor._make_subclass(cls, torch.empty_like(tensor, device="meta"), False)
-
-    def __repr__(self, *, tensor_contents: object = None) -> str:
-        return f"Released({list(self.shape)}, {self.dtype})"
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: object, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        name = func.__name__ if func.__name__ != "__get__" else f"get {func.__self__.__name__}"
-        if name in _SHALLOW or (name.startswith("get ") and name not in _VIEWS):
-            with cast(Any, torch)._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        help = "without `release_weights` they stay"
-        raise fail("E0401", "these weights were let go when moec packed them", help=help)
-
-
-#: What may be asked of a parameter without its numbers, besides its attributes, and which of those are its numbers.
-_SHALLOW: Final = ("size", "dim", "numel", "element_size", "data_ptr", "is_inference", "is_floating_point")
-_VIEWS: Final = ("get data", "get T", "get H", "get mT", "get mH", "get real", "get imag")
-
-
-def _let_go(module: nn.Module, path: str) -> None:
-    """Frees the memory of a parameter."""
-    *parents, name = path.split(".")
-    owner = module.get_submodule(".".join(parents))
-    if isinstance(tensor := getattr(owner, name), nn.Parameter):
-        owner.register_parameter(name, Released.of(tensor))
+def compiled(source: Source, dims: Mapping[str, int], dtype: str) -> Kernel:
+    """The kernel of a layer, one for all modules that are alike."""
+    key = (source.text, tuple(dims.items()), dtype)
+    with _lock:
+        if key not in _kernels:
+            _kernels[key] = pipeline.load(source, pipeline.Options.of(dims, dtype))
+        return _kernels[key]
 
 
 def experts_of(module: nn.Module) -> Experts:
