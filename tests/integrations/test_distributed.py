@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 import moec
 from moec import CompileError
@@ -32,12 +33,36 @@ def run(*command: str | Path, seconds: float = 90) -> str:
     return done.stdout
 
 
+def torchrun(count: int, *command: str | Path) -> list[str]:
+    """What ranks on this machine print, sorted."""
+    return sorted(
+        run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), *command).splitlines()
+    )
+
+
 @pytest.mark.parametrize("count", [2, 4])
 def test_ranks_under_torchrun(count: int) -> None:
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
-    told = run(*torchrun, RANKS).splitlines()
     expected = [f"rank {rank}: {case.__name__}" for rank in range(count) for case in ranks.CASES]
-    assert sorted(told) == sorted(expected)
+    assert torchrun(count, RANKS) == sorted(expected)
+
+
+def test_a_model_of_transformers_splits_its_experts_and_moec_computes_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=64,
+        hidden_size=32,
+        moe_intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_experts=8,
+        num_experts_per_tok=2,
+        initializer_range=0.2,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
+    told = torchrun(2, RANKS.with_name("ranks_of_a_model.py"), str(tmp_path))
+    assert told == ["rank 0: all_reduce", "rank 0: all_to_all", "rank 1: all_reduce", "rank 1: all_to_all"]
 
 
 @pytest.mark.parametrize("how", ["dead", "silent"])
