@@ -20,20 +20,16 @@ from typing import Any, Final
 from llvmlite import ir
 
 from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, i64
-from moec.codegen.quantize import Record, emit_quantize
-from moec.codegen.stages import Matmul
+from moec.codegen.quantize import Record
 from moec.codegen.unpack import Codes, Factors
-from moec.dialects import plan
-from moec.dialects.types import element_name, integer
-from moec.formats import FORMATS
 from moec.formats.layout import BLOCK, E2M1, GROUP
 from moec.formats.panels import PanelLayout
 from moec.target import Target
 
 #: The k of a word of codes, which is what one lane multiplies and adds in one instruction.
 _WORD: Final = 4
-#: How far ahead of the codes that are multiplied memory is read.
-_AHEAD: Final = 4096
+#: Sums of a row that run beside each other where a block is one stretch: one chain of sixteen would be waited for.
+_CHAINS: Final = 4
 
 
 def emit_products(module: Any, target: Target, place: PanelLayout, record: Record, name: str) -> ir.Function:
@@ -91,10 +87,8 @@ class _Products:
     def _columns(self, chunk: Value, block: Value, rows: Value, column: Value) -> None:
         """A block of k of a vector of columns, with all rows."""
         e, record = self.e, self.record
-        codes = e.at(chunk, self.place.codes, 1)
-        codes = e.at(codes, e.b.mul(block, i64(BLOCK // GROUP * self.place.group)), 1)
-        codes = e.at(codes, e.b.mul(column, i64(4)), 1)
-        self._prefetch(chunk, block, column)
+        codes = self.codes.start(chunk, block, column)
+        self._prefetch(codes)
         words: list[Value] = []
         for group in range(BLOCK // GROUP):
             planes = self.codes.load(e.at(codes, group * self.place.group, 1))
@@ -111,15 +105,16 @@ class _Products:
 
         e.loop(0, self.count, turn)
 
-    def _prefetch(self, chunk: Value, block: Value, column: Value) -> None:
-        """The share of a vector of columns of what is so far ahead."""
-        e, blocks = self.e, self.layout.chunk // BLOCK
-        share = self.place.chunk // blocks * self.lanes // self.place.columns
-        start = e.at(chunk, e.b.mul(block, i64(self.place.chunk // blocks)), 1)
-        start = e.at(start, e.b.mul(e.b.udiv(column, i64(self.lanes)), i64(share)), 1)
-        for offset in range(0, share, 64):
-            line = e.at(start, _AHEAD + offset, 1)
-            e.call("llvm.prefetch.p0", VOID, line, *(ir.Constant(I32, value) for value in (0, 3, 1)))
+    def _prefetch(self, codes: Value) -> None:
+        """As much as a vector of columns reads, so far ahead, where rows are too many for the hardware to run ahead."""
+        e, (few, distance) = self.e, self.e.target.prefetch
+        share = self.place.chunk * BLOCK // self.layout.chunk * self.lanes // self.place.columns
+        # Narrow codes are wanted in the first cache, since they are shifted and masked before they are multiplied.
+        ahead, locality = (distance, 2) if self.layout.bits == 8 else (min(distance, 4096), 3)
+        with e.when(e.b.icmp_signed(">", self.count, i64(few))):
+            for offset in range(0, share, 64):
+                line = e.at(codes, ahead + offset, 1)
+                e.call("llvm.prefetch.p0", VOID, line, *(ir.Constant(I32, value) for value in (0, locality, 1)))
 
     # weights
 
@@ -172,12 +167,15 @@ class _Products:
         total: Value = None
         count = record.stretch // _WORD
         for stretch, (scale, offset) in enumerate(factors):
-            sums: Value = ir.Constant(self.words, None)
+            chains: list[Value] = [ir.Constant(self.words, None)] * max(1, (_CHAINS if record.stretches == 1 else 1))
             if self.layout.center:
-                sums = self._splat(e.b.load(e.at(source, record.start(stretch), 1), typ=I32, align=4))
+                chains[0] = self._splat(e.b.load(e.at(source, record.start(stretch), 1), typ=I32, align=4))
             for i in range(stretch * count, (stretch + 1) * count):
-                sums = self._multiply_add(sums, words[i], source, i)
-            value = e.b.sitofp(sums, self.floats)
+                at = i % len(chains)
+                chains[at] = self._multiply_add(chains[at], words[i], source, i)
+            while len(chains) > 1:
+                chains = [e.b.add(*pair) for pair in zip(chains[::2], chains[1::2], strict=True)]
+            value = e.b.sitofp(chains[0], self.floats)
             if scale is not None:
                 value = e.b.fmul(value, scale) if total is None else e.overloaded("llvm.fmuladd", value, scale, total)
             if offset is not None:
@@ -233,62 +231,3 @@ class _Products:
 
 def _divided(e: Emitter, value: Value, by: int) -> tuple[Value, Value]:
     return e.b.udiv(value, i64(by)), e.b.urem(value, i64(by))
-
-
-# ── the stage ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def record_bytes(op: plan.MatmulOp, target: Target) -> int:
-    """The bytes of a row's records."""
-    return _record(op, target).nbytes * -(-integer(op.k) // BLOCK)
-
-
-def _record(op: plan.MatmulOp, target: Target) -> Record:
-    assert op.storage is not None
-    return Record(FORMATS[op.storage.data].layout, target.byte_dots == "pairs")
-
-
-class IntegerMatmul(Matmul):
-    """Quantises the rows of a key, block of rows by block of rows, then multiplies each panel with them."""
-
-    def emit_kernels(self) -> None:
-        op, shape, stages = self.op, self.shape, self.stages
-        assert op.storage is not None
-        format = FORMATS[op.storage.data]
-        self.place = PanelLayout(format.layout, shape.columns, self.n, self.k, self.parts)
-        self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
-        self.block = shape.rows
-        self.record, self.blocks = _record(op, stages.target), -(-self.k // BLOCK)
-        assert isinstance(op.vector.type, plan.RowsType)
-        dtype = element_name(op.vector.type.row)
-        self.quantize = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
-        self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name)
-
-    def _ready(self, first: Value, stop: Value) -> None:
-        e, rows = self.e, self.e.b.sub(stop, first)
-        blocks = self._count(rows, self.block)
-
-        def block_turn(at: Value) -> None:
-            low, high = self._block(first, rows, self.block, blocks, at)
-            stride = e.b.mul(e.b.sub(high, low), i64(self.record.nbytes))
-
-            def row_turn(place: Value) -> None:
-                to = e.at(self._records(low), e.b.mul(e.b.sub(place, low), i64(self.record.nbytes)), 1)
-                e.b.call(self.quantize, [self._vector(place), to, stride])
-
-            e.loop(low, high, row_turn)
-
-        e.loop(0, blocks, block_turn)
-
-    def _records(self, low: Value) -> Value:
-        """The records of a block of rows that begins at a place of the grouping; threads that share a key write the
-        same there."""
-        return self.e.at(self.pointers, self.e.b.mul(low, i64(self.record.nbytes * self.blocks)), 1)
-
-    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
-        e, count = self.e, self.e.b.sub(high, low)
-        e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
-        e.b.call(self.products, [panel, self._records(low), self.sums, count, i64(self.blocks)])
-
-
-__all__ = ["IntegerMatmul", "emit_products", "record_bytes"]

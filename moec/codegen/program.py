@@ -10,11 +10,10 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
 from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_bytes, row_layout
-from moec.codegen.integer import record_bytes
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
 from moec.codegen.stages import FLAG, Stage, Stages
-from moec.codegen.stored import emit_matmul
+from moec.codegen.stored import find_matmul
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
 from moec.runtime.interface import Array, Interface, Packed
@@ -54,7 +53,7 @@ class _Program:
         matmuls = [op for op in self.block.ops if isinstance(op, plan.MatmulOp)]
         self.arguments += [("packed", op.value) for op in matmuls]
         self.packed = [self._pack(op) for op in matmuls]
-        steps = [step for step in map(self._step, self.block.ops) if step is not None]
+        steps = [step for op in self.block.ops for step in self._steps(op)]
         scratch = max((step.scratch for step in steps if isinstance(step, Stage)), default=0)
         self.scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
         self.regions.append(Region(FLAG, 0, 64))
@@ -81,28 +80,29 @@ class _Program:
 
     # steps
 
-    def _step(self, op: Any) -> Any:
+    def _steps(self, op: Any) -> list[Any]:
+        """What a call does for an operation, in order."""
         name = f"stage_{len(self.frame.fields)}_{op.name.split('.')[1]}"
         match op:
             case plan.ExpandOp():
-                return self._expand(op)
+                return [self._expand(op)]
             case plan.GroupOp():
                 domain = self.domains[op.domain]
                 self.regions.append(Region((op.result, "order"), 8 * domain.per_token))
                 self.regions.append(Region((op.result, "offsets"), 0, 8 * (integer(op.keys) + 2)))
-                return op
+                return [op]
             case plan.RowsOp():
                 for value in op.values:
                     self._buffer(value, self.domains[op.domain])
-                return self.stages.rows(op, name)
+                return [self.stages.rows(op, name)]
             case plan.MatmulOp():
                 domain = self.domains[op.domain]
                 self._buffer(op.value, domain)
-                each = record_bytes(op, self.target) if op.tile.data.startswith("int8") else 8
-                self.regions.append(Region((op.value, "pointers"), each * domain.per_token))
-                return emit_matmul(self.stages, op, name)
+                matmul = find_matmul(self.stages, op, name)
+                self.regions += matmul.regions()
+                return matmul.emit_all()
             case _:
-                return None
+                return []
 
     def _buffer(self, value: SSAValue, domain: Domain) -> None:
         if value not in self.outputs:

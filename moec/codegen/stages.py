@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 from xdsl.ir import Block, Operation, SSAValue
 
-from moec.codegen.frame import Domain, Frame, StageFrame, row_bytes, row_layout, row_value
+from moec.codegen.frame import Domain, Frame, Region, StageFrame, row_bytes, row_layout, row_value
 from moec.codegen.llvm import I64, PTR, SIZES, VOID, Emitter, Value, i64
 from moec.codegen.microkernel import emit_family
 from moec.codegen.rows import Row, Scratch, map_into, put
@@ -206,12 +206,19 @@ class Matmul:
         """The microkernels: one for each number of rows that a tile may have."""
         self.kernels = emit_family(self.stages.module, self.stages.target, self.shape, self.shape.rows)
 
+    def regions(self) -> list[Region]:
+        """The workspace that the stages need besides their result: where each row's vector is."""
+        return [Region((self.op.value, "pointers"), 8 * self.domain.per_token)]
+
+    def emit_all(self) -> list[Stage]:
+        """The stages of the product, in order."""
+        return [self.emit()]
+
     def emit(self) -> Stage:
         e, frame, function = self.stages.begin(self.name)
         self.e, self.frame, self.function = e, frame, function
         self.scratch = Scratch(function.args[3])
         self.take_scratch()
-        self.pointers = frame.pointer_of((self.op.value, "pointers"))
         self.weights = frame.pointer_of(("packed", self.op.value))
         self._keys(function.args[1], function.args[2])
         self.stages.finish(e, function)
@@ -287,14 +294,18 @@ class Matmul:
     def _vector(self, place: Value) -> Value:
         """The address of the vector of a row."""
         e, source = self.e, self.op.vector
-        target = self.stages.domains[plan.domain_of(source)]
-        index = ascend(e, self.frame, self.domain, target, self._row(place))
         assert isinstance(source.type, plan.RowsType)
-        return e.at(self.frame.pointer_of(source), e.b.mul(index, i64(row_bytes(source.type.row))), 1)
+        size = i64(row_bytes(source.type.row))
+        return e.at(self.frame.pointer_of(source), e.b.mul(self._source_row(place), size), 1)
+
+    def _source_row(self, place: Value) -> Value:
+        """The row of the vector's domain that a row was expanded from."""
+        target = self.stages.domains[plan.domain_of(self.op.vector)]
+        return ascend(self.e, self.frame, self.domain, target, self._row(place))
 
     def _pointer(self, place: Value) -> Value:
         """Where the address of a row's vector is kept; threads that share a key write the same there."""
-        return self.e.at(self.pointers, place, 8)
+        return self.e.at(self.frame.pointer_of((self.op.value, "pointers")), place, 8)
 
     # blocks of rows
 

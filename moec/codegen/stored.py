@@ -7,22 +7,23 @@ a row's bits do not depend on which rows stand beside it.
 
 from __future__ import annotations
 
-from moec.codegen.integer import IntegerMatmul
 from moec.codegen.llvm import Value, i64
-from moec.codegen.stages import Matmul, Stage, Stages
+from moec.codegen.quantized import QuantizedMatmul
+from moec.codegen.stages import Matmul, Stages
 from moec.codegen.unpack import emit_unpack
 from moec.dialects import plan
 from moec.dtypes import DTYPES
 from moec.formats import FORMATS
+from moec.formats.layout import BLOCK
 from moec.formats.panels import PanelLayout
 from moec.target import KernelShape
 
 
-def emit_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Stage:
-    """The stage of a matrix product: its weights dense or stored, its rows as they are or quantised."""
+def find_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
+    """What emits a matrix product: its weights dense or stored, its rows as they are or quantised."""
     shape = KernelShape.parse(op.tile.data, op.dtype.data)
-    kind = IntegerMatmul if shape.form == "int8" else StoredMatmul if op.storage else Matmul
-    return kind(stages, op, shape, name).emit()
+    kind = QuantizedMatmul if shape.form == "int8" else StoredMatmul if op.storage else Matmul
+    return kind(stages, op, shape, name)
 
 
 class StoredMatmul(Matmul):
@@ -63,7 +64,7 @@ class StoredMatmul(Matmul):
 
     def _rows_over(self, at: Value, depth: Value, low: Value, count: Value, turns: Value, following: Value) -> None:
         """Blocks of rows pass over the decoded part; each prefetches its share of the codes that follow."""
-        e, step = self.e, self.shape.kstep * self.place.group // 32
+        e, step = self.e, self.shape.kstep * self.place.block // BLOCK
         size = self.cut // self.shape.kstep * step
 
         def turn(i: Value) -> None:

@@ -21,7 +21,7 @@ from llvmlite import ir
 from moec.codegen.elements import widen
 from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, i64
 from moec.codegen.microkernel import bf16_type
-from moec.formats.layout import E2M1, GROUP, KINDS, Field
+from moec.formats.layout import BLOCK, E2M1, GROUP, KINDS, Field
 from moec.formats.panels import PanelLayout
 from moec.target import KernelShape, Target
 
@@ -62,9 +62,16 @@ class Codes:
         """The words of each plane of a group whose codes for these columns begin at `group`."""
         e = self.e
         return [
-            [e.b.load(e.at(group, at + 4 * self.place.columns * i, 1), typ=self.type, align=4) for i in range(width)]
+            [e.b.load(e.at(group, at + 4 * self.place.tile * i, 1), typ=self.type, align=4) for i in range(width)]
             for at, width, _ in self.place.planes()
         ]
+
+    def start(self, chunk: Value, block: Value, column: Value) -> Value:
+        """Where the codes of a block of a chunk begin, for a vector of columns."""
+        e, place = self.e, self.place
+        block = e.at(e.at(chunk, place.codes, 1), e.b.mul(block, i64(place.block)), 1)
+        tile = e.b.mul(e.b.udiv(column, i64(place.tile)), i64(BLOCK // GROUP * place.group))
+        return e.at(e.at(block, tile, 1), e.b.mul(e.b.urem(column, i64(place.tile)), i64(4)), 1)
 
     def shifted(self, word: Value, by: int) -> Value:
         """Bits moved down, or up where `by` is negative."""
@@ -159,17 +166,27 @@ class _Unpacker:
 
     def emit(self) -> None:
         e, place = self.e, self.place
-        groups = place.layout.chunk // GROUP
+        blocks, groups = place.layout.chunk // BLOCK, BLOCK // GROUP
 
         def chunk_turn(i: Value) -> None:
             at = e.b.add(e.b.mul(e.b.add(self.first, i), i64(place.chunk)), i64(place.head))
             chunk = e.at(self.panel, at, 1)
-            e.loop(0, groups, lambda group: group_turn(chunk, e.b.add(e.b.mul(i, i64(groups)), group), group))
+            e.loop(0, blocks, lambda block: block_turn(chunk, e.b.add(e.b.mul(i, i64(blocks)), block), block))
 
-        def group_turn(chunk: Value, done: Value, group: Value) -> None:
-            codes = e.at(e.at(chunk, place.codes, 1), e.b.mul(group, i64(place.group)), 1)
-            out = e.at(self.out, e.b.mul(done, i64(GROUP * place.columns * self._size)), 1)
-            e.loop(0, place.columns, lambda column: self._columns(chunk, codes, group, column, out), self.lanes)
+        def block_turn(chunk: Value, done: Value, block: Value) -> None:
+            out = e.at(self.out, e.b.mul(done, i64(BLOCK * place.columns * self._size)), 1)
+
+            def columns_turn(column: Value) -> None:
+                start = self.codes.start(chunk, block, column)
+                e.loop(0, groups, lambda half: group_turn(chunk, start, block, half, column, out))
+
+            e.loop(0, place.columns, columns_turn, self.lanes)
+
+        def group_turn(chunk: Value, start: Value, block: Value, half: Value, column: Value, out: Value) -> None:
+            group = e.b.add(e.b.mul(block, i64(groups)), half)
+            codes = e.at(start, e.b.mul(half, i64(place.group)), 1)
+            to = e.at(out, e.b.mul(half, i64(GROUP * place.columns * self._size)), 1)
+            self._columns(chunk, codes, group, column, to)
 
         e.loop(0, self.count, chunk_turn)
 
@@ -180,9 +197,8 @@ class _Unpacker:
     def _columns(self, chunk: Value, codes: Value, group: Value, column: Value, out: Value) -> None:
         """32 k of a vector of columns."""
         e, layout = self.e, self.place.layout
-        start = e.at(codes, e.b.mul(column, i64(4)), 1)
-        self._prefetch(codes, column)
-        words = self.codes.load(start)
+        self._prefetch(codes)
+        words = self.codes.load(codes)
         short = bool(layout.span) and layout.span < GROUP
         halves = [self.factors.load(chunk, group, column, half) for half in range(2 if short else 1)]
         if self.table is None and layout.values == "integer" and layout.bias:
@@ -196,12 +212,11 @@ class _Unpacker:
                 e.b.store(self._step(weights), to, align=self.lanes * self._size * self.shape.kstep)
                 weights = []
 
-    def _prefetch(self, codes: Value, column: Value) -> None:
-        """The share of a vector of columns of the group that is so far ahead."""
-        e, size = self.e, self.place.layout.bits * 4 * self.lanes
-        start = e.at(e.at(codes, _AHEAD, 1), e.b.mul(column, i64(self.place.layout.bits * 4)), 1)
-        for offset in range(0, size, 64):
-            place = e.at(start, offset, 1)
+    def _prefetch(self, codes: Value) -> None:
+        """As many codes as are decoded now, so far ahead."""
+        e = self.e
+        for offset in range(0, self.place.layout.bits * 4 * self.lanes, 64):
+            place = e.at(codes, _AHEAD + offset, 1)
             e.call("llvm.prefetch.p0", VOID, place, *(ir.Constant(I32, value) for value in (0, 3, 1)))
 
     def _biased(self, scale: Value, offset: Value | None) -> Value:

@@ -1,10 +1,12 @@
 """Panels of stored weights: the order in which a kernel reads codes and fields.
 
 A panel holds `columns` rows of the matrix. First come the fields that a whole row shares, then chunk after chunk of k:
-the chunk's fields, [entries][columns] each, then its codes in groups of 32 k. Codes are cut into planes of 8, 4, 2 or 1
-bits; a plane of w bits is 32-bit words [words][columns], each of 4 · 8 / w codes of one column: bits 8b + wj of word i
-have the code of k = 32 / w · i + 4j + b. So one shift and one mask leave four consecutive k in the four bytes of a
-word, as integer dot products want them, and another mask leaves one.
+the chunk's fields, [entries][columns] each, then its codes, block after block of 64 k. In a block each tile of 16
+columns (fewer where they do not divide so) has two groups of 32 k: what a vector of columns multiplies lies together,
+in the order in which it is read. Codes are cut into planes of 8, 4, 2 or 1 bits; a plane of w bits is 32-bit words
+[words][tile], each of 4 · 8 / w codes of one column: bits 8b + wj of word i have the code of k = 32 / w · i + 4j + b.
+So one shift and one mask leave four consecutive k in the four bytes of a word, as integer dot products want them, and
+another mask leaves one.
 
 Matrices packed together share every panel in equal parts, as dense ones do (`moec.runtime.pack`).
 """
@@ -13,10 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import gcd
+from typing import Final
 
 import numpy as np
 
-from moec.formats.layout import GROUP, KINDS, Array, Bytes, Coded, Field, Layout
+from moec.formats.layout import BLOCK, GROUP, KINDS, Array, Bytes, Coded, Field, Layout
+
+_TILE: Final = 16
 
 
 @dataclass(frozen=True)
@@ -69,14 +75,24 @@ class PanelLayout:
         return self._header(False)
 
     @property
+    def tile(self) -> int:
+        """How many columns have their codes beside each other: at most 16, and those of one matrix."""
+        return gcd(self.width, _TILE)
+
+    @property
     def group(self) -> int:
-        """The bytes of the codes of 32 k."""
-        return 4 * self.layout.bits * self.columns
+        """The bytes of the codes of 32 k of a tile."""
+        return 4 * self.layout.bits * self.tile
+
+    @property
+    def block(self) -> int:
+        """The bytes of the codes of 64 k of all columns."""
+        return BLOCK // GROUP * self.columns // self.tile * self.group
 
     @property
     def chunk(self) -> int:
         """The bytes of a chunk."""
-        return self.codes + self.layout.chunk // GROUP * self.group
+        return self.codes + self.layout.chunk // BLOCK * self.block
 
     @property
     def panel(self) -> int:
@@ -93,7 +109,7 @@ class PanelLayout:
         place = low = 0
         for width in self.layout.planes:
             yield place, width, low
-            place, low = place + 4 * width * self.columns, low + width
+            place, low = place + 4 * width * self.tile, low + width
 
     # views of the bytes of all panels
 
@@ -106,10 +122,16 @@ class PanelLayout:
         return np.ndarray(shape, kind, data, offset, strides)
 
     def _words(self, data: Bytes, place: int, width: int) -> Array:
-        """The bytes of a plane of every panel: [panels, chunks, groups, words, columns, 4]."""
-        shape = (self.panels, self.chunks, self.layout.chunk // GROUP, width, self.columns, 4)
-        strides = (self.panel, self.chunk, self.group, 4 * self.columns, 4, 1)
+        """The bytes of a plane of every panel: [panels, chunks, blocks, tiles, groups, words, tile, 4]."""
+        blocks, groups, tiles = self.layout.chunk // BLOCK, BLOCK // GROUP, self.columns // self.tile
+        shape = (self.panels, self.chunks, blocks, tiles, groups, width, self.tile, 4)
+        strides = (self.panel, self.chunk, self.block, groups * self.group, self.group, 4 * self.tile, 4, 1)
         return np.ndarray(shape, np.uint8, data, self.head + self.codes + place, strides)
+
+    def _tiles(self, part: int) -> slice:
+        """The tiles of a matrix."""
+        count = self.width // self.tile
+        return slice(part * count, (part + 1) * count)
 
     def pack(self, matrices: Sequence[Coded], out: Bytes) -> None:
         """Writes the panels into `out`, u8[nbytes], zeros where rows or k have run out."""
@@ -124,11 +146,12 @@ class PanelLayout:
                 self._view(out, field)[..., mine] = numbers.transpose(0, 2, 3, 1)
             codes = self._rows(coded.codes, self.chunks * self.layout.chunk)
             for place, width, low in self.planes():
-                shape = (self.panels, self.width, self.chunks, self.layout.chunk // GROUP, width, 8 // width, 4)
+                rows = (self.panels, self.width // self.tile, self.tile)
+                shape = (*rows, self.chunks, self.layout.chunk // BLOCK, BLOCK // GROUP, width, 8 // width, 4)
                 parts = (codes >> np.uint8(low) & np.uint8((1 << width) - 1)).reshape(shape)
                 parts = parts << np.arange(0, 8, width, dtype=np.uint8)[:, None]
                 words = np.bitwise_or.reduce(parts, axis=-2)
-                self._words(out, place, width)[..., mine, :] = words.transpose(0, 2, 3, 4, 1, 5)
+                self._words(out, place, width)[:, :, :, self._tiles(part)] = words.transpose(0, 3, 4, 1, 5, 6, 2, 7)
 
     def _rows(self, data: Array, length: int) -> Array:
         """Rows as long and as many as all panels hold."""
@@ -137,16 +160,18 @@ class PanelLayout:
 
     def unpack(self, data: Bytes) -> list[Coded]:
         """The matrices again, to the last bit."""
-        return [self._unpack(data, slice(part * self.width, (part + 1) * self.width)) for part in range(self.parts)]
+        return [self._unpack(data, part) for part in range(self.parts)]
 
-    def _unpack(self, data: Bytes, mine: slice) -> Coded:
+    def _unpack(self, data: Bytes, part: int) -> Coded:
+        mine = slice(part * self.width, (part + 1) * self.width)
         fields: dict[str, Array] = {}
         for field in self.layout.fields:
             numbers = self._view(data, field)[..., mine].transpose(0, 3, 1, 2)
             fields[field.name] = numbers.reshape(self.panels * self.width, -1)[: self.n, : field.entries(self.k)]
         codes = np.zeros((self.panels * self.width, self.chunks * self.layout.chunk), np.uint8)
         for place, width, low in self.planes():
-            words = self._words(data, place, width)[..., mine, :].transpose(0, 4, 1, 2, 3, 5)[..., None, :]
+            words = self._words(data, place, width)[:, :, :, self._tiles(part)]
+            words = words.transpose(0, 3, 6, 1, 2, 4, 5, 7)[..., None, :]
             parts = words >> np.arange(0, 8, width, dtype=np.uint8)[:, None] & np.uint8((1 << width) - 1)
             codes |= parts.reshape(codes.shape) << np.uint8(low)
         return Coded(self.layout, codes[: self.n, : self.k], fields)

@@ -1,0 +1,131 @@
+"""`plan.matmul` of stored weights with quantised rows.
+
+Block after block of a key's rows is made ready in scratch memory, then every panel passes over it: the sums of a block
+stay in the first cache, its records in the second. Where the rows of another domain are multiplied, each perhaps many
+times, a stage of its own quantises them once, and here they are only copied together.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llvmlite import ir
+
+from moec.codegen.frame import Region, row_bytes
+from moec.codegen.integer import emit_products
+from moec.codegen.llvm import I8, Value, i64
+from moec.codegen.quantize import Record, emit_quantize
+from moec.codegen.stages import Matmul, Stage
+from moec.dialects import plan
+from moec.dialects.types import element_name
+from moec.formats import FORMATS
+from moec.formats.layout import BLOCK
+from moec.formats.panels import PanelLayout
+
+#: The bytes that `_copy` moves at once.
+_PIECE: Final = 16
+#: Picoseconds for an element.
+_QUANTIZE_COST: Final = 200
+
+
+class QuantizedMatmul(Matmul):
+    """Loops around the integer kernels of one `plan.matmul`."""
+
+    def emit_kernels(self) -> None:
+        op, shape, stages = self.op, self.shape, self.stages
+        assert op.storage is not None and isinstance(op.vector.type, plan.RowsType)
+        format = FORMATS[op.storage.data]
+        self.place = PanelLayout(format.layout, shape.columns, self.n, self.k, self.parts)
+        self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
+        self.block, self.blocks = shape.rows, -(-self.k // BLOCK)
+        self.record = Record(format.layout, stages.target.byte_dots == "pairs")
+        dtype = element_name(op.vector.type.row)
+        self.quantize = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
+        self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name)
+        self.vector_bytes = row_bytes(op.vector.type.row)
+        self.source = stages.domains[plan.domain_of(op.vector)]
+        self.key = op.value, "records"
+
+    @property
+    def once(self) -> bool:
+        """Whether a stage before this one quantises the rows."""
+        return self.source is not self.domain or self.op.grouping.data == "none"
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of a row's records."""
+        return self.record.nbytes * self.blocks
+
+    def regions(self) -> list[Region]:
+        """The workspace that a call needs: where rows are quantised once, their records."""
+        return [Region(self.key, self.row_bytes * self.source.per_token)] if self.once else []
+
+    def emit_all(self) -> list[Stage]:
+        return [self._quantize(), self.emit()] if self.once else [self.emit()]
+
+    def _quantize(self) -> Stage:
+        """The stage that quantises every row of the vector's domain."""
+        name = f"{self.name}_quantize"
+        e, frame, function = self.stages.begin(name)
+        vectors, records = frame.pointer_of(self.op.vector), frame.pointer_of(self.key)
+
+        def turn(row: Value) -> None:
+            vector = e.at(vectors, e.b.mul(row, i64(self.vector_bytes)), 1)
+            to = e.at(records, e.b.mul(row, i64(self.row_bytes)), 1)
+            e.b.call(self.quantize, [vector, to, i64(self.record.nbytes)])
+
+        e.loop(function.args[1], function.args[2], turn)
+        self.stages.finish(e, function)
+        return Stage(name, self.source, None, 0, _QUANTIZE_COST * self.k)
+
+    # blocks of rows
+
+    def take_scratch(self) -> None:
+        super().take_scratch()
+        self.records = self.scratch.take(self.e, self.block * self.row_bytes)
+
+    def _key(self, key: Value, low: Value, high: Value) -> None:
+        e = self.e
+        first, stop = self._rows(key)
+        rows = e.b.sub(stop, first)
+        blocks = self._count(rows, self.block)
+        weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
+
+        def block_turn(at: Value) -> None:
+            begin, end = self._block(first, rows, self.block, blocks, at)
+            self._ready(begin, end)
+            e.loop(low, high, lambda panel: self._panel(panel, weights, begin, end))
+
+        e.loop(0, blocks, block_turn)
+
+    def _ready(self, first: Value, stop: Value) -> None:
+        """The records of a block of rows, side by side: [blocks of k][rows]."""
+        e = self.e
+        stride = e.b.mul(e.b.sub(stop, first), i64(self.record.nbytes))
+
+        def turn(place: Value) -> None:
+            to = e.at(self.records, e.b.mul(e.b.sub(place, first), i64(self.record.nbytes)), 1)
+            if self.once:
+                self._copy(self._source_row(place), to, stride)
+            else:
+                e.b.call(self.quantize, [self._vector(place), to, stride])
+
+        e.loop(first, stop, turn)
+
+    def _copy(self, row: Value, to: Value, stride: Value) -> None:
+        """The records of a row, `stride` bytes apart."""
+        e, nbytes, piece = self.e, self.record.nbytes, ir.VectorType(I8, _PIECE)
+        records = e.at(self.frame.pointer_of(self.key), e.b.mul(row, i64(self.row_bytes)), 1)
+
+        def turn(block: Value) -> None:
+            source, target = e.at(records, e.b.mul(block, i64(nbytes)), 1), e.at(to, e.b.mul(block, stride), 1)
+            for offset in range(0, nbytes, _PIECE):
+                part = e.b.load(e.at(source, offset, 1), typ=piece, align=_PIECE)
+                e.b.store(part, e.at(target, offset, 1), align=_PIECE)
+
+        e.loop(0, self.blocks, turn)
+
+    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
+        e, count = self.e, self.e.b.sub(high, low)
+        e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
+        e.b.call(self.products, [panel, self.records, self.sums, count, i64(self.blocks)])
