@@ -2,11 +2,15 @@
 
 `operator`: its contrib operator MoE, which holds the weights as they are. `graphs`: a graph for each expert, whose
 weights the library packs once, over the tokens of that expert.
+
+Quantised: `int8-32` and `int4-32`, its contrib operator QMoE over blocks of 32; `-int8` behind it: with activations in
+8 bits (`accuracy_level` 4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,14 +18,14 @@ import onnx
 import onnxruntime as ort
 from numpy_grouped import route
 from onnx import TensorProto, helper
-from peer import Layer, Program, Run, serve
+from peer import Layer, Program, Run, quantised, serve
 
 _DOMAIN = "com.microsoft"
 _OPSETS = (helper.make_opsetid("", 20), helper.make_opsetid(_DOMAIN, 1))
 
 
 def session(layer: Layer, nodes: Sequence[Any], weights: Mapping[str, np.ndarray]) -> Any:
-    """A graph from x [T, H] to y [T, H]. The weights are handed over beside it: a graph may not be larger than 2 GiB."""
+    """A graph from x [T, H] to y [T, H]. The weights are handed over beside it, since a graph holds at most 2 GiB."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["T", layer.H]) for name in ("x", "y"))
     graph = helper.make_graph(list(nodes), "layer", [x], [y], [_outside(name, weights[name]) for name in weights])
     options = ort.SessionOptions()
@@ -40,26 +44,53 @@ def _outside(name: str, array: np.ndarray) -> Any:
     return tensor
 
 
+def joined(layer: Layer, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the first product of the operators takes: rows of gate and up in turns."""
+    if not layer.gated:
+        return weights["up"]
+    return np.stack([weights["gate"], weights["up"]], axis=2).reshape(layer.E, 2 * layer.I, layer.H)
+
+
 def operator(layer: Layer, weights: Mapping[str, np.ndarray]) -> Run:
-    first = weights["up"]
-    if layer.gated:  # rows of gate and up in turns
-        first = np.stack([weights["gate"], first], axis=2).reshape(layer.E, 2 * layer.I, layer.H)
-    given = {"router": np.ascontiguousarray(weights["router"].T), "first": first, "second": weights["down"]}
+    router = np.ascontiguousarray(weights["router"].T)
+    given = {"router": router, "first": joined(layer, weights), "second": weights["down"]}
     biases = {name: weights[name] for name in ("up_bias", "down_bias") if name in weights}
     inputs = ["x", "logits", "first", "up_bias", "second", "down_bias"]
+    return routed(layer, "MoE", inputs, given | biases)
+
+
+def routed(layer: Layer, kind: str, inputs: Sequence[str], weights: Mapping[str, np.ndarray], **more: Any) -> Run:
+    """The router, then an operator over all experts; an input that there is no weight for is left out."""
     fusion = {"swiglu_fusion": 1, "activation_alpha": 1.0, "activation_beta": 0.0} if layer.gated else {}
     moe = helper.make_node(
-        "MoE",
-        [name if name in ("x", "logits", *given, *biases) else "" for name in inputs],
+        kind,
+        [name if name in ("x", "logits", "shares", *weights) else "" for name in inputs],
         ["y"],
         domain=_DOMAIN,
         k=layer.K,
         activation_type="swiglu" if layer.gated else layer.activation,
         normalize_routing_weights=int(layer.normalised),
         **fusion,
+        **more,
     )
-    ready = session(layer, [helper.make_node("MatMul", ["x", "router"], ["logits"]), moe], given | biases)
+    logits = helper.make_node("MatMul", ["x", "router"], ["logits"])
+    ready = session(layer, [logits, helper.make_node("Softmax", ["logits"], ["shares"]), moe], weights)
     return lambda x: ready.run(None, {"x": x})[0]
+
+
+def blocks(accuracy: int, layer: Layer, weights: Mapping[str, np.ndarray]) -> Run:
+    """QMoE: codes and scales of blocks of 32; codes stand 128 or 8 too high, two of 4 bits in a byte."""
+    given = {"router": np.ascontiguousarray(weights["router"].T)}
+    given |= {name: weights[name] for name in ("up_bias", "down_bias") if name in weights}
+    for name, matrices in (("first", joined(layer, weights)), ("second", weights["down"])):
+        codes, scales = quantised(matrices, layer.bits, 32)
+        high = (codes.astype(np.int16) + (1 << (layer.bits - 1))).astype(np.uint8)
+        given[name] = high if layer.bits == 8 else high[..., ::2] | high[..., 1::2] << 4
+        given[f"{name}_scales"] = scales
+    inputs = ["x", "logits", "first", "first_scales", "up_bias", "second", "second_scales", "down_bias"]
+    inputs += [*[""] * 6, "shares"]  # without them it takes the softmax of the chosen logits
+    more = {"expert_weight_bits": layer.bits, "block_size": 32, "accuracy_level": accuracy}
+    return routed(layer, "QMoE", inputs, given, **more)
 
 
 def graphs(layer: Layer, weights: Mapping[str, np.ndarray]) -> Run:
@@ -112,11 +143,20 @@ def _activation(name: str, x: str) -> list[Any]:
     return [helper.make_node("Gelu", [x], ["act"], approximate="tanh" if name == "gelu_tanh" else "none")]
 
 
-def forms(layer: Layer) -> Mapping[str, Any]:
+def known(layer: Layer) -> bool:
+    """Whether the operators have the activation."""
     if layer.dtype != "f32":
         raise NotImplementedError("no products of bf16 on CPUs")
-    known = layer.activation == "silu" or (not layer.gated and layer.activation != "gelu_tanh")
-    return {**({"operator": operator} if known else {}), "graphs": graphs}
+    return layer.activation == "silu" or (not layer.gated and layer.activation != "gelu_tanh")
+
+
+def forms(layer: Layer) -> Mapping[str, Any]:
+    return {**({"operator": operator} if known(layer) else {}), "graphs": graphs}
+
+
+def stored(layer: Layer) -> Mapping[str, Any]:
+    name = f"int{layer.bits}-32"
+    return {name: partial(blocks, 0), f"{name}-int8": partial(blocks, 4)} if known(layer) else {}
 
 
 def versions() -> dict[str, str]:
@@ -124,4 +164,4 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    serve(Program(forms, lambda array, dtype: array, np.asarray, versions))
+    serve(Program(forms, lambda array, dtype: array, np.asarray, versions, stored))

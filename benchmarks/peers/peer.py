@@ -47,17 +47,24 @@ class Layer:
     gated: bool
     normalised: bool
     threads: int = 1
+    bits: int = 0  # what the experts are quantised to, 8 or 4; 0: not at all
+
+
+#: The forms that a peer has for a layer, each made ready by a function of the layer and its weights.
+Forms = Callable[[Layer], Mapping[str, Callable[[Layer, Mapping[str, Any]], Run]]]
 
 
 @dataclass(frozen=True)
 class Program:
     """A peer: its forms, each prepared by a function of the layer and its weights (arrays of `wrap`'s kind); `wrap` and
-    `unwrap` turn NumPy's arrays (bf16 as u16) into the peer's and back to f32."""
+    `unwrap` turn NumPy's arrays (bf16 as u16) into the peer's and back to f32. `stored` are the forms that quantise the
+    experts, to `layer.bits`; each is called what it stores."""
 
-    forms: Callable[[Layer], Mapping[str, Callable[[Layer, Mapping[str, Any]], Run]]]
+    forms: Forms
     wrap: Callable[[np.ndarray, str], Any]
     unwrap: Callable[[Any], np.ndarray]
     versions: Callable[[], dict[str, str]]
+    stored: Forms = lambda layer: {}
 
 
 def widened(bits: np.ndarray) -> np.ndarray:
@@ -71,6 +78,16 @@ def narrowed(values: np.ndarray) -> np.ndarray:
     return (((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) << 16).view(np.float32)
 
 
+def quantised(matrix: np.ndarray, bits: int, group: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Round to nearest, symmetric: codes i8 [..., N, K] in ±(2^(bits-1) - 1) and scales f32 [..., N, K / group], or
+    [..., N] where a row is one group."""
+    most = (1 << (bits - 1)) - 1
+    parts = matrix.reshape(*matrix.shape[:-1], -1, group or matrix.shape[-1])
+    scales = np.maximum(np.abs(parts).max(axis=-1), 1e-12) / np.float32(most)
+    codes = np.rint(parts / scales[..., None]).astype(np.int8).reshape(matrix.shape)
+    return codes, scales if group else scales[..., 0]
+
+
 class _Session:
     def __init__(self, program: Program) -> None:
         self.program, self.inputs, self.copies = program, dict[str, Any](), list[Run]()
@@ -78,7 +95,9 @@ class _Session:
 
     def load(self, layer: dict[str, Any], weights: dict[str, str], copies: int) -> dict[str, Any]:
         self.layer, self.weights, self.count = Layer(**layer), weights, copies
-        self.forms = self.program.forms(self.layer)
+        self.forms = (self.program.stored if self.layer.bits else self.program.forms)(self.layer)
+        if not self.forms:
+            raise NotImplementedError(f"no experts of {self.layer.bits} bits" if self.layer.bits else "no such layer")
         return {"forms": list(self.forms), "versions": self.program.versions()}
 
     def prepare(self, form: str) -> dict[str, Any]:

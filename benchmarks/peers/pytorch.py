@@ -2,18 +2,22 @@
 
 `eager`: linear layers over the tokens of each expert. `prepacked`: the same through oneDNN, with weights reordered once
 (`torch.ops.mkldnn._linear_pointwise`). `grouped`: `torch._grouped_mm` over tokens sorted by expert, where it has a CPU
-path.
+path. `compiled`: that through `torch.compile`, compiled once for any number of tokens; it needs a C++ compiler.
+
+Quantised: `int8-row` (`torch._weight_int8pack_mm`) and `int4-32` (`torch._weight_int4pack_mm_for_cpu`) multiply with
+activations in the layer's precision, `int8-row-dynamic` (`quantized::linear_dynamic`) with activations in 8 bits.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from peer import Layer, Program, Run, serve
+from peer import Layer, Program, Run, quantised, serve
 
 ACTIVATIONS: Mapping[str, Callable[[Any], Any]] = {
     "silu": F.silu,
@@ -102,13 +106,68 @@ def grouped(layer: Layer, weights: Mapping[str, Any]) -> Run:
     return run
 
 
+def compiled(layer: Layer, weights: Mapping[str, Any]) -> Run:
+    torch._dynamo.reset()
+    return torch.compile(grouped(layer, weights), dynamic=True, mode="max-autotune-no-cudagraphs")
+
+
+def layered(layer: Layer, weights: Mapping[str, Any], product: Callable[[Any, Any], Callable[[Any], Any]]) -> Run:
+    """The layer with products of a kind: `product(matrix, bias)` is made once for each matrix."""
+
+    def linear(name: str) -> Linear:
+        biases = weights.get(f"{name}_bias", [None] * layer.E)
+        made = [product(matrix.float(), bias) for matrix, bias in zip(weights[name], biases, strict=True)]
+        return lambda x, e: made[e](x)
+
+    return loop(layer, weights["router"], linear("up"), linear("gate") if layer.gated else None, linear("down"))
+
+
+def plus(y: Any, bias: Any) -> Any:
+    return y if bias is None else y + bias
+
+
+def int8_row(layer: Layer, weights: Mapping[str, Any]) -> Run:
+    def product(matrix: Any, bias: Any) -> Callable[[Any], Any]:
+        codes, scales = map(torch.from_numpy, quantised(matrix.numpy(), 8))
+        scales = scales.to(weights["router"].dtype)
+        return lambda x: plus(torch._weight_int8pack_mm(x, codes, scales), bias)
+
+    return layered(layer, weights, product)
+
+
+def int4_32(layer: Layer, weights: Mapping[str, Any]) -> Run:
+    def product(matrix: Any, bias: Any) -> Callable[[Any], Any]:
+        codes, scales = map(torch.from_numpy, quantised(matrix.numpy(), 4, 32))
+        packed = torch._convert_weight_to_int4pack_for_cpu(codes.to(torch.int32) + 8, 1)
+        pairs = torch.stack([scales.T, torch.zeros_like(scales.T)], dim=-1).contiguous().to(weights["router"].dtype)
+        return lambda x: plus(torch._weight_int4pack_mm_for_cpu(x, packed, 32, pairs), bias)
+
+    return layered(layer, weights, product)
+
+
+def int8_row_dynamic(layer: Layer, weights: Mapping[str, Any]) -> Run:
+    def product(matrix: Any, bias: Any) -> Callable[[Any], Any]:
+        codes, scales = map(torch.from_numpy, quantised(matrix.numpy(), 8))
+        zeros = torch.zeros(len(scales), dtype=torch.long)
+        coded = torch._make_per_channel_quantized_tensor(codes, scales.double(), zeros, 0)
+        packed = torch.ops.quantized.linear_prepack(coded, None if bias is None else bias.float())
+        return lambda x: torch.ops.quantized.linear_dynamic(x.float(), packed, False).to(x.dtype)
+
+    return layered(layer, weights, product)
+
+
+def stored(layer: Layer) -> Mapping[str, Callable[[Layer, Mapping[str, Any]], Run]]:
+    torch.set_num_threads(layer.threads)
+    return {"int4-32": int4_32} if layer.bits == 4 else {"int8-row": int8_row, "int8-row-dynamic": int8_row_dynamic}
+
+
 def forms(layer: Layer) -> Mapping[str, Callable[[Layer, Mapping[str, Any]], Run]]:
     torch.set_num_threads(layer.threads)
     found = {"eager": eager}
     if torch.backends.mkldnn.is_available() and (layer.dtype == "f32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         found["prepacked"] = prepacked
     if hasattr(torch, "_grouped_mm"):
-        found["grouped"] = grouped
+        found |= {"grouped": grouped, "compiled": compiled} if shutil.which("g++") else {"grouped": grouped}
     return found
 
 
@@ -125,4 +184,4 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    serve(Program(forms, wrap, unwrap, versions))
+    serve(Program(forms, wrap, unwrap, versions, stored))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from moec.cli.shared import Dims, dims_option, epilog, error_format_option
+from moec.cli.shared import Dims, activations_option, dims_option, epilog, error_format_option, storage_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,20 @@ _EXAMPLES = (
     "moec bench examples/olmoe.moe --tokens 1,16,512 --against numpy,torch",
     "moec bench examples --dims H=512,I=256 --dtype f32,bf16 --threads 1,2 --json results.json",
 )
-_COLUMNS: Final = ("spec", "dtype", "threads", "tokens", "impl", "ms", "spread", "GFLOP/s", "GB/s", "of limit", "error")
+_COLUMNS: Final = (
+    "spec",
+    "dtype",
+    "storage",
+    "threads",
+    "tokens",
+    "impl",
+    "ms",
+    "spread",
+    "GFLOP/s",
+    "GB/s",
+    "of limit",
+    "error",
+)
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
@@ -45,6 +58,8 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int
 @click.option(
     "--dtype", default="f32", show_default=True, callback=_names, help="What `real` stands for, each in turn."
 )
+@storage_option
+@activations_option
 @click.option("--threads", default="1", show_default=True, callback=_numbers, help="Threads of a call, each in turn.")
 @click.option("--against", default="numpy,torch", show_default=True, callback=_names, help="Peers; `moec peers` lists.")
 @click.option(
@@ -57,6 +72,8 @@ def command(
     dims: Dims,
     tokens: list[int],
     dtype: list[str],
+    storage: dict[str, str],
+    activations: str,
     threads: list[int],
     against: list[str],
     seconds: float,
@@ -89,7 +106,7 @@ def command(
     for path in paths:
         source = pipeline.find_source(path)
         for kind in dtype:
-            options = pipeline.Options.of(dims, kind, 1)
+            options = pipeline.Options.of(dims, kind, 1, storage=storage, activations=activations)
             for count in threads:
                 results.add(path.stem, source, replace(options, threads=count), peers, tokens, seconds)
     found = results.finish()
@@ -206,11 +223,13 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for name in _COLUMNS:
-        table.add_column(name, justify="left" if name in ("spec", "dtype", "impl") else "right", no_wrap=True)
+        table.add_column(
+            name, justify="left" if name in ("spec", "dtype", "storage", "impl") else "right", no_wrap=True
+        )
     for row in rows:
         spread = f"{row['ms_min']:.3g}–{row['ms_max']:.3g}"
         rates = (f"{row['gflops']:.1f}", f"{row['gbytes_s']:.1f}", f"{row['of_limit']:.0%}", f"{row['max_error']:.0e}")
-        names = (row["spec"], row["dtype"], str(row["threads"]), str(row["tokens"]), row["impl"])
+        names = (row["spec"], row["dtype"], row["storage"], str(row["threads"]), str(row["tokens"]), row["impl"])
         table.add_row(*names, f"{row['ms_median']:.3g}", spread, *rates)
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(table) if console.is_terminal else Console(width=140, highlight=False).print(table)
