@@ -18,7 +18,7 @@ _COMMANDS: Final = {
     "explain": "what runs: FLOPs, bytes, tiles and limits of each stage",
     "bench": "time a layer beside other implementations of it",
     "peers": "the implementations that `bench` compares with",
-    "serve": "a model behind OpenAI's API, its experts compiled",
+    "serve": "a model behind OpenAI's API, its blocks compiled",
     "opt": "xDSL's driver with moec's dialects and passes",
 }
 

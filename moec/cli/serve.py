@@ -1,4 +1,4 @@
-"""`moec serve`: a model behind OpenAI's API, by transformers' own server, its experts compiled by moec."""
+"""`moec serve`: a model behind OpenAI's API, by transformers' own server, its blocks compiled by moec."""
 
 from __future__ import annotations
 
@@ -49,4 +49,6 @@ def command(model: str, storage: dict[str, str], host: str, port: int, dtype: st
         models = Models(model, _DTYPES[dtype], storage)
     except (OSError, ValueError) as error:
         complain(f"`{model}` cannot be loaded: {str(error).splitlines()[0]}")
+    for line in models.report:
+        click.echo(f"moec: {line}", err=True)
     serve(models, host, port)

@@ -1,4 +1,4 @@
-"""The server of `transformers serve`, in this process, on a model whose experts moec has compiled.
+"""The server of `transformers serve`, in this process, on a model whose blocks moec has compiled.
 
 Requests, streaming, chat templates and generation are transformers' own (its extra `serving`: FastAPI and uvicorn, with
 the interface of OpenAI's API); what stands here loads a model, has its blocks replaced, and starts it.
@@ -6,6 +6,7 @@ the interface of OpenAI's API); what stands here loads a model, has its blocks r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
@@ -23,7 +24,7 @@ from transformers.cli.serving.transcription import TranscriptionHandler
 from transformers.cli.serving.utils import GenerationState
 
 from moec.diagnostics import fail
-from moec.integrations.transformers import prepare
+from moec.integrations.transformers import prepare, replace
 
 #: Seconds that requests get to finish once the server has been told to end.
 _GRACE: Final = 5
@@ -48,8 +49,28 @@ class Chat(ChatCompletionHandler):
                 raise HTTPException(422, f"`{name}` is no number")
 
 
+def give(model: Any, storage: Mapping[str, str] | None) -> list[str]:
+    """Gives to moec what it can compute of a model, whole blocks or their experts; a line for each kind of block.
+
+    Raises `CompileError` (E0902) where that is nothing.
+    """
+    report = replace(model, storage or None, release_weights=True)
+    model.set_experts_implementation("moec")
+    kinds = Counter(f"{each.block}, by {each.file}.moe" for each in report.replaced)
+    for each in report.left:
+        found = prepare(model.get_submodule(each.path), storage or None, release_weights=True)
+        kinds[f"{each.block}, {'its experts by moec' if found else 'not by moec'}: {each.reason}"] += 1
+    told = [f"{count} {kind}" for kind, count in kinds.items()]
+    if all(", not by moec: " in kind for kind in kinds):
+        what = "; ".join(told) or "it has no experts"
+        raise fail("E0902", f"moec can compute nothing of `{model.name_or_path}`: {what}")
+    return told
+
+
 class Models(ModelManager):
-    """The one model of a server, its experts compiled and packed as soon as it is loaded, and never unloaded.
+    """The one model of a server, its blocks compiled and packed as soon as it is loaded, and never unloaded.
+
+    `report` says of every kind of block what computes it now.
 
     `model` is a directory or a name on the hub, `dtype` what transformers is to load it in (`auto`: as it is stored),
     `storage` the experts' format, as for `moec.compile`. Raises `OSError` or `ValueError` (transformers' own) where
@@ -62,9 +83,7 @@ class Models(ModelManager):
 
     def _load_model(self, *args: Any, **options: Any) -> Any:
         model = cast(Any, super())._load_model(*args, **options)
-        model.set_experts_implementation("moec")
-        if not prepare(model, self._storage or None, release_weights=True):
-            raise fail("E0902", f"`{self.force_model}` has no experts that moec could compute")
+        self.report = give(model, self._storage)
         with torch.no_grad():
             model(torch.zeros(1, 1, dtype=torch.int64))  # which packs them now, not at the first request
         return model

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ import moec.cli
 from moec import CompileError
 from moec.cli import serve
 from moec.integrations.serving import Models
-from moec.integrations.transformers.backend import experts_of
 
 ROOT = Path(__file__).parents[2]
 LINES = ("a token chooses its experts", "the experts answer, and their answers are added")
@@ -149,20 +149,36 @@ def check_mistakes(client: openai.OpenAI, model: str) -> None:
 
 
 def test_experts_are_stored_and_the_model_s_own_let_go(checkpoint: Path) -> None:
-    model, _ = Models(str(checkpoint), storage={"experts": "q8_0"}).load_model_and_processor(f"{checkpoint}@main")
-    experts = model.model.layers[0].mlp.experts
-    weights = experts_of(experts)._weights
-    assert weights is not None and dict(weights.storage) == {"experts": "q8_0"}
+    served = Models(str(checkpoint), storage={"experts": "q8_0"})
+    assert served.report == ["2 OlmoeSparseMoeBlock, by olmoe.moe"]
+    model, _ = served.load_model_and_processor(f"{checkpoint}@main")
     with pytest.raises(CompileError, match="let go"):
-        experts.down_proj.sum()
+        model.model.layers[0].mlp.experts.down_proj.sum()
+    exact, _ = Models(str(checkpoint)).load_model_and_processor(f"{checkpoint}@main")
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        stored, truth = model(ids).logits, exact(ids).logits
+    errors = (stored - truth).norm(dim=-1) / truth.norm(dim=-1)
+    assert 1e-4 < errors.median() < 5e-2  # the median: a token that then chooses another expert differs much
     with pytest.raises(CompileError, match="not a multiple of 256"):
         Models(str(checkpoint), storage={"experts": "q4_K"})
+
+
+def test_a_block_that_no_file_describes_has_its_experts_computed(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replacing = import_module("moec.integrations.transformers.replace")  # the name is also that of its function
+    monkeypatch.setattr(replacing, "rows", dict)
+    assert Models(str(checkpoint)).report == [
+        "2 OlmoeSparseMoeBlock, its experts by moec: no .moe file describes this class; "
+        "`experts_implementation` may still be moec"
+    ]
 
 
 def test_a_model_without_experts_is_refused(tmp_path: Path) -> None:
     tokenizer = write_tokenizer(tmp_path)
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SIZES)).save_pretrained(tmp_path)
-    with pytest.raises(CompileError, match="has no experts"):
+    with pytest.raises(CompileError, match=r"nothing of .*: it has no experts"):
         Models(str(tmp_path))
 
 
