@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from moec import pipeline
 from moec.diagnostics import CompileError
 from moec.runtime.kernel import Kernel
+from moec.runtime.weights import Weights
 from moec.source import Source
 from moec.target import Target
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from moec.reference import reference
 
-__all__ = ["CompileError", "Kernel", "Source", "Target", "__version__", "compile", "reference"]
+__all__ = ["CompileError", "Kernel", "Source", "Target", "Weights", "__version__", "compile", "load", "reference"]
 
 __version__ = "0.1.0"
 
@@ -52,6 +53,30 @@ def compile(
     """
     options = pipeline.Options.of(dims, dtype, threads, target, aux, storage=storage, activations=activations)
     return pipeline.load(pipeline.find_source(source), options)
+
+
+def load(
+    source: Source | Path | str,
+    path: Path | str,
+    prefix: str = "",
+    bind: str | None = None,
+    dims: Mapping[str, int] | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    storage: Mapping[str, str] | str | None = None,
+    packed: Path | str | None = None,
+    verify: bool = False,
+) -> tuple[Kernel, Weights]:
+    """A layer compiled for the weights in a file, and these weights: `kernel(x, weights)`.
+
+    `path` is a checkpoint (safetensors, GGUF, a directory with one) or what `Kernel.save` wrote; dimensions that `dims`
+    leaves out are those of the tensors. `dtype` is f32 where neither the caller nor packed weights say otherwise. The
+    rest is as for `compile` and `Kernel.load`, and so are the errors.
+    """
+    text = pipeline.find_source(source)
+    found, real = pipeline.fit(text, path, prefix, bind, dims)
+    kernel = pipeline.load(text, pipeline.Options.of(found, dtype or real or "f32", threads))
+    return kernel, kernel.load(path, prefix, bind, storage, packed, verify)
 
 
 def __getattr__(name: str) -> Any:

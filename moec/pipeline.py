@@ -374,6 +374,30 @@ def load(source: Source, options: Options) -> Kernel:
     return Kernel(build(source, options), variant, show, pool, options.storage, _Text(source, options))
 
 
+def fit(
+    source: Source, path: Path | str, prefix: str = "", bind: str | None = None, dims: Mapping[str, int] | None = None
+) -> tuple[dict[str, int], str | None]:
+    """The dimensions of a layer whose weights are in a file: as given, else as the file's tensors tell, else the
+    defaults. For packed weights also the working precision that they were packed for.
+
+    Raises `CompileError`: E0301 with the dimensions that nothing tells, E0001, E0408, E0409 (the file), E0405 (what is
+    in it).
+    """
+    from moec.checkpoint.moepack import Moepack, is_moepack
+    from moec.language.parse import parse
+    from moec.runtime import saved
+    from moec.runtime.bind import choose_bind
+    from moec.runtime.fit_dims import fit_dimensions
+    from moec.runtime.loading import open_below
+
+    file, given = parse(source), dict(dims or {})
+    if is_moepack(path):
+        found, real = saved.packed_for(Moepack(path), file.layers[0].name.id)
+        return {**found, **given}, real
+    tensors = open_below(path, prefix)
+    return fit_dimensions(file, bind or choose_bind(file, tensors, tensors.kind), tensors, given), None
+
+
 class _Text:
     """What a kernel asks of its text; it is parsed when that happens."""
 

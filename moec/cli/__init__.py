@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "bench": "time a layer beside other implementations of it",
     "peers": "the implementations that `bench` compares with",
     "serve": "a model behind OpenAI's API, its blocks compiled",
+    "pack": "a checkpoint's weights in a file that maps into memory",
     "opt": "xDSL's driver with moec's dialects and passes",
 }
 

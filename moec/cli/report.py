@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from rich import box
@@ -45,6 +45,16 @@ class Report:
     def wait(self, text: str) -> AbstractContextManager[object]:
         """Says on a terminal what takes a moment."""
         return self.console.status(text, spinner="line")
+
+    @contextmanager
+    def progress(self, text: str) -> Generator[Callable[[int, int], None]]:
+        """A bar on a terminal for what takes long; told how many bytes are done, and of how many."""
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn(text.ljust(_INDENT - 1)), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(text, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
 
     def stages(self, analysis: Analysis, limits: Limits | None = None) -> None:
         """A row for each stage; with `limits`, the least time that the machine allows it."""

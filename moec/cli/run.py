@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,11 +16,13 @@ from moec.cli.shared import (
     Dims,
     activations_option,
     aux_option,
+    bind_option,
     dims_option,
     dtype_option,
     epilog,
     error_format_option,
     file_argument,
+    prefix_option,
     storage_option,
     threads_option,
 )
@@ -27,6 +30,8 @@ from moec.cli.shared import (
 if TYPE_CHECKING:
     from moec.pipeline import Options
     from moec.reference import Reference
+    from moec.runtime.weights import Weights
+    from moec.source import Source
 
 #: Seconds that the timing may take, and the calls that it takes at least and at most.
 _SECONDS: Final = 1.0
@@ -36,7 +41,8 @@ _EXAMPLES = (
     "moec run examples/mixtral.moe --dims H=1024,I=2048",
     "moec run examples/deepseek_v3.moe --dims H=512,I=256,E=32 --dtype bf16",
     "moec run examples/olmoe.moe --dims E=16 --storage q4_K,down=q6_K",
-    "moec run examples/seed.moe --threads 1 --seed 7",
+    "moec run examples/olmoe.moe --weights olmoe/ --prefix model.layers.3.mlp",
+    "moec run examples/olmoe.moe --weights layer.moepack",
 )
 
 
@@ -50,8 +56,13 @@ _EXAMPLES = (
 @threads_option
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the random weights and inputs.")
 @aux_option
+@click.option("--weights", metavar="PATH", help="A checkpoint, or packed weights, instead of random ones.")
+@prefix_option
+@bind_option
 @error_format_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     file: str,
     dims: Dims,
     tokens: int,
@@ -61,22 +72,37 @@ def command(
     threads: int | None,
     seed: int,
     aux: tuple[str, ...],
+    weights: str | None,
+    prefix: str,
+    bind: str | None,
 ) -> None:
     """Compile FILE, run it on random weights and tokens, compare with the oracle, and time it.
 
-    With --storage the weights are quantised, and the oracle reads what they decode to.
+    With --storage the weights are quantised, and the oracle reads what they decode to. With --weights they come from
+    a file, and the oracle reads what was packed; dimensions, and of packed weights the dtype, are the file's.
 
     The oracle interprets the same text in float64. It checks as many tokens as it manages in about two seconds. A
     token may differ, and is left out, where a choice is so near a tie that f32 may rightly choose differently.
 
     Exit code 1 if the error is larger than the precision allows.
     """
+    from moec import pipeline
     from moec.pipeline import Options
 
-    run = _Run(
-        Path(file), Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations), tokens
-    )
-    run.feed(seed)
+    source, loaded = pipeline.find_source(Path(file)), None
+    if weights is not None:
+        found, real = pipeline.fit(source, weights, prefix, bind, dims)
+        named = ctx.get_parameter_source("dtype") is click.core.ParameterSource.COMMANDLINE
+        dims, dtype = found, dtype if named or real is None else real
+    options = Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations)
+    if weights is not None:
+        loaded = pipeline.load(source, options).load(weights, prefix, bind, storage or None)
+        options = replace(options, storage=loaded.storage)
+    run = _Run(source, options, tokens)
+    if loaded is None:
+        run.feed(seed)
+    else:
+        run.take(loaded, seed)
     right = run.check()
     run.time()
     if not right:
@@ -86,13 +112,13 @@ def command(
 class _Run:
     """One run, step by step; each step prints what it finds."""
 
-    def __init__(self, file: Path, options: Options, tokens: int) -> None:
+    def __init__(self, source: Source, options: Options, tokens: int) -> None:
         from moec import pipeline
         from moec.cli import report
         from moec.measure.cost import analyse
         from moec.runtime.pool import default_threads
 
-        self.source, self.options, self.tokens = pipeline.find_source(file), options, tokens
+        self.source, self.options, self.tokens = source, options, tokens
         self.threads = options.threads or default_threads()
         self.screen = report.Report()
         self.compilation = pipeline.Compilation(self.source, options)
@@ -108,18 +134,31 @@ class _Run:
         """Random weights and inputs. Raises `MemoryError` before there is too little for them."""
         from moec.cli.report import amount, duration
         from moec.measure.feed import random_inputs, random_weights
+        from moec.runtime.stored import decoded
 
         interface, module = self.kernel.interface, self.compilation.simplify()
         self._require_memory()
         with self.screen.wait("drawing random weights"):
-            self.arrays = random_weights(interface, module, seed)
+            arrays = random_weights(interface, module, seed)
             self.inputs = random_inputs(interface, module, self.tokens, seed)
             start = time.perf_counter()
-            self.weights = self.kernel.pack(self.arrays)
+            self.weights = self.kernel.pack(arrays)
             took = time.perf_counter() - start
-        count, size = (sum(sizes) for sizes in zip(*((a.size, a.nbytes) for a in self.arrays.values()), strict=True))
+            self.truth = decoded(interface, arrays)
+        count, size = (sum(sizes) for sizes in zip(*((a.size, a.nbytes) for a in arrays.values()), strict=True))
         packed = f"packed in {duration(took)} to {amount(self.weights.nbytes, 'B')}"
         self.screen.say("weights", f"{amount(count)} parameters, {amount(size, 'B')}, {packed}")
+
+    def take(self, weights: Weights, seed: int) -> None:
+        """Weights of a file, and random inputs."""
+        from moec.cli.report import amount
+        from moec.measure.feed import random_inputs
+        from moec.runtime.unpack import unpack
+
+        self._require_memory()
+        self.inputs = random_inputs(self.kernel.interface, self.compilation.simplify(), self.tokens, seed)
+        self.weights, self.truth = weights, unpack(self.kernel.interface, weights)
+        self.screen.say("weights", amount(weights.nbytes, "B"))
 
     def _require_memory(self) -> None:
         """What is drawn, packed, and read by the oracle in float64 has to fit."""
@@ -154,9 +193,7 @@ class _Run:
 
         from moec.measure.compare import TOLERANCES, TOLERANCES_QUANTIZED, compare
         from moec.reference import reference
-        from moec.runtime.stored import decoded
 
-        self.truth = decoded(self.kernel.interface, self.arrays)
         quantized, dims, dtype = self.kernel.interface.quantized, dict(self.options.dims), self.options.dtype
         tolerance = (TOLERANCES_QUANTIZED if quantized else TOLERANCES)[dtype]
         self.oracle = reference(self.source, dims, dtype, quantized)

@@ -95,6 +95,12 @@ activations_option = click.option(
     show_default=True,
     help="How vectors are multiplied with stored weights: real, or quantised to int8.",
 )
+prefix_option = click.option(
+    "--prefix", default="", metavar="NAME", help="What stands before the block's tensors: model.layers.3.mlp, blk.3."
+)
+bind_option = click.option(
+    "--bind", metavar="NAME", help="The bind block to use.  [default: the one whose tensors are there]"
+)
 threads_option = click.option("--threads", type=click.IntRange(1), help="Threads of a call.  [default: all processors]")
 aux_option = click.option(
     "--aux", multiple=True, metavar="NAME", help="An auxiliary output to compute; may be repeated."

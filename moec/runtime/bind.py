@@ -7,7 +7,7 @@ stays so (`Blocks`) in every view that keeps rows whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final, TypeAlias
@@ -82,13 +82,23 @@ def choose_bind(file: syntax.File, tensors: Collection[str], kind: str) -> str |
     fitting = [name for name in names if not lacking[name]]
     if len(fitting) == 1 or (kind in fitting):
         return fitting[0] if len(fitting) == 1 else kind
-    if len(names) == 1 and not fitting:
-        return names[0]  # binding says what is missing, and where it stands
+    if len(names) == 1 and not (fitting or _elsewhere(lacking.values(), tensors)):
+        return names[0]  # binding says all that is missing, and where it stands
     if fitting:
         listed = ", ".join(f"`{name}`" for name in fitting)
         raise fail("E0405", f"{where(tensors)} fits several binds: {listed}", help="name one (`bind=`, `--bind`)")
     lost = ", ".join(f"`{name}` needs `{missing[0]}`" for name, missing in lacking.items())
-    raise fail("E0405", f"{where(tensors)} fits no bind: {lost}")
+    raise fail("E0405", f"{where(tensors)} fits no bind: {lost}", help=_elsewhere(lacking.values(), tensors))
+
+
+def _elsewhere(lacking: Iterable[Sequence[str]], tensors: Collection[str]) -> str | None:
+    """The help that tells below which prefix a tensor is."""
+    ends = tuple(f".{missing[0]}" for missing in lacking)
+    found = next((name for name in tensors if name.endswith(ends)), None)
+    if found is None:
+        return None
+    end = max((end for end in ends if found.endswith(end)), key=len)
+    return f"`{end[1:]}` is below `{found.removesuffix(end)}` (`prefix=`, `--prefix`)"
 
 
 def where(tensors: Collection[str]) -> str:

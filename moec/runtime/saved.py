@@ -66,10 +66,27 @@ def storage_in(pack: Moepack) -> Storage:
     return storage_of({str(name): str(format) for name, format in _field(pack, "storage", list)})
 
 
-def packed_for(pack: Moepack) -> tuple[dict[str, int], str]:
-    """The dimensions and the working precision that a file's weights were packed for."""
+def packed_for(pack: Moepack, layer: str) -> tuple[dict[str, int], str]:
+    """The dimensions and the working precision that a file's weights were packed for. Raises `CompileError` (E0409)
+    where they are of another layer."""
+    if (name := _field(pack, "layer", str)) != layer:
+        raise _other(pack, f"layer `{name}`, not `{layer}`")
     dims = {str(name): value for name, value in _field(pack, "dims", dict).items() if type(value) is int}
     return dims, _field(pack, "dtype", str)
+
+
+def describe(pack: Moepack) -> dict[str, str]:
+    """What a file has, in words, by subject."""
+    dims, real = packed_for(pack, _field(pack, "layer", str))
+    source = _field(pack, "source", dict)
+    words = {"layer": f"{pack.header['layer']}: {', '.join(f'{name} {value}' for name, value in dims.items())}"}
+    formats = ", ".join(f"{name} {format}" for name, format in storage_in(pack))
+    words["weights"] = real + (f"; {formats}" if formats else "")
+    tiles = dict.fromkeys(str(item.get("tile")) for item in _field(pack, "packed", list))
+    words["panels"] = ", ".join(tiles)
+    if files := source.get("files"):
+        words["from"] = ", ".join(str(file[0]) for file in files) + f", below {source.get('prefix')}"
+    return words
 
 
 def _field(pack: Moepack, name: str, kind: type) -> Any:

@@ -53,6 +53,11 @@ class Weights:
         """The bytes that the weights take."""
         return sum(data.nbytes for data in (*self.raw.values(), *self.panels.values()))
 
+    @property
+    def formats(self) -> dict[str, str]:
+        """The storage format of every parameter that is kept in one."""
+        return {name: packed.storage for packed in self.panels if packed.storage for name in packed.params}
+
     def complete(self, program: object, interface: Interface) -> tuple[int, ...]:
         """Where everything lies that a program reads, in the order of its arguments; packs what only it reads.
 
@@ -206,20 +211,20 @@ def matrices(array: Data | Stack, dtype: str, steps: tuple[str, ...], packed: Pa
             casts.append(step.split()[1])
         else:
             laid = _lay_out(laid, step)
-    for part in _parts(laid, packed.keys):
+    for part in parts(laid, packed.keys):
         matrix = np.asarray(part).reshape(packed.n, packed.k)
         for cast in casts[:-1]:
             matrix = matrix.astype(NUMPY[cast], copy=False)
         yield matrix
 
 
-def _parts(array: Any, keys: int) -> Iterator[Any]:
+def parts(array: Any, keys: int) -> Iterator[Any]:
     """The arrays at the first `keys` places of the leading axes."""
     if keys == 1:
         yield array
         return
     for part in map(array.__getitem__, range(len(array))):
-        yield from _parts(part, keys // len(array))
+        yield from parts(part, keys // len(array))
 
 
 def _lay_out(array: Data | Stack, step: str) -> Data | Stack:

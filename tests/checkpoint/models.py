@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 Arrays = dict[str, Any]
 
-DIMS: Final = {"H": 64, "I": 96, "E": 6}
+DIMS: Final = {"H": 64, "I": 96, "E": 10}
 
 
 def weights(seed: int = 0, **dims: int) -> Arrays:

@@ -105,7 +105,7 @@ def test_one_tensor_per_expert_is_the_same_layer() -> None:
     scattered = {"gate.weight": weights["router"]} | {
         f"experts.{e}.{part}_proj.weight": weights[part][e] for part in ("gate", "up", "down") for e in range(dims["E"])
     }
-    for kind, tensors in {"transformers": stacked, "checkpoint": scattered}.items():
+    for kind, tensors in {"transformers": stacked, "safetensors": scattered}.items():
         bound = bind_weights(file, kind, tensors, dims)
         for name, weight in weights.items():
             np.testing.assert_array_equal(np.asarray(bound[name]), weight)

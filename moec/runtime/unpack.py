@@ -1,0 +1,74 @@
+"""Packed weights as parameters again: what a kernel reads, for those who check it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from moec.formats import FORMATS
+from moec.formats.panels import PanelLayout
+from moec.runtime.arrays import NUMPY, Data
+from moec.runtime.interface import Interface, Packed
+from moec.runtime.pack import all_bytes, panel_shape
+from moec.runtime.stack import apply_step
+from moec.runtime.weights import Weights, parts
+from moec.target import KernelShape
+
+
+def unpack(interface: Interface, weights: Weights) -> dict[str, Data]:
+    """Every parameter that a program reads, in its own type, or in f32 where it is stored in a format; zeros where no
+    panel has what the layer never reads."""
+    arrays = {name: weights.raw[name] for name in interface.raw}
+    stored = interface.storage
+    for param in interface.params:
+        if param.name not in arrays:
+            dtype = np.dtype(np.float32) if param.name in stored else NUMPY[param.dtype]
+            arrays[param.name] = np.zeros(param.shape, dtype)
+    for packed in interface.packed:
+        data = weights.panels[packed]
+        for place, (name, steps) in enumerate(zip(packed.params, packed.views, strict=True)):
+            if name not in interface.raw:
+                _fill(arrays[name], steps, packed, (each[place] for each in _matrices(packed, data)))
+    return arrays
+
+
+def _matrices(packed: Packed, data: Data) -> Iterator[list[Data]]:
+    """The matrices of each key, [n, k], one for each parameter that shares the panels."""
+    size = all_bytes(packed) // packed.keys
+    for key in range(packed.keys):
+        yield _taken_apart(packed, data[key * size : (key + 1) * size])
+
+
+def _taken_apart(packed: Packed, data: Data) -> list[Data]:
+    shape, count = KernelShape.parse(packed.tile, packed.dtype), len(packed.params)
+    if packed.storage:
+        layout = PanelLayout(FORMATS[packed.storage].layout, shape.columns, packed.n, packed.k, count)
+        return [coded.decode() for coded in layout.unpack(data)]
+    panels, steps, columns, kstep = panel_shape(shape, packed.n, packed.k, count)
+    parted = data.view(NUMPY[packed.dtype]).reshape(panels, steps, count, columns // count, kstep)
+    rows = parted.transpose(2, 0, 3, 1, 4).reshape(count, -1, steps * kstep)
+    return list(rows[:, : packed.n, : packed.k])
+
+
+def _fill(array: Data, steps: tuple[str, ...], packed: Packed, matrices: Iterator[Data]) -> None:
+    """Writes matrices to where the steps of a view take them from."""
+    moves = [step for step in steps if not step.startswith("cast ")]
+    try:
+        view = _laid(array, moves, False)
+    except ValueError:  # a step has to copy: go by the places of the elements
+        for part, matrix in zip(parts(_laid(_places(array), moves, None), packed.keys), matrices, strict=True):
+            array.reshape(-1)[part] = matrix.reshape(part.shape)
+        return
+    for part, matrix in zip(parts(view, packed.keys), matrices, strict=True):
+        part[...] = matrix.reshape(part.shape)
+
+
+def _laid(array: Data, steps: list[str], copy: bool | None) -> Data:
+    for step in steps:
+        array = apply_step(array, step, copy)
+    return array
+
+
+def _places(array: Data) -> Data:
+    return np.arange(array.size).reshape(array.shape)
