@@ -51,9 +51,14 @@ def emit_family(module: ir.Module, target: Target, shape: KernelShape, max_rows:
     return tuple(emit_microkernel(module, target, shape, rows) for rows in range(1, min(max_rows, shape.rows) + 1))
 
 
-def emit_microkernel(module: ir.Module, target: Target, shape: KernelShape, rows: int) -> ir.Function:
-    """The kernel for exactly `rows` rows of `shape`, added to `module` (once; a second call finds it)."""
-    name = f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}"
+def emit_microkernel(
+    module: ir.Module, target: Target, shape: KernelShape, rows: int, prefetches: bool = True
+) -> ir.Function:
+    """The kernel for exactly `rows` rows of `shape`, added to `module` (once; a second call finds it).
+
+    Unless it `prefetches` it ignores `ahead` and `pace`: a stream from the last cache is then a fifth faster (Zen 4).
+    """
+    name = f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}{'' if prefetches else '_still'}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), _PARAMETERS.values()), name)
@@ -66,7 +71,7 @@ def emit_microkernel(module: ir.Module, target: Target, shape: KernelShape, rows
         pointer.add_attribute("noalias")
     b = ir.IRBuilder(function.append_basic_block("entry"))
     rows_at = _rows(b, pointers, rows, first, _element(shape.activation))
-    tile = _Tile(b, shape, rows_at, panel, ahead, pace, target.converts_f16)
+    tile = _Tile(b, shape, rows_at, panel, ahead if prefetches else None, pace, target.converts_f16)
     unroll = 1 << max(0, (_TURN // (rows * shape.vectors * shape.kstep)).bit_length() - 1)
 
     def steps(count: int) -> Callable[[Value, Sequence[Value]], list[Value]]:
@@ -102,7 +107,7 @@ class _Tile:
         shape: KernelShape,
         rows: Sequence[Value],
         panel: Value,
-        ahead: Value,
+        ahead: Value | None,
         pace: Value,
         converts_f16: bool,
     ) -> None:
@@ -133,7 +138,8 @@ class _Tile:
         sums = list(sums)
         step = b.lshr(at, _I64(shape.kstep.bit_length() - 1))
         start = b.gep(self.panel, [b.mul(step, _I64(shape.step_bytes))], source_etype=_I8)
-        self._prefetch(b.gep(self.ahead, [b.mul(step, self.pace)], source_etype=_I8))
+        if self.ahead is not None:
+            self._prefetch(b.gep(self.ahead, [b.mul(step, self.pace)], source_etype=_I8))
         for x_of, weights in self._products(start, at, odd):
             for row, pointer in enumerate(self.rows):
                 x = x_of(pointer)

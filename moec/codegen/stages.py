@@ -14,7 +14,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from moec.codegen.frame import Domain, Frame, Region, StageFrame, row_bytes, row_layout, row_value
 from moec.codegen.llvm import I64, PTR, SIZES, VOID, Emitter, Value, i64
-from moec.codegen.microkernel import emit_family
+from moec.codegen.microkernel import emit_microkernel
 from moec.codegen.rows import Row, Scratch, map_into, put
 from moec.codegen.selections import Chosen
 from moec.codegen.views import View
@@ -203,8 +203,15 @@ class Matmul:
         self.emit_kernels()
 
     def emit_kernels(self) -> None:
-        """The microkernels: one for each number of rows that a tile may have."""
-        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape, self.shape.rows)
+        """The microkernels: one for each number of rows that a tile may have.
+
+        A few rows are always the only block; they leave the weights to the hardware, where it keeps up with them.
+        """
+        stages, shape, few = self.stages, self.shape, self.stages.target.prefetch[0]
+        self.kernels = [
+            emit_microkernel(stages.module, stages.target, shape, rows, rows > few or 2 * rows >= shape.rows)
+            for rows in range(1, shape.rows + 1)
+        ]
 
     def regions(self) -> list[Region]:
         """The workspace that the stages need besides their result: where each row's vector is."""

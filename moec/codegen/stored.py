@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from moec.codegen.llvm import Value, i64
 from moec.codegen.quantized import QuantizedMatmul
+from moec.codegen.microkernel import emit_family
 from moec.codegen.stages import Matmul, Stages
 from moec.codegen.unpack import emit_unpack
 from moec.dialects import plan
@@ -41,6 +42,10 @@ class StoredMatmul(Matmul):
         self.block = self.CUT_ROWS
         self.unpack = emit_unpack(stages.module, stages.target, shape, self.place, format.name)
         self.part_bytes = self.cut * width
+
+    def emit_kernels(self) -> None:
+        """The microkernels: while they multiply what is decoded they all prefetch what is not."""
+        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape, self.shape.rows)
 
     def take_scratch(self) -> None:
         super().take_scratch()

@@ -52,7 +52,10 @@ def as_numpy(value: Any, name: str) -> Data:
 
 
 def address(data: Data) -> int:
-    """Where an array begins: `data.ctypes.data`, in two thirds of the time."""
+    """Where an array begins: `data.ctypes.data`, in a third of the time for those that may be written to."""
+    if data.flags.carray and data.size:
+        words: Any = data if data.dtype.isbuiltin == 1 else data.view(f"u{data.itemsize}")  # only NumPy's have buffers
+        return ctypes.addressof(ctypes.c_char.from_buffer(words))
     return data.__array_interface__["data"][0]
 
 

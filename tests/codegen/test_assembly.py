@@ -82,8 +82,10 @@ def test_products_are_multiply_adds_of_full_width_in_registers(target: str, dtyp
     code = functions(layer.assembly)
     for shape in shapes:
         for rows in range(1, shape.rows + 1):
-            turns = loops(code[f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}"])
+            name = f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}"
+            turns = loops(code[name if name in code else f"{name}_still"])
             assert turns
+            assert all(("prefetch" in " ".join(turn)) == (name in code) for turn in turns)
             for turn in turns:
                 fused = [line for line in turn if _FUSED.match(line)]
                 # Each row takes part with each vector of the panel, once for each k of a turn.
