@@ -107,11 +107,10 @@ def bits_are_those_of_one_process(mesh: DeviceMesh) -> None:
 def sums_of_ranks_are_added_in_their_order(mesh: DeviceMesh) -> None:
     kernel, weights = alone("bf16")
     x, ids, w = tokens("bf16")
-    truth, start = torch.zeros(len(x), H), 0
+    truth = torch.zeros(len(x), H)
     for rank in range(mesh.size()):
-        end = start + E // mesh.size() + (rank < E % mesh.size())
+        start, end = share_of(rank, mesh.size()), share_of(rank + 1, mesh.size())
         truth += kernel(x, torch.where((start <= ids) & (ids < end), ids, E), w, weights)
-        start = end
     assert same(spread(mesh, "bf16", K)(x, ids, w), truth.bfloat16())
 
 
@@ -122,6 +121,33 @@ def nothing_and_all_to_one(mesh: DeviceMesh) -> None:
     last = torch.full((len(x), K), E - 1)
     assert same(layer(x, last, w), kernel(x, last, w, weights))
     assert same(layer(x, last + 1, w), torch.zeros(len(x), H))
+
+
+def what_travels_is_what_the_page_counts(mesh: DeviceMesh) -> None:
+    """docs/scale.md: bytes out and back, of the tokens of one rank."""
+    x, ids, w = tokens("bf16")
+    size, starts = mesh.size(), [share_of(rank, mesh.size()) for rank in range(mesh.size() + 1)]
+    reached = sum(int(((starts[r] <= ids) & (ids < starts[r + 1])).any(1).sum()) for r in range(size))
+    filled = int(((ids >= 0) & (ids < E)).sum())
+    for slots, answers in ((1, filled), (K, reached)):
+        layer = spread(mesh, "bf16", slots)
+        exchange, sent, came = layer._exchange, list[int](), list[int]()
+
+        def note(rows: Tensor, *counts: Tensor, exchange: Any = exchange, sent: Any = sent, came: Any = came) -> Tensor:
+            out = exchange(rows, *counts)
+            sent.append(rows.nbytes)
+            came.append(out.nbytes)
+            return out
+
+        layer._exchange = note
+        layer(x, ids, w)
+        assert sent[:2] == [8 * size, reached * (H * 2 + 8 * K)]
+        assert came[2] == answers * H * 4
+
+
+def share_of(rank: int, size: int) -> int:
+    """Where a rank's experts begin."""
+    return rank * (E // size) + min(rank, E % size)
 
 
 def a_router_of_its_own_makes_the_whole_layer(mesh: DeviceMesh) -> None:
@@ -167,6 +193,7 @@ CASES = (
     bits_are_those_of_one_process,
     sums_of_ranks_are_added_in_their_order,
     nothing_and_all_to_one,
+    what_travels_is_what_the_page_counts,
     a_router_of_its_own_makes_the_whole_layer,
     ranks_that_differ_are_told_apart,
     mistakes_are_found_before_anything_is_sent,
