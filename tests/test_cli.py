@@ -22,6 +22,7 @@ from moec.cli import main
 from moec.cli.report import amount, duration
 from moec.measure.compare import compare, errors
 from moec.pipeline import STAGES
+from tests.checkpoint.models import weights, write_gguf
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MIXTRAL = str(EXAMPLES / "mixtral.moe")
@@ -573,3 +574,36 @@ def test_completion() -> None:
     words = {"_MOEC_COMPLETE": "zsh_complete", "COMP_WORDS": "moec co", "COMP_CWORD": "1"}
     done = CliRunner().invoke(main, [], env=words, prog_name="moec", complete_var="_MOEC_COMPLETE")
     assert "compile" in done.output
+
+
+# ── pack ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_pack_then_run_on_the_packed_weights(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", [weights()], {"gate": "Q8_0", "up": "Q8_0"})
+    olmoe, target = str(EXAMPLES / "olmoe.moe"), str(tmp_path / "layer.moepack")
+    packed = moec("pack", str(tmp_path / "m.gguf"), "--spec", olmoe, "--prefix", "blk.0", "-o", target)
+    assert packed.exit_code == 0, packed.output
+    assert "q8_0: gate, up" in packed.output and "H 64, I 96, E 10, K 8" in packed.output
+    shown = moec("pack", target, "--verify")
+    assert shown.exit_code == 0 and "gate q8_0" in shown.output and "m.gguf, below blk.0." in shown.output
+    for where in (["--weights", target], ["--weights", str(tmp_path / "m.gguf"), "--prefix", "blk.0."]):
+        ran = moec("run", olmoe, "--tokens", "3", "--threads", "1", *where)
+        assert ran.exit_code == 0 and "right" in ran.output, ran.output
+    damaged = bytearray(Path(target).read_bytes())
+    damaged[-1] ^= 1
+    damaged[-4096] ^= 1
+    Path(target).write_bytes(damaged)
+    result = moec("pack", target, "--verify", "--error-format", "json")
+    assert result.exit_code == 1 and told(result)[0]["code"] == "E0408"
+
+
+@pytest.mark.parametrize("arguments", [["--prefix", "blk.9"], [], ["--prefix", "blk.0", "--bind", "ggu"]])
+def test_pack_says_what_does_not_fit(tmp_path: Path, arguments: list[str]) -> None:
+    write_gguf(tmp_path / "m.gguf", [weights()], {})
+    result = moec(
+        "pack", str(tmp_path / "m.gguf"), "--spec", str(EXAMPLES / "olmoe.moe"), *arguments, "--error-format", "json"
+    )
+    assert result.exit_code == 1
+    assert [mistake["code"] for mistake in told(result)] == ["E0405"]
+    assert moec("pack", str(tmp_path / "m.gguf")).exit_code == 2

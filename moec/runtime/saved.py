@@ -165,5 +165,5 @@ def _check_panels(pack: Moepack, found: Mapping[Packed, Data], interface: Interf
             same = [other for other in found if other.params == packed.params]
             names = ", ".join(f"`{name}`" for name in packed.params)
             if same and same[0].tile != packed.tile:
-                raise _other(pack, f"{names} in panels of `{same[0].tile}`, on this machine they are `{packed.tile}`")
+                raise _other(pack, f"{names} in panels of `{same[0].tile}`, this kernel reads `{packed.tile}`")
             raise _other(pack, f"{names} in other panels")

@@ -1,0 +1,202 @@
+"""Packed weights on disk: mapped as they were, refused when they are something else, packed again from their source."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import moec
+from moec.checkpoint.moepack import PAGE, Moepack
+from moec.diagnostics import CompileError
+from moec.formats import FORMATS
+from moec.formats.panels import PanelLayout
+from moec.runtime.pack import pack_panels
+from moec.runtime.saved import PANELS
+from moec.runtime.stored import decoded
+from moec.runtime.unpack import unpack
+from moec.target import KernelShape
+from tests.checkpoint.models import DIMS, weights, write_gguf
+from tests.examples import EXAMPLES, SMALL, load, random_weights
+
+OLMOE = EXAMPLES / "olmoe.moe"
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Any:
+    return moec.compile(OLMOE, dims=DIMS, threads=1)
+
+
+@pytest.fixture(scope="module")
+def saved(kernel: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("packed") / "layer.moepack"
+    kernel.save(kernel.pack(weights()), path)
+    return path
+
+
+def refused(kernel: Any, path: Path, **more: Any) -> tuple[str, str]:
+    with pytest.raises(CompileError) as error:
+        kernel.load(path, **more)
+    (found,) = error.value.diagnostics
+    assert found.help is None or "pack" in found.help
+    return found.code, str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v4", "dbrx", "gpt_oss", "longcat_flash", "peer"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_any_layer_comes_back_to_the_last_bit(tmp_path: Path, name: str, dtype: str) -> None:
+    kernel = moec.compile(EXAMPLES / f"{name}.moe", dims=SMALL[name], dtype=dtype, threads=1)
+    packed = kernel.pack(random_weights(load(name), SMALL[name], seed=3))
+    kernel.save(packed, tmp_path / "w.moepack")
+    mapped = kernel.load(tmp_path / "w.moepack", verify=True)
+    assert {key: data.tobytes() for key, data in mapped.raw.items()} == {k: d.tobytes() for k, d in packed.raw.items()}
+    assert [*mapped.panels] == [*packed.panels]
+    for key, data in mapped.panels.items():
+        assert data.tobytes() == packed.panels[key].tobytes()
+        assert data.ctypes.data % PAGE == 0 and not data.flags.owndata and not data.flags.writeable
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_unpacking_is_the_inverse_of_packing(name: str) -> None:
+    kernel = moec.compile(EXAMPLES / f"{name}.moe", dims=SMALL[name], threads=1)
+    arrays = random_weights(load(name), SMALL[name], seed=3)
+    for param, array in unpack(kernel.interface, kernel.pack(arrays)).items():
+        np.testing.assert_array_equal(array, arrays[param])
+
+
+@pytest.mark.parametrize("format", ["q4_K", "int8", "nvfp4"])
+def test_stored_weights_unpack_to_what_they_mean(format: str) -> None:
+    kernel = moec.compile(OLMOE, dims={"H": 256, "I": 256, "E": 8}, storage=format, threads=1)
+    arrays = weights(H=256, I=256, E=8)
+    wanted = decoded(kernel.interface, arrays)
+    for param, array in unpack(kernel.interface, kernel.pack(arrays)).items():
+        np.testing.assert_array_equal(array, wanted[param])
+
+
+def test_a_new_file_in_its_place_leaves_mapped_weights_alone(kernel: Any, tmp_path: Path) -> None:
+    kernel.save(kernel.pack(weights()), tmp_path / "w.moepack")
+    mapped = kernel.load(tmp_path / "w.moepack")
+    kernel.save(kernel.pack(weights(5)), tmp_path / "w.moepack")
+    x = np.ones((3, DIMS["H"]), np.float32)
+    np.testing.assert_array_equal(kernel(x, mapped), kernel(x, kernel.pack(weights())))
+
+
+def test_storage_comes_with_the_file(kernel: Any, tmp_path: Path) -> None:
+    narrow = kernel.pack(weights(), storage={"gate": "q8_0", "down": "q4_0"})
+    kernel.save(narrow, tmp_path / "w.moepack")
+    mapped = kernel.load(tmp_path / "w.moepack")
+    x = np.ones((3, DIMS["H"]), np.float32)
+    assert mapped.storage == narrow.storage
+    np.testing.assert_array_equal(kernel(x, mapped), kernel(x, narrow))
+
+
+def test_another_layer_precision_dimension_or_machine_is_refused(kernel: Any, saved: Path, tmp_path: Path) -> None:
+    for other, word in (
+        (moec.compile(EXAMPLES / "mixtral.moe", dims=DIMS, threads=1), "layer"),
+        (moec.compile(OLMOE, dims={**DIMS, "I": 32}, threads=1), "dims"),
+        (moec.compile(OLMOE, dims=DIMS, dtype="bf16", threads=1), "dtype"),
+        (moec.compile(OLMOE.read_text().replace("swiglu", "geglu"), dims=DIMS, threads=1), "text"),
+        (moec.compile(OLMOE, dims=DIMS, threads=1, target="x86_64-unknown-linux-gnu:x86-64"), "panels"),
+    ):
+        code, text = refused(other, saved)
+        assert code == "E0409" and word in text and str(saved) in text
+    commented = moec.compile("# another comment\n" + OLMOE.read_text(), dims=DIMS, threads=1)
+    commented.load(saved)
+
+
+def test_truncated_and_changed_files_are_refused(kernel: Any, saved: Path, tmp_path: Path) -> None:
+    data, path = saved.read_bytes(), tmp_path / "w.moepack"
+    for size in (9, 40, 300, PAGE, len(data) - PAGE, len(data) - 1):
+        path.write_bytes(data[:size])
+        assert refused(kernel, path)[0] == "E0408"
+    changed = bytearray(data)
+    changed[-PAGE] ^= 1
+    path.write_bytes(changed)
+    kernel.load(path)  # the weights themselves are not read
+    assert refused(kernel, path, verify=True)[0] == "E0408"
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_change_of_the_head_goes_unseen(kernel: Any, saved: Path, data: st.DataObject) -> None:
+    whole = saved.read_bytes()
+    size = 52 + int.from_bytes(whole[12:20], "little")
+    changed = bytearray(whole)
+    changed[data.draw(st.integers(0, size - 1))] ^= data.draw(st.integers(1, 255))
+    path = saved.with_name("changed.moepack")
+    path.write_bytes(changed)
+    with pytest.raises(CompileError):
+        kernel.load(path)
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(kernel: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.moepack"
+    kernel.save(kernel.pack(weights()), path)
+    before = path.read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        kernel.save(kernel.pack(weights(5)), path)
+    assert path.read_bytes() == before and [*tmp_path.iterdir()] == [path]
+
+
+def test_weights_are_packed_again_when_their_source_or_kernel_changed(kernel: Any, tmp_path: Path) -> None:
+    model, kept = tmp_path / "m.gguf", tmp_path / "w.moepack"
+    write_gguf(model, [weights(0)], {"gate": "Q8_0"})
+    x = np.ones((2, DIMS["H"]), np.float32)
+    first = kernel.load(model, "blk.0", packed=kept)
+    written = kept.stat().st_mtime_ns
+    again = kernel.load(model, "blk.0", packed=kept)
+    assert kept.stat().st_mtime_ns == written and not next(iter(again.panels.values())).flags.writeable
+    np.testing.assert_array_equal(kernel(x, again), kernel(x, first))
+    write_gguf(model, [weights(1)], {"gate": "Q8_0"})
+    os.utime(model, ns=(1, 1))
+    other = kernel.load(model, "blk.0", packed=kept)
+    assert not np.array_equal(kernel(x, other), kernel(x, first))
+    for spoil in (b"", b"not this", kept.read_bytes()[:5000]):
+        kept.write_bytes(spoil)
+        np.testing.assert_array_equal(kernel(x, kernel.load(model, "blk.0", packed=kept)), kernel(x, other))
+    asked = kernel.load(model, "blk.0", packed=kept, storage="q4_0")
+    assert asked.formats["gate"] == "q4_0"
+
+
+def test_what_only_an_aux_reads_is_kept(tmp_path: Path) -> None:
+    text = "moe a[H=8](x: [H]) -> [H] { param w: [H] param probe: [3, H] aux p = probe @ x return x * w }\n"
+    kernel = moec.compile(text, threads=1)
+    arrays = {"w": np.ones(8, np.float32), "probe": np.arange(24, dtype=np.float32).reshape(3, 8)}
+    kernel.save(kernel.pack(arrays), tmp_path / "w.moepack")
+    _, aux = kernel(np.ones((1, 8), np.float32), kernel.load(tmp_path / "w.moepack"), aux=["p"])
+    np.testing.assert_allclose(aux["p"][0], arrays["probe"].sum(1))
+
+
+#: `PANELS`, and the digest of what panels were like then.
+LAYOUT = (2, "6066f8bafe59cf68")
+
+
+def test_the_layout_of_panels_has_a_version() -> None:
+    """If this changes, files that were written before are laid out otherwise: raise `moec.runtime.saved.PANELS`."""
+    numbers = np.arange(50 * 300, dtype=np.float32).reshape(50, 300) / 64 - 100
+    digest = hashlib.sha256()
+    for shape in (KernelShape("f32", "fma", 8, 48, 1, 16), KernelShape("bf16", "dot", 8, 48, 2, 16)):
+        digest.update(pack_panels([numbers, numbers], shape).tobytes())
+    for name in ("q8_0", "q4_K", "int4_g32_zp"):
+        row = FORMATS[name]
+        place = PanelLayout(row.layout, 48, 50, 256, 2)
+        out = np.empty(place.nbytes, np.uint8)
+        place.pack([row.encode(np.ascontiguousarray(numbers[:, :256]))] * 2, out)
+        digest.update(out.tobytes())
+    assert (PANELS, digest.hexdigest()[:16]) == LAYOUT
+
+
+def test_opening_needs_no_more_than_the_header(saved: Path) -> None:
+    pack = Moepack(saved)
+    assert pack.header["layer"] == "olmoe" and len(pack) == len(pack.header["raw"]) + len(pack.header["packed"])

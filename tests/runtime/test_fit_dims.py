@@ -1,0 +1,99 @@
+"""Dimensions out of the shapes of tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from moec.diagnostics import CompileError
+from moec.language import syntax
+from moec.language.parse import parse
+from moec.runtime.bind import EXPERT, bind_weights, entries_of, parameters, strings
+from moec.runtime.fit_dims import fit_dimensions
+from moec.source import Source
+from tests.examples import EXAMPLES, SMALL, dimensions, load, shape
+
+
+def fitted(entry: str, shapes: dict[str, tuple[int, ...]], param: str = "[E, I, H]", dims: str = "H, I, E") -> Any:
+    text = f"moe m[{dims}](x: [H]) -> [H] {{ param w: {param} return x }} bind b {{ {entry} }}"
+    tensors = {name: np.broadcast_to(np.float32(0), each) for name, each in shapes.items()}
+    return fit_dimensions(parse(Source("m.moe", text)), "b", tensors, {})
+
+
+@pytest.mark.parametrize(
+    ("entry", "shapes"),
+    [
+        ('w = "t"', {"t": (2, 3, 4)}),
+        ('w = "t".T', {"t": (2, 4, 3)}),
+        ('w = "t"[:, :, 1::2].T', {"t": (2, 4, 6)}),
+        ('w = "t"[1, :-2]', {"t": (9, 4, 3, 4)}),
+        ('w = "t"[:, I:, :]', {"t": (2, 6, 4)}),
+        ('w = "e.{e}"', {"e.0": (3, 4), "e.1": (3, 4)}),
+        ('w = concat("a", "b", axis=1)', {"a": (2, 1, 4), "b": (2, 2, 4)}),
+        ('w = concat("a", "b")', {"a": (1, 3, 4), "b": (1, 3, 4)}),
+        ('w = split "t" as [2, 3, 4]', {"t": (6, 4)}),
+        ('w = split "t" as [2, _, 4]', {"t": (6, 4)}),
+        ('w = ("t")', {"t": (2, 3, 4)}),
+    ],
+)
+def test_shapes_tell_dimensions(entry: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    assert fitted(entry, shapes) == {"H": 4, "I": 3, "E": 2}
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if load(name).binds])
+def test_every_example_tells_what_its_tensors_tell(name: str) -> None:
+    """Tensors of the shapes that `transformers` has; all dimensions but those that only choose come back."""
+    file, known = load(name), dimensions(load(name), SMALL[name])
+    tensors = invented(file, known)
+    bind_weights(file, "transformers", tensors, known)
+    found = fit_dimensions(file, "transformers", tensors, {})
+    silent = {"K", "G", "KG"} - ({"K"} if name == "deepseek_v4" else set())
+    assert {key: value for key, value in found.items() if key not in silent} == {
+        key: value for key, value in known.items() if key not in silent
+    }
+
+
+def invented(file: syntax.File, dims: dict[str, int]) -> dict[str, Any]:
+    """Tensors of the shapes that make every entry fit."""
+    tensors: dict[str, Any] = {}
+    entries = entries_of(file, "transformers")
+    for param, type in parameters(file).items():
+        entry, wanted = entries.get(param), shape(type, dims)
+        source = entry.value if entry else None
+        (tensor,) = strings(source) if source else (param,)
+        assert EXPERT not in tensor
+        while source is not None and not isinstance(source, syntax.String):
+            match source:
+                case syntax.Transpose():
+                    wanted = (*wanted[:-2], wanted[-1], wanted[-2])
+                case syntax.Index():
+                    wanted = (
+                        tuple(
+                            2 * length if isinstance(item, syntax.Slice) and (item.low or item.high) else length
+                            for item, length in zip(source.items, wanted, strict=False)
+                        )
+                        + wanted[len(source.items) :]
+                    )
+                case syntax.Split():
+                    wanted = (wanted[0] * wanted[1], *wanted[2:]) if len(wanted) > 1 else (1, *wanted)
+                case _:
+                    raise AssertionError(source)
+            source = source.operand
+        tensors[tensor] = np.broadcast_to(np.float32(0), wanted)
+    return tensors
+
+
+def test_what_nothing_tells_is_listed() -> None:
+    with pytest.raises(CompileError) as error:
+        fitted('w = "t"', {"t": (2, 3, 4)}, dims="H, I, E, K, G")
+    assert [mistake.code for mistake in error.value.diagnostics] == ["E0301", "E0301"]
+    assert fitted('w = "t"', {"t": (2, 3, 4)}, dims="H, I, E, K=E / 2, S=2 * I")["S"] == 6
+
+
+def test_given_dimensions_stay(tmp_path: Any) -> None:
+    file = parse(Source("m.moe", (EXAMPLES / "olmoe.moe").read_text()))
+    shapes = {"gate.weight": (6, 8), "experts.gate_up_proj": (6, 8, 8), "experts.down_proj": (6, 8, 4)}
+    tensors = {name: np.broadcast_to(np.float32(0), each) for name, each in shapes.items()}
+    assert fit_dimensions(file, "transformers", tensors, {"K": 3, "E": 7}) == {"H": 8, "I": 4, "E": 7, "K": 3}
