@@ -154,20 +154,27 @@ BLOCKS: Final[dict[str, Block]] = {
 }
 
 
+def _import(part: str, name: str, block: Block) -> Any:
+    package = block.package or name
+    return importlib.import_module(f"transformers.models.{package}.{part}_{package}")
+
+
+def configure(name: str, dims: Dims, blocks: Mapping[str, Block] = BLOCKS) -> Any:
+    """The configuration of a block."""
+    block = blocks[name]
+    sizes = {key: eval(formula, {}, dict(dims)) for key, formula in block.sizes.items()}
+    config = block.configure(getattr(_import("configuration", name, block), block.config), **sizes, **block.settings)
+    config._experts_implementation = "eager"
+    config._attn_implementation = "eager"
+    return config
+
+
 def build(name: str, dims: Dims, seed: int = 0, real: str = "f32", blocks: Mapping[str, Block] = BLOCKS) -> Any:
     """A block with random weights, ready for inference. `real` is the model's precision."""
     import torch
 
     block = blocks[name]
-    package = block.package or name
-    parts = (f"transformers.models.{package}.{part}_{package}" for part in ("configuration", "modeling"))
-    configuration, modeling = map(importlib.import_module, parts)
-    config, module = getattr(configuration, block.config), getattr(modeling, block.module)
-    sizes = {key: eval(formula, {}, dict(dims)) for key, formula in block.sizes.items()}
-    settings = block.configure(config, **sizes, **block.settings)
-    settings._experts_implementation = "eager"
-    settings._attn_implementation = "eager"
-
+    module, settings = getattr(_import("modeling", name, block), block.module), configure(name, dims, blocks)
     rng = np.random.default_rng(seed)
     with torch.inference_mode():
         result = module(settings, *block.arguments).eval()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from moec.language import syntax
 from moec.language.parse import parse, read
-from moec.runtime.bind import OPERATORS
+from moec.runtime.bind import whole
 from moec.source import Source
 
 _HERE: Final = Path(__file__).parent
@@ -125,22 +125,8 @@ def _names(formula: syntax.Expr) -> set[str]:
 def _solve(formula: syntax.Expr, size: int, dims: Mapping[str, int], names: Sequence[str]) -> int:
     """The one dimension of a formula, linear in it, that is not in `dims`."""
     (name,) = (name for name in _names(formula) if name not in dims and name in names)
-    at = [_value(formula, {**dims, name: n}) for n in (1, 2)]
-    found = 1 + (size - at[0]) / (at[1] - at[0])
-    if found != int(found) or found < 1 or _value(formula, {**dims, name: int(found)}) != size:
+    at = [whole(formula, {**dims, name: n}) for n in (1, 2)]
+    found = 1 + (size - at[0]) // (at[1] - at[0])
+    if found < 1 or whole(formula, {**dims, name: found}) != size:
         raise Unfit(f"no `{name}` makes `{formula.span.text}` {size}")
-    return int(found)
-
-
-def _value(formula: syntax.Expr, dims: Mapping[str, int]) -> Any:
-    match formula:
-        case syntax.Number():
-            return formula.value
-        case syntax.Name():
-            return dims[formula.id]
-        case syntax.Group():
-            return _value(formula.inner, dims)
-        case syntax.Binary() if formula.op in OPERATORS:
-            return OPERATORS[formula.op](_value(formula.left, dims), _value(formula.right, dims))
-        case _:
-            raise Unfit(f"`{formula.span.text}` is no formula")
+    return found
