@@ -8,8 +8,8 @@ a row's bits do not depend on which rows stand beside it.
 from __future__ import annotations
 
 from moec.codegen.llvm import Value, i64
-from moec.codegen.quantized import QuantizedMatmul
 from moec.codegen.microkernel import emit_family
+from moec.codegen.quantized import QuantizedMatmul
 from moec.codegen.stages import Matmul, Stages
 from moec.codegen.unpack import emit_unpack
 from moec.dialects import plan

@@ -116,6 +116,10 @@ def _show(shape: tuple[int | str, ...]) -> str:
 # ── torch ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+#: How torch calls each element type.
+_TORCH: Final = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "bool": "bool"}
+
+
 def is_torch(value: Any) -> bool:
     """Whether an array is a tensor of torch."""
     torch = sys.modules.get("torch")
@@ -125,18 +129,18 @@ def is_torch(value: Any) -> bool:
 def torch_empty(array: Array, tokens: int) -> Any:
     """A new tensor `[tokens, *shape]`."""
     torch: Any = sys.modules["torch"]
-    names = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "bool": "bool"}
-    return torch.empty((tokens, *array.shape), dtype=getattr(torch, names[array.dtype]))
+    return torch.empty((tokens, *array.shape), dtype=getattr(torch, _TORCH[array.dtype]))
 
 
 def _from_torch(tensor: Any, name: str, torch: Any) -> Data:
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         help = f"`{name}.cpu()` copies it"
         raise fail("E0404", f"`{name}` lies on {tensor.device}, not in main memory", help=help)
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     if tensor.dtype == torch.bfloat16:  # NumPy itself has no bf16
         return tensor.view(torch.int16).numpy().view(NUMPY["bf16"])
-    return tensor.resolve_neg().numpy()
+    return (tensor.resolve_neg() if tensor.is_neg() else tensor).numpy()
 
 
 # ── DLPack ────────────────────────────────────────────────────────────────────────────────────────────────────────────

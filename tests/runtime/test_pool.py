@@ -1,0 +1,97 @@
+"""The thread pool: how many threads there are, that they work, and what they cost while nobody calls."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import moec
+from moec.runtime import pool
+
+TEXT = """
+moe product[H=512, N=4096](x: [H]) -> [N] {
+    param w: [N, H]
+    return w @ x
+}
+"""
+
+
+def called(threads: int, tokens: int) -> tuple[Any, list[int]]:
+    """Something to call, which has been called once, and the processor clocks of its pool's workers."""
+    kernel = moec.compile(TEXT, threads=threads)
+    weights, x = kernel.pack({"w": np.ones((4096, 512), np.float32)}), np.ones((tokens, 512), np.float32)
+    known = set(threading.enumerate())
+    pool._forget()  # so that the pool is started here, and its workers are known
+    kernel(x, weights)
+    workers = [thread for thread in threading.enumerate() if thread not in known]
+    assert [thread.name for thread in workers] == [f"moec-{i}" for i in range(1, threads)]
+    return lambda: kernel(x, weights), [time.pthread_getcpuclockid(thread.ident or 0) for thread in workers]
+
+
+def test_workers_work_and_cost_nothing_while_they_wait() -> None:
+    call, clocks = called(threads=3, tokens=256)
+    before = sum(map(time.clock_gettime, clocks))
+    for _ in range(200):
+        call()
+        if sum(map(time.clock_gettime, clocks)) - before > 0.004:
+            break
+    busy = sum(map(time.clock_gettime, clocks))
+    assert busy - before > 0.004
+    time.sleep(0.05)
+    # They look for work for some tens of microseconds each, then sleep.
+    assert sum(map(time.clock_gettime, clocks)) - busy < 0.001
+
+
+@pytest.mark.parametrize(
+    ("variables", "count"),
+    [
+        ({"MOEC_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, 3),
+        ({"OMP_NUM_THREADS": "5,2"}, 5),
+        ({"MOEC_NUM_THREADS": "0"}, 1),
+        ({"MOEC_NUM_THREADS": "many"}, 1),
+        ({}, 1),
+    ],
+)
+def test_threads_are_as_many_as_asked_for_or_as_processors_allowed(
+    variables: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MOEC_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert pool.default_threads() == count
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        ({"cpu.max": "200000 100000"}, 2),
+        ({"cpu.max": "150000 100000"}, 2),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({}, 8),
+    ],
+)
+def test_a_control_groups_quota_is_kept(files: dict[str, str], count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_text(path: Path) -> str:
+        if (name := str(path).removeprefix("/sys/fs/cgroup/")) not in files:
+            raise FileNotFoundError(path)
+        return files[name]
+
+    for name in ("MOEC_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    assert pool.default_threads() == count
