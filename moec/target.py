@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Final, Literal
 
+from moec import host
 from moec.dtypes import DTYPES
 
 #: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
-#: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`); `int8` bytes of a
-#: stored weight with bytes of a quantised row.
-Form = Literal["fma", "widen", "dot", "int8"]
-_FORMS: Final[dict[str, Form]] = {"fma": "fma", "widen": "widen", "dot": "dot", "int8": "int8"}
+#: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`); `amx` tiles of 16
+#: rows and 32 k with tiles of 16 columns (`tdpbf16ps`); `int8` bytes of a stored weight with bytes of a quantised row.
+Form = Literal["fma", "widen", "dot", "amx", "int8"]
+_FORMS: Final[dict[str, Form]] = {"fma": "fma", "widen": "widen", "dot": "dot", "amx": "amx", "int8": "int8"}
+#: The feature that a form needs; LLVM spells out the others on any machine.
+_NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,14 @@ class KernelShape:
         """How many panels hold `columns` weight rows."""
         return -(-columns // self.columns)
 
+    @property
+    def depth(self) -> int:
+        """How many k are multiplied at once; panels have zeros up to a multiple of it."""
+        return 32 if self.form == "amx" else self.kstep
+
     def steps(self, k: int) -> int:
-        """How many groups of `kstep` hold `k` elements."""
-        return -(-k // self.kstep)
+        """How many groups of `kstep` hold `k` elements, whole `depth`s of them."""
+        return -(-k // self.depth) * (self.depth // self.kstep)
 
     @property
     def tile(self) -> str:
@@ -233,65 +240,69 @@ class _Tile:
     rows: int
     columns: int
     rate: float
+    form: Form
+
+
+def _tiles(form: Form, rates: dict[tuple[int, int], float]) -> tuple[_Tile, ...]:
+    return tuple(_Tile(*size, rate, form) for size, rate in rates.items())
 
 
 @dataclass(frozen=True, slots=True)
 class _Machine:
-    """One row of the table of machines: its vectors, and the tiles for each dtype of weights, the best first."""
+    """One row of the table of machines: its vectors, and the tiles for each dtype of weights."""
 
     vector_bits: int
     vector_registers: int
     f32: tuple[_Tile, ...]
     bf16: tuple[_Tile, ...]
     f16: tuple[_Tile, ...]
-    dots: bool = False
     prefetch: tuple[int, int] = (0, 1024)
 
     def tiles(self, dtype: str) -> tuple[_Tile, ...]:
         return {"f32": self.f32, "bf16": self.bf16, "f16": self.f16}[dtype]
-
-    def form(self, dtype: str) -> Form:
-        return "fma" if dtype == "f32" else "dot" if dtype == "bf16" and self.dots else "widen"
 
 
 #: Zen 4: one 512-bit FMA or `vdpbf16ps` a cycle; many broadcasts (12 rows and more) starve it (f16 not measured).
 _AVX512_FAST_DOT = _Machine(
     512,
     32,
-    f32=(_Tile(8, 48, 1.0), _Tile(6, 64, 1.0), _Tile(4, 96, 1.0), _Tile(12, 32, 0.75)),
-    bf16=(_Tile(8, 48, 1.0), _Tile(6, 64, 1.0), _Tile(4, 96, 1.0), _Tile(12, 32, 0.75)),
-    f16=(_Tile(8, 48, 0.85), _Tile(6, 64, 0.8), _Tile(12, 32, 0.75), _Tile(4, 96, 0.7)),
-    dots=True,
+    f32=_tiles("fma", {(8, 48): 1.0, (6, 64): 1.0, (4, 96): 1.0, (12, 32): 0.75}),
+    bf16=_tiles("dot", {(8, 48): 1.0, (6, 64): 1.0, (4, 96): 1.0, (12, 32): 0.75}),
+    f16=_tiles("widen", {(8, 48): 0.85, (6, 64): 0.8, (12, 32): 0.75, (4, 96): 0.7}),
     prefetch=(5, 8192),
 )
-#: Intel (measured on a Granite Rapids at the frequency that the kernel itself leaves): two 512-bit FMAs a cycle,
-#: `vdpbf16ps` at half their rate. Widening shares the FMAs' ports, so few columns and many rows do best; widened pairs
-#: of more than three vectors spill.
+#: Intel (vectors measured on a Granite Rapids at the frequency that the kernel itself leaves): two 512-bit FMAs a
+#: cycle, `vdpbf16ps` at half their rate. Widening shares the FMAs' ports, so few columns and many rows do best; widened
+#: pairs of more than three vectors spill.
 _AVX512 = _Machine(
     512,
     32,
-    f32=(_Tile(8, 48, 0.99), _Tile(6, 64, 0.99), _Tile(4, 96, 0.95), _Tile(12, 32, 0.93)),
-    bf16=(_Tile(8, 48, 0.88), _Tile(12, 32, 0.88)),
-    f16=(_Tile(12, 32, 0.80), _Tile(8, 48, 0.76), _Tile(6, 64, 0.72)),
+    f32=_tiles("fma", {(8, 48): 0.99, (6, 64): 0.99, (4, 96): 0.95, (12, 32): 0.93}),
+    bf16=(
+        *_tiles("amx", {(32, 32): 1.0}),
+        *_tiles("widen", {(8, 48): 0.11, (12, 32): 0.11}),
+        *_tiles("dot", {(8, 48): 0.06}),
+    ),
+    f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
 )
 #: Measured with 256-bit code on the same machine.
 _AVX2 = _Machine(
     256,
     16,
-    f32=(_Tile(6, 16, 0.99), _Tile(4, 24, 0.99)),
-    bf16=(_Tile(6, 16, 0.92), _Tile(3, 24, 0.89)),
-    f16=(_Tile(6, 16, 0.90), _Tile(3, 24, 0.79)),
+    f32=_tiles("fma", {(6, 16): 0.99, (4, 24): 0.99}),
+    bf16=_tiles("widen", {(6, 16): 0.92, (3, 24): 0.89}),
+    f16=_tiles("widen", {(6, 16): 0.90, (3, 24): 0.79}),
 )
-_SSE2 = _Machine(128, 16, f32=(_Tile(4, 8, 1.0),), bf16=(_Tile(4, 8, 1.0),), f16=(_Tile(4, 8, 1.0),))
+_SSE2 = _Machine(128, 16, _tiles("fma", {(4, 8): 1.0}), _tiles("widen", {(4, 8): 1.0}), _tiles("widen", {(4, 8): 1.0}))
 #: Any other machine with vectors: rates not measured, only that nothing spills.
 _NEON = _Machine(
     128,
     32,
-    f32=(_Tile(6, 16, 1.0), _Tile(8, 12, 1.0), _Tile(4, 24, 1.0)),
-    bf16=(_Tile(8, 8, 1.0), _Tile(4, 16, 0.9)),
-    f16=(_Tile(6, 16, 1.0), _Tile(8, 12, 1.0)),
+    f32=_tiles("fma", {(6, 16): 1.0, (8, 12): 1.0, (4, 24): 1.0}),
+    bf16=_tiles("widen", {(8, 8): 1.0, (4, 16): 0.9}),
+    f16=_tiles("widen", {(6, 16): 1.0, (8, 12): 1.0}),
 )
-_SCALAR = _Machine(32, 32, f32=(_Tile(4, 4, 1.0),), bf16=(_Tile(4, 4, 1.0),), f16=(_Tile(4, 4, 1.0),))
+_SCALAR = _Machine(32, 32, _tiles("fma", {(4, 4): 1.0}), _tiles("widen", {(4, 4): 1.0}), _tiles("widen", {(4, 4): 1.0}))
 
 #: What an LLVM feature brings along, as far as the table asks.
 _IMPLIED: Final = {
@@ -301,6 +312,7 @@ _IMPLIED: Final = {
     "avx512vnni": ("avx512f",),
     "avxvnni": ("avx2",),
     "avx512f": ("avx2", "fma", "f16c"),
+    "amx-bf16": ("amx-tile",),
     "zvfh": ("zvfhmin",),
     "zvfhmin": ("v",),
 }
@@ -310,6 +322,7 @@ _VNNI3: Final = (*_V3, "avxvnni")
 _V4: Final = (*_V3, "avx512f", "avx512bw")
 _VNNI4: Final = (*_V4, "avx512vnni")
 _BF16: Final = (*_VNNI4, "avx512bf16")
+_AMX: Final = (*_BF16, "amx-bf16")
 _CPUS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake"), _V3),
     **dict.fromkeys(("alderlake", "raptorlake", "meteorlake", "arrowlake", "lunarlake", "pantherlake"), _VNNI3),
@@ -317,9 +330,8 @@ _CPUS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("znver1", "znver2", "znver3"), _V3),
     **dict.fromkeys(("x86-64-v4", "skylake-avx512", "skx", "cannonlake"), _V4),
     **dict.fromkeys(("cascadelake", "icelake-client", "icelake-server", "tigerlake", "rocketlake"), _VNNI4),
-    **dict.fromkeys(("cooperlake", "sapphirerapids", "emeraldrapids", "graniterapids"), _BF16),
-    **dict.fromkeys(("graniterapids-d", "diamondrapids"), _BF16),
-    **dict.fromkeys(("znver4", "znver5", "znver6"), _BF16),
+    **dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d", "diamondrapids"), _AMX),
+    **dict.fromkeys(("cooperlake", "znver4", "znver5", "znver6"), _BF16),
 }
 
 #: What every machine of an architecture that runs Linux has, where LLVM's generic one has less.
@@ -369,34 +381,24 @@ def _machine(target: Target) -> _Machine:
 
 @cache
 def _rated(target: Target, dtype: str) -> tuple[tuple[KernelShape, float], ...]:
-    machine, kstep = _machine(target), 2 if dtype == "bf16" else 1
-    form, lanes = machine.form(dtype), machine.vector_bits // 32
-    return tuple((KernelShape(dtype, form, t.rows, t.columns, kstep, lanes), t.rate) for t in machine.tiles(dtype))
+    """The shapes of the form that does best on a target, with their rates, the best first."""
+    machine, has = _machine(target), _enabled(target)
+    usable = [tile for tile in machine.tiles(dtype) if _NEEDS.get(tile.form, "") in {"", *has}]
+    best = max(usable, key=lambda tile: tile.rate)
+    kstep, lanes = 2 if dtype == "bf16" else 1, machine.vector_bits // 32
+    tiles = [tile for tile in usable if tile.form == best.form]
+    return tuple((KernelShape(dtype, t.form, t.rows, t.columns, kstep, lanes), t.rate) for t in tiles)
 
 
 @cache
 def _host() -> Target:
     from llvmlite import binding
 
-    features = sorted(f"{'+' if on else '-'}{name}" for name, on in binding.get_host_cpu_features().items())
     default = Target("", "")
     return Target(
         binding.get_process_triple(),
         binding.get_host_cpu_name(),
-        tuple(features),
-        _cache_bytes(1) or default.l1,
-        _cache_bytes(2) or default.l2,
+        host.usable(dict(binding.get_host_cpu_features())),
+        host.cache_bytes(1) or default.l1,
+        host.cache_bytes(2) or default.l2,
     )
-
-
-def _cache_bytes(level: int) -> int | None:
-    """The bytes of the first core's data cache at `level`, as Linux tells them."""
-    units = {"K": 10, "M": 20, "G": 30}
-    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            kind, at, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
-            if int(at) == level and kind != "Instruction":
-                return int(size[:-1]) << units[size[-1]] if size[-1] in units else int(size)
-        except (OSError, ValueError, LookupError):
-            continue
-    return None

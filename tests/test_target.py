@@ -48,7 +48,9 @@ def test_native_is_refused_for_another_architecture() -> None:
     [
         ("znver4", 512, 32, "dot_bf16_8x48"),
         ("znver5", 512, 32, "dot_bf16_8x48"),
-        ("sapphirerapids", 512, 32, "widen_bf16"),
+        ("cooperlake", 512, 32, "widen_bf16"),
+        ("sapphirerapids", 512, 32, "amx_bf16_32x32"),
+        ("emeraldrapids", 512, 32, "amx_bf16_32x32"),
         ("skylake-avx512", 512, 32, "widen_bf16"),
         ("znver3", 256, 16, "widen_bf16"),
         ("x86-64", 128, 16, "widen_bf16"),
@@ -66,6 +68,8 @@ def test_features_add_to_a_cpu_and_take_away() -> None:
     assert Target.parse(f"{LINUX}:x86-64:+avx512bf16").vector_bits == 512
     assert Target.parse(f"{LINUX}:znver4:-avx512f").vector_bits == 256
     assert Target.parse(f"{LINUX}:znver4:-avx512bf16").kernel("bf16").form == "widen"
+    assert Target.parse(f"{LINUX}:emeraldrapids:-amx-bf16").kernel("bf16").form == "widen"
+    assert Target.parse(f"{LINUX}:emeraldrapids:-amx-tile,-amx-bf16").kernel("bf16").activation == "f32"
     assert not Target.parse(f"{LINUX}:x86-64:").converts_f16
     assert Target.parse("riscv64-linux:generic-rv64:+v").vector_bits == 128
     assert Target.parse("riscv64-linux:generic-rv64:").vector_bits == 32
@@ -77,7 +81,8 @@ def test_every_choice_fits_the_registers(cpu: str, dtype: str) -> None:
     target = Target.of(LINUX, cpu)
     for shape in target.choices(dtype):
         assert shape.columns % shape.lanes == 0
-        assert shape.rows * shape.vectors + shape.vectors < target.vector_registers
+        sums = shape.rows * shape.vectors // (256 if shape.form == "amx" else 1)
+        assert sums + shape.vectors < (8 if shape.form == "amx" else target.vector_registers)
         assert shape.kstep == (2 if dtype == "bf16" else 1)
 
 

@@ -122,6 +122,10 @@ class Emitter:
     def copy(self, to: Value, source: Value, size: int) -> None:
         self.call("llvm.memcpy.p0.p0.i64", VOID, to, source, i64(size), ir.Constant(I1, 0))
 
+    def prefetch(self, pointer: Value) -> None:
+        """Fetches the line at an address, any address, into the second cache, for reading."""
+        self.call("llvm.prefetch.p0", VOID, pointer, *(ir.Constant(I32, word) for word in (0, 2, 1)))
+
     # control
 
     def loop(self, start: Value | int, stop: Value | int, body: Callable[[Value], None], step: Value | int = 1) -> None:

@@ -9,6 +9,7 @@ from llvmlite import ir
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
+from moec.codegen.amx import SLACK, emit_gather
 from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_bytes, row_layout
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
@@ -101,13 +102,16 @@ class _Program:
                 matmul = find_matmul(self.stages, op, name)
                 self.regions += matmul.regions()
                 return matmul.emit_all()
+            case plan.GatherOp():
+                self._buffer(op.value, self.domains[op.domain], SLACK)
+                return [emit_gather(self.stages, op, name)]
             case _:
                 return []
 
-    def _buffer(self, value: SSAValue, domain: Domain) -> None:
+    def _buffer(self, value: SSAValue, domain: Domain, slack: int = 0) -> None:
         if value not in self.outputs:
             assert isinstance(value.type, plan.RowsType)
-            self.regions.append(Region(value, row_bytes(value.type.row) * domain.per_token))
+            self.regions.append(Region(value, row_bytes(value.type.row) * domain.per_token, slack))
 
     def _expand(self, op: plan.ExpandOp) -> plan.ExpandOp:
         outer = self.domains[op.domain]

@@ -26,7 +26,7 @@ from moec.target import KernelShape, Target
 STAGE_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR])
 
 #: Picoseconds, roughly, for a byte moved and for a multiply-add.
-_BYTE_COST, _PRODUCT_COST = 50, 20
+BYTE_COST, _PRODUCT_COST = 50, 20
 
 #: The word of the frame that is set when an index from the input lies outside its table.
 FLAG = "flag"
@@ -104,7 +104,7 @@ class Stages:
         e.loop(function.args[1], function.args[2], turn)
         self.finish(e, function)
         moved = sum(row_bytes(value.type.row) for value in op.values)
-        return Stage(name, domain, None, scratch.size, _BYTE_COST * (moved + scratch.size))
+        return Stage(name, domain, None, scratch.size, BYTE_COST * (moved + scratch.size))
 
     def _places(
         self, e: Emitter, frame: StageFrame, op: plan.RowsOp, last: Operation, index: Value
@@ -236,7 +236,7 @@ class Matmul:
             self.keys * self.panels,
             self.scratch.size,
             _PRODUCT_COST * products,
-            _BYTE_COST * self.expert_bytes,
+            BYTE_COST * self.expert_bytes,
             self.keys,
         )
 
@@ -313,6 +313,10 @@ class Matmul:
     def _pointer(self, place: Value) -> Value:
         """Where the address of a row's vector is kept; threads that share a key write the same there."""
         return self.e.at(self.frame.pointer_of((self.op.value, "pointers")), place, 8)
+
+    @property
+    def pointers(self) -> Value:
+        return self.frame.pointer_of((self.op.value, "pointers"))
 
     # blocks of rows
 

@@ -7,6 +7,7 @@ a row's bits do not depend on which rows stand beside it.
 
 from __future__ import annotations
 
+from moec.codegen.amx import Tiled, TiledMatmul
 from moec.codegen.llvm import Value, i64
 from moec.codegen.microkernel import emit_family
 from moec.codegen.quantized import QuantizedMatmul
@@ -23,7 +24,13 @@ from moec.target import KernelShape
 def find_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
     """What emits a matrix product: its weights dense or stored, its rows as they are or quantised."""
     shape = KernelShape.parse(op.tile.data, op.dtype.data)
-    kind = QuantizedMatmul if shape.form == "int8" else StoredMatmul if op.storage else Matmul
+    match shape.form, op.storage is not None:
+        case "int8", _:
+            kind = QuantizedMatmul
+        case "amx", stored:
+            kind = StoredTiledMatmul if stored else TiledMatmul
+        case _, stored:
+            kind = StoredMatmul if stored else Matmul
     return kind(stages, op, shape, name)
 
 
@@ -79,3 +86,7 @@ class StoredMatmul(Matmul):
             self._call(a, b, self.dense, depth, at, sums, ahead, e.b.udiv(i64(step), turns))
 
         e.loop(0, turns, turn)
+
+
+class StoredTiledMatmul(Tiled, StoredMatmul):
+    """Decodes a part of each panel, then multiplies with it in tiles."""

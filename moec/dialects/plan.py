@@ -107,6 +107,24 @@ class GroupOp(IRDLOperation):
 
 
 @irdl_op_definition
+class GatherOp(IRDLOperation):
+    """The vectors of a domain's rows, copied in the order of a product's grouping, as its tiles want them.
+
+    The rows of a key stand in groups of 16, the last of what is left, each group as [k / 32][rows][32], with zeros
+    where k has run out: each row of the result is as long as the vector, up to a multiple of 32. `grouping` and `keys`
+    are the product's.
+    """
+
+    name = "plan.gather"
+    domain = operand_def(DomainType)
+    vector = operand_def(RowsType)
+    group = opt_operand_def(GroupType)
+    grouping = prop_def(StringAttr)
+    keys = prop_def(IntegerAttr)
+    value = result_def(RowsType)
+
+
+@irdl_op_definition
 class RowsOp(IRDLOperation):
     """Work on one row after the other: the region's argument is the row's number."""
 
@@ -193,7 +211,7 @@ def domain_of(value: SSAValue) -> SSAValue:
     owner = value.owner
     if isinstance(owner, ExpandOp):
         return owner.rows
-    if isinstance(owner, RowsOp | MatmulOp):
+    if isinstance(owner, GatherOp | RowsOp | MatmulOp):
         return owner.domain
     assert not isinstance(owner, Operation)
     return owner.args[0]
@@ -207,6 +225,6 @@ def read(source: SSAValue, row: SSAValue) -> ReadOp:
 
 Plan = Dialect(
     "plan",
-    [ProgramOp, ReturnOp, YieldOp, ExpandOp, GroupOp, RowsOp, MatmulOp, DescendOp, ReadOp],
+    [ProgramOp, ReturnOp, YieldOp, ExpandOp, GroupOp, GatherOp, RowsOp, MatmulOp, DescendOp, ReadOp],
     [DomainType, RowsType, GroupType],
 )

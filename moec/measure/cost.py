@@ -116,6 +116,10 @@ class _Counter:
             case plan.GroupOp():
                 rows = self.domains[op.domain].rows
                 yield StageCost("group", f"sort by {op.key.name_hint or 'key'}", rows, 0.0, 0.0, 16 * rows)
+            case plan.GatherOp():
+                rows = self.domains[op.domain].rows
+                moved = _bytes(_row(op.vector)) + _bytes(_row(op.value))
+                yield StageCost("gather", f"gather {op.vector.name_hint or 'rows'}", rows, 0.0, 0.0, rows * moved)
             case plan.MatmulOp():
                 yield self._matmul(op)
             case plan.RowsOp():

@@ -30,6 +30,8 @@ Value: TypeAlias = Any
 #: Independent sums: enough to hide the latency of two multiply-adds a cycle.
 _CHAINS: Final = 12
 _TURNS: Final = 1 << 20
+#: FLOPs of four products of tiles.
+_TILE_FLOPS: Final = 4 * 2 * 16 * 16 * 32
 #: What is read: more than any cache that one core has to itself.
 _BYTES: Final = 256 << 20
 _SAMPLES: Final = 7
@@ -71,7 +73,7 @@ def measure_again(dtype: str, threads: int = 1) -> Limits:
     memory.view("f4")[::1024] = 1  # so that every page is there, and no number is denormal
     part = _BYTES // threads // 4096 * 4096
     lanes = target.vector_bits // 32
-    flops = 2 * lanes * (2 if form == "dot" else 1) * _CHAINS * _TURNS * threads
+    flops = _TURNS * threads * (_TILE_FLOPS if form == "amx" else 2 * lanes * (2 if form == "dot" else 1) * _CHAINS)
     with ThreadPoolExecutor(threads) as pool:
         best = min(_times(pool, threads, lambda thread: fma(None, _TURNS)))
         reads = _times(pool, threads, lambda thread: read(memory.ctypes.data + thread * part, part))
@@ -116,6 +118,9 @@ def _begin(module: Any, target: Target, name: str) -> tuple[Emitter, Any]:
 def _fma(module: Any, target: Target, form: str) -> None:
     """`f32 fma(ptr, turns)`: chains of multiply-adds that nothing else holds up."""
     e, function = _begin(module, target, "fma")
+    if form == "amx":
+        _multiply_tiles(e, function.args[1])
+        return
     vector = ir.VectorType(F32, e.lanes)
     factor = e.splat(e.b.sitofp(function.args[1], F32), e.lanes)
 
@@ -124,6 +129,23 @@ def _fma(module: Any, target: Target, form: str) -> None:
 
     start = [ir.Constant(vector, [float(chain)] * e.lanes) for chain in range(_CHAINS)]
     e.b.ret(_add_up(e, e.fold(0, function.args[1], start, turn)))
+
+
+def _multiply_tiles(e: Emitter, turns: Value) -> None:
+    """Four sums of tiles, as a product has them."""
+    from moec.codegen import tiles
+
+    tiles.configure(e.b)
+    for tile in range(8):
+        tiles.ZERO.emit(e.b, tile)
+
+    def turn(_: Value) -> None:
+        for n in range(4):
+            tiles.DOT_BF16.emit(e.b, n, 4 + n // 2, 6 + n % 2)
+
+    e.loop(0, turns, turn)
+    tiles.RELEASE.emit(e.b)
+    e.b.ret(ir.Constant(F32, 0.0))
 
 
 def _multiply_add(e: Emitter, form: str, total: Value, factor: Value) -> Value:

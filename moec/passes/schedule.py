@@ -15,13 +15,13 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, ModuleOp, StringAttr, TensorType
 from xdsl.dialects.math import Math
 from xdsl.ir import Block, BlockArgument, Operation, OpResult, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from moec.dialects import moe, plan
-from moec.dialects.types import I64, SelectionType, element_name, shape_of
+from moec.dialects.types import I64, SelectionType, element_name, element_of, shape_of
 from moec.passes.views import WeightView, is_cast, is_heavy, weight_view
 from moec.target import KernelShape, Target
 
@@ -154,6 +154,7 @@ class _Body:
         self.units = self._find_units()
         self.unit_of = {op: unit for unit in self.units for op in unit.operations}
         self.levels: dict[Operation, int] = {}
+        self.gathered: dict[tuple[object, ...], SSAValue] = {}
         self._set_levels()
 
     # units
@@ -380,10 +381,13 @@ class _Body:
         assert first is not None
         grouping, group = self._grouping(first)
         shape = scheduler.shape(unit.contracts[0], first, len(views))
+        vector = scheduler.stored[unit.contracts[0].vector]
+        if shape.form == "amx":
+            vector = self._gather(vector, grouping, group, shape, first)
         stage = plan.MatmulOp.build(
             operands=[
                 self.domain,
-                scheduler.stored[unit.contracts[0].vector],
+                vector,
                 group,
                 [scheduler.params[view.param] for view in views if view is not None],
             ],
@@ -424,6 +428,25 @@ class _Body:
         )
         scheduler.add(group)
         return "key", [group.result]
+
+    def _gather(
+        self, vector: SSAValue, grouping: str, group: list[SSAValue], shape: KernelShape, view: WeightView
+    ) -> SSAValue:
+        """A stage that copies vectors together for a product in tiles; products of the same rows share it."""
+        key = (self.domain, vector, grouping, *group)
+        if key not in self.gathered:
+            length = shape.steps(view.depth) * shape.kstep
+            assert isinstance(vector.type, plan.RowsType)
+            row = TensorType(element_of(vector.type.row), [length])
+            stage = plan.GatherOp.build(
+                operands=[self.domain, vector, group],
+                properties={"grouping": StringAttr(grouping), "keys": IntegerAttr(view.keys, 64)},
+                result_types=[plan.RowsType(row)],
+            )
+            self.scheduler.add(stage)
+            stage.value.name_hint = vector.name_hint
+            self.gathered[key] = stage.value
+        return self.gathered[key]
 
     def _linear(self, view: WeightView) -> SSAValue:
         """A stage that joins several indices into one key."""

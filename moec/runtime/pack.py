@@ -1,6 +1,7 @@
 """Packing: matrices [..., N, K] as the panels that a microkernel streams through.
 
-A matrix becomes [ceil(N / NR)][ceil(K / kstep)][NR][kstep] in the kernel's dtype, zeros where N or K has run out.
+A matrix becomes [ceil(N / NR)][ceil(K / kstep)][NR][kstep] in the kernel's dtype, zeros where N or K has run out; where
+a kernel multiplies several steps at once, K is taken up to a whole number of those.
 Matrices packed together share every panel: NR / 2 rows of the gate, then the same NR / 2 rows of the up projection,
 so that one tile of C holds what their activation needs. Imports nothing of the compiler but the noun `KernelShape`.
 """
@@ -114,5 +115,6 @@ def _pack(matrix: Array, panels: Array) -> None:
                 words = block if moves else np.ascontiguousarray(block, panels.dtype)
                 into.view(word)[..., 0] = words.view(word).T
         if whole < k:
-            panel[-1, :used, 0] = rows[:, -1]
-            panel[-1, :used, 1:] = 0
+            panel[whole // kstep, :used, 0] = rows[:, -1]
+            panel[whole // kstep, :used, 1:] = 0
+        panel[-(-k // kstep) :, :used] = 0

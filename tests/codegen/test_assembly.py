@@ -19,7 +19,8 @@ LINUX: Final = "x86_64-unknown-linux-gnu"
 RISCV: Final = Target.of("riscv64-unknown-linux-gnu")
 TARGETS: Final = {
     "zen4": Target(LINUX, "znver4"),
-    "intel": Target(LINUX, "sapphirerapids"),
+    "intel": Target(LINUX, "sapphirerapids", ("-amx-bf16",)),
+    "amx": Target(LINUX, "emeraldrapids"),
     "v3": Target(LINUX, "x86-64-v3"),
     "x86-64": Target.of(LINUX),
     "aarch64": Target.of("aarch64-unknown-linux-gnu"),
@@ -95,6 +96,27 @@ def test_products_are_multiply_adds_of_full_width_in_registers(target: str, dtyp
                 assert not [line for line in turn if _SCALAR.match(line)], turn
                 # Twelve sums, the halves of two vectors, a mask and a factor are one more than AVX2 has registers.
                 assert len(spilled(turn)) <= (2 if (target, dtype) == ("v3", "bf16") else 0), turn
+
+
+def test_products_in_tiles_load_each_once() -> None:
+    """A turn of the kernel is as many products as sums, and one load for each tile of the rows and of the panel."""
+    code = functions(compilation("mixtral", "amx", "bf16").assembly)
+    for rows in (16, 32):
+        lines = code[f"moec_amx_bf16_{rows}x32"]
+        products = [i for i, line in enumerate(lines) if line.startswith("tdpbf16ps")]
+        tiles, between = rows // 16, lines[: products[-1] + 1]
+        assert len(products) == 2 * tiles
+        assert len({lines[i].split()[-1] for i in products}) == 2 * tiles, "each adds to a sum of its own"
+        loads = [line for line in between if line.startswith("tileloadd")]
+        assert len(loads) == 2 * tiles + tiles + 2  # the sums so far, the rows, the panel
+        assert sum(line.startswith("tilestored") for line in lines[products[-1] :]) == 2 * tiles
+    stages = [lines for name, lines in code.items() if "_matmul" in name]
+    assert len(stages) == 3
+    for lines in stages:
+        assert sum(line.startswith("ldtilecfg") for line in lines) == 1
+        assert (
+            sum(line.startswith("tilerelease") for line in lines) == sum(line.startswith("ret") for line in lines) == 1
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

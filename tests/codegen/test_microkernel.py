@@ -24,7 +24,7 @@ DTYPES = tuple(NUMPY)
 LINUX = "x86_64-unknown-linux-gnu"
 RISCV = Target.of("riscv64-unknown-linux-gnu")
 CROSS = {
-    "intel": Target(LINUX, "sapphirerapids"),
+    "intel": Target(LINUX, "sapphirerapids", ("-amx-bf16",)),
     "zen4": Target(LINUX, "znver4"),
     "skylake": Target(LINUX, "skylake-avx512"),
     "avx2": Target(LINUX, "haswell"),

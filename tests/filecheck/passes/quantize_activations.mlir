@@ -1,5 +1,5 @@
 // RUN: moec opt %s -p 'quantize-activations,schedule{target="x86_64-unknown-linux-gnu:znver4:"}' | filecheck %s
-// RUN: moec opt %s -p 'quantize-activations,widen-activations{target="x86_64-unknown-linux-gnu:sapphirerapids:"}' | filecheck %s --check-prefix MARK
+// RUN: moec opt %s -p 'quantize-activations,widen-activations{target="x86_64-unknown-linux-gnu:cooperlake:"}' | filecheck %s --check-prefix MARK
 
 // A product with a stored weight takes a quantised vector, in panels of the integer kernels; one with a dense weight
 // stays as it is. The vector itself is not touched: nothing is widened for a kernel that quantises.

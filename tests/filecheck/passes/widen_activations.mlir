@@ -1,4 +1,4 @@
-// RUN: moec opt %s -p 'widen-activations{target="x86_64-unknown-linux-gnu:sapphirerapids:"}' | filecheck %s
+// RUN: moec opt %s -p 'widen-activations{target="x86_64-unknown-linux-gnu:cooperlake:"}' | filecheck %s
 // RUN: moec opt %s -p 'widen-activations{target="x86_64-unknown-linux-gnu:znver4:"}' | filecheck %s --check-prefix DOT
 
 // Where bf16 weights are widened in the inner loop, the vector is stored wide, once for all that read it. Where pairs of

@@ -1,0 +1,355 @@
+"""Products through AMX's tiles: 32 rows by 32 columns of bf16, 32 k at once.
+
+Rows come from `plan.gather`: each 16 rows of a key lie as [k / 32][rows][32], so that a tile is one piece of memory,
+and a row is copied once, not once a panel. A panel is what the other forms read, [k / 2][32][2], with zeros up to a
+multiple of 32 k: 16 steps of it are two tiles.
+
+    void NAME(ptr upper, i64 upper_step, ptr lower, i64 lower_step, ptr panel, ptr c, i64 turns, i64 accumulate,
+              ptr ahead, i64 lines)
+
+adds to C, 16 or 32 rows of 32 f32, one after the other, the products of `turns` times 32 k; where `accumulate` is 0, C
+is only written. `upper` and `lower` are the tiles of the first and the next 16 rows, `*_step` bytes from one 32 k to
+the next: 64 for each row that is there. The kernel reads 1024 bytes from each step on and computes whole tiles; what
+stands in the rows that are not there leaves the others alone. While a turn runs, the next `lines` lines from `ahead` on
+are prefetched, a multiple of 4 of them.
+
+A sum is a chain over the turns, each of them two chains in the order of k (`moec.codegen.tiles`). So a row's bits
+depend neither on the rows beside it nor on where k is cut at multiples of 32.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from llvmlite import ir
+
+from moec.codegen import tiles
+from moec.codegen.frame import Region, StageFrame, row_bytes
+from moec.codegen.llvm import I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.stages import BYTE_COST, Matmul, Stage, Stages, ascend
+from moec.dialects import plan
+from moec.dialects.types import integer
+from moec.target import KernelShape
+
+_PARAMETERS: Final = {
+    "upper": PTR,
+    "upper_step": I64,
+    "lower": PTR,
+    "lower_step": I64,
+    **dict.fromkeys(("panel", "c"), PTR),
+    **dict.fromkeys(("turns", "accumulate"), I64),
+    "ahead": PTR,
+    "lines": I64,
+}
+_LINE: Final = 64
+#: Bytes of bf16 that a row has in a tile.
+_ROW: Final = tiles.BYTES
+#: Lines of one turn of a panel: what is read, or prefetched.
+_TURN_LINES: Final = 32
+#: How far ahead a panel is prefetched that only one block of rows passes over, in bytes.
+_AHEAD: Final = 4096
+#: k of a part of a panel that stays in the first cache while several blocks of rows pass over it.
+_PART: Final = 384
+
+
+def emit_kernel(module: Any, target: Any, shape: KernelShape, rows: int) -> ir.Function:
+    """The kernel for 16 or 32 rows, added to `module` (once; a second call finds it)."""
+    name = f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(VOID, [*_PARAMETERS.values()]), name)
+    function.attributes.add("nounwind")
+    function.attributes.add("noinline")
+    for argument, label in zip(function.args, _PARAMETERS, strict=True):
+        argument.name = label
+    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    _Kernel(e, rows // tiles.ROWS, shape, *function.args).emit()
+    e.b.ret_void()
+    return function
+
+
+class _Kernel:
+    """One kernel. Tiles 0 to 3 are C, row by row; 4 and 5 the rows, 6 and 7 the panel."""
+
+    def __init__(
+        self,
+        e: Emitter,
+        height: int,
+        shape: KernelShape,
+        upper: Value,
+        upper_step: Value,
+        lower: Value,
+        lower_step: Value,
+        panel: Value,
+        c: Value,
+        turns: Value,
+        accumulate: Value,
+        ahead: Value,
+        lines: Value,
+    ) -> None:
+        self.e, self.shape = e, shape
+        self.rows = [(upper, upper_step), (lower, lower_step)][:height]
+        self.width = shape.columns // tiles.ROWS
+        self.panel, self.c, self.turns, self.accumulate = panel, c, turns, accumulate
+        self.ahead, self.lines = ahead, lines
+
+    def emit(self) -> None:
+        e, stride = self.e, i64(4 * self.shape.columns)
+        sums = [(i * self.width + j, i, j) for i in range(len(self.rows)) for j in range(self.width)]
+        places = [(n, e.at(self.c, i * tiles.ROWS * 4 * self.shape.columns + j * tiles.BYTES, 1)) for n, i, j in sums]
+        with e.either(e.b.icmp_signed("!=", self.accumulate, i64(0))) as otherwise:
+            for n, place in places:
+                tiles.LOAD.emit(e.b, n, place, stride)
+            otherwise()
+            for n, _ in places:
+                tiles.ZERO.emit(e.b, n)
+        e.loop(0, self.turns, self._turn)
+        for n, place in places:
+            tiles.STORE.emit(e.b, n, place, stride)
+
+    def _turn(self, turn: Value) -> None:
+        e = self.e
+        panel = e.at(self.panel, e.b.mul(turn, i64(_TURN_LINES * _LINE)), 1)
+        self._prefetch(turn)
+        stride = i64(self.shape.step_bytes)
+        for j in range(self.width):
+            tiles.LOAD.emit(e.b, 6 + j, e.at(panel, j * tiles.BYTES, 1), stride)
+        for i, (start, step) in enumerate(self.rows):
+            tiles.LOAD.emit(e.b, 4 + i, e.at(start, e.b.mul(turn, step), 1), i64(_ROW))
+            for j in range(self.width):
+                tiles.DOT_BF16.emit(e.b, i * self.width + j, 4 + i, 6 + j)
+
+    def _prefetch(self, turn: Value) -> None:
+        e = self.e
+        start = e.at(self.ahead, e.b.mul(turn, e.b.mul(self.lines, i64(_LINE))), 1)
+
+        def some(at: Value) -> None:
+            first = e.at(start, e.b.mul(at, i64(_LINE)), 1)
+            for i in range(4):
+                e.prefetch(e.at(first, i * _LINE, 1))
+
+        e.loop(0, self.lines, some, step=4)
+
+
+class Tiled(Matmul):
+    """What is different where rows come gathered: blocks of whole tiles, and how the kernels are called."""
+
+    def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
+        super().__init__(stages, op, shape, name)
+        self.block = self.CUT_ROWS
+
+    def emit_kernels(self) -> None:
+        module, target = self.stages.module, self.stages.target
+        self.single, self.double = (emit_kernel(module, target, self.shape, rows) for rows in (16, 32))
+
+    def regions(self) -> list[Region]:
+        """None: rows lie where they were gathered."""
+        return []
+
+    def _keys(self, begin: Value, end: Value) -> None:
+        self.rows_at = self.frame.pointer_of(self.op.vector)
+        self.row_bytes = self.shape.steps(self.k) * self.shape.kstep * 2
+        tiles.configure(self.e.b)
+        super()._keys(begin, end)
+        tiles.RELEASE.emit(self.e.b)
+
+    def _ready(self, first: Value, stop: Value) -> None:
+        """They are ready."""
+
+    def _block(self, first: Value, rows: Value, size: int, blocks: Value, at: Value) -> tuple[Value, Value]:
+        """Blocks are alike up to whole tiles, which begin where the gathered ones do."""
+        b = self.e.b
+        tall = i64(self.shape.rows)
+        pairs = self._count(rows, self.shape.rows)
+        low, high = (b.mul(b.udiv(b.mul(pairs, i), blocks), tall) for i in (at, b.add(at, i64(1))))
+        high = b.select(b.icmp_signed("<", high, rows), high, rows)
+        return b.add(first, low), b.add(first, high)
+
+    def _call(
+        self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value
+    ) -> None:
+        e, b, whole = self.e, self.e.b, i64(tiles.ROWS)
+        count = b.sub(high, low)
+        upper, below = b.select(b.icmp_signed("<", count, whole), count, whole), b.sub(count, whole)
+        turns = b.udiv(b.add(depth, i64(tiles.DEPTH - 1)), i64(tiles.DEPTH))
+        accumulate, turn = b.icmp_signed(">", at, i64(0)), b.udiv(at, i64(tiles.DEPTH))
+        bytes_ahead = b.mul(pace, i64(tiles.DEPTH // self.shape.kstep))
+        lines = b.and_(b.add(b.udiv(bytes_ahead, i64(_LINE)), i64(3)), i64(-4))
+
+        def tile(row: Value, rows: Value) -> tuple[Value, Value]:
+            step = b.mul(rows, i64(_ROW))
+            start = e.at(self.rows_at, b.mul(row, i64(self.row_bytes)), 1)
+            return e.at(start, b.mul(turn, step), 1), step
+
+        rest = (panel, sums, turns, b.zext(accumulate, I64), ahead, lines)
+        first = tile(low, upper)
+        with e.either(b.icmp_signed(">", below, i64(0))) as otherwise:
+            b.call(self.double, [*first, *tile(b.add(low, whole), below), *rest])
+            otherwise()
+            b.call(self.single, [*first, *first, *rest])
+
+
+class TiledMatmul(Tiled):
+    """Products with dense weights.
+
+    A block of rows stays in the second cache while panels pass over it. If its vectors are too long for that, k is cut,
+    and the sums of a group of panels wait in scratch memory, so that rows are read again only once a group. Of a panel,
+    a part stays in the first cache while the tiles of the block pass over it.
+    """
+
+    #: Panels of a group, where k is cut.
+    GROUP = 16
+
+    def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
+        super().__init__(stages, op, shape, name)
+        self.depth = shape.steps(self.k) * shape.kstep
+        self.k_bytes = shape.step_bytes // shape.kstep
+        limit = max(_PART, stages.target.l2 // 2 // (2 * self.block))
+        self.stretch = -(-self.depth // -(-self.depth // limit) // tiles.DEPTH) * tiles.DEPTH
+        self.group = 1 if self.stretch >= self.depth else self.GROUP
+
+    def take_scratch(self) -> None:
+        self.all_sums = self.scratch.take(self.e, self.group * self._sum_bytes)
+
+    @property
+    def _sum_bytes(self) -> int:
+        return self.block * self.shape.columns * 4
+
+    def _key(self, key: Value, low: Value, high: Value) -> None:
+        e = self.e
+        first, stop = self._rows(key)
+        with e.when(e.b.icmp_signed("<", first, stop)):
+            weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
+            rows = e.b.sub(stop, first)
+            blocks = self._count(rows, self.block)
+
+            def block(at: Value) -> None:
+                begin, end = self._block(first, rows, self.block, blocks, at)
+                e.loop(low, high, lambda panel: self._group(panel, high, weights, begin, end), step=self.group)
+
+            e.loop(0, blocks, block)
+
+    def _group(self, start: Value, high: Value, weights: Value, first: Value, stop: Value) -> None:
+        """All products of a block of rows with up to `group` panels."""
+        e, b = self.e, self.e.b
+        after = b.add(start, i64(self.group))
+        after = b.select(b.icmp_signed("<", after, high), after, high)
+        few = b.icmp_signed("<=", b.sub(stop, first), i64(self.shape.rows))
+        stretch = b.select(few, i64(self.depth), i64(self.stretch))
+
+        def begin(panel: Value) -> None:
+            self.sums = e.at(self.all_sums, b.mul(b.sub(panel, start), i64(self._sum_bytes)), 1)
+
+        def multiply(at: Value) -> None:
+            left = b.sub(i64(self.depth), at)
+            size = b.select(b.icmp_signed("<", left, stretch), left, stretch)
+
+            def turn(panel: Value) -> None:
+                begin(panel)
+                place = e.at(weights, b.mul(panel, i64(self.panel_bytes)), 1)
+                self._stretch(e.at(place, b.mul(at, i64(self.k_bytes)), 1), first, stop, at, size)
+                if self.group == 1:
+                    self._finish(panel, b.mul(panel, i64(self.columns)), first, stop)
+
+            e.loop(start, after, turn)
+
+        e.loop(0, self.depth, multiply, step=stretch)
+        if self.group > 1:
+
+            def finish(panel: Value) -> None:
+                begin(panel)
+                self._finish(panel, b.mul(panel, i64(self.columns)), first, stop)
+
+            e.loop(start, after, finish)
+
+    def _stretch(self, panel: Value, low: Value, high: Value, first: Value, size: Value) -> None:
+        """The products of rows with `size` k of a panel, from `first` on, which lie at `panel`: part after part."""
+        e, b = self.e, self.e.b
+        count = b.sub(high, low)
+        turns = self._count(count, self.shape.rows)
+        alone = b.icmp_signed("==", turns, i64(1))
+        cut = b.select(alone, size, i64(_PART))
+
+        def part(at: Value) -> None:
+            left = b.sub(size, at)
+            depth = b.select(b.icmp_signed("<", left, cut), left, cut)
+            start, nbytes = e.at(panel, b.mul(at, i64(self.k_bytes)), 1), b.mul(depth, i64(self.k_bytes))
+            last = b.icmp_signed("==", left, depth)
+            following = b.select(last, e.at(panel, self.panel_bytes, 1), e.at(start, nbytes, 1))
+            share, pace = b.udiv(nbytes, turns), b.udiv(b.add(i64(self.shape.step_bytes - 1), turns), turns)
+
+            def turn(i: Value) -> None:
+                top, bottom = self._block(low, count, self.shape.rows, turns, i)
+                sums = e.at(self.sums, b.mul(i, i64(self.shape.rows * self.shape.columns * 4)), 1)
+                ahead = b.select(alone, e.at(start, _AHEAD, 1), e.at(following, b.mul(i, share), 1))
+                self._call(top, bottom, start, depth, b.add(first, at), sums, ahead, pace)
+
+            e.loop(0, turns, turn)
+
+        e.loop(0, size, part, step=cut)
+
+
+def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
+    """The stage of a `plan.gather`: each row by itself, so that it can be cut among threads anywhere."""
+    e, frame, function = stages.begin(name)
+    domain = stages.domains[op.domain]
+    source = stages.domains[plan.domain_of(op.vector)]
+    assert isinstance(op.vector.type, plan.RowsType) and isinstance(op.value.type, plan.RowsType)
+    b, size, padded = e.b, row_bytes(op.vector.type.row), row_bytes(op.value.type.row)
+    vectors, gathered = frame.pointer_of(op.vector), frame.pointer_of(op.value)
+    tail = size % _ROW
+
+    def turn(place: Value) -> None:
+        row, first, stop = _place(e, frame, stages, op, place)
+        index = ascend(e, frame, domain, source, row)
+        start = e.at(vectors, b.mul(index, i64(size)), 1)
+        within = b.sub(place, first)
+        upper = b.and_(within, i64(-tiles.ROWS))
+        left = b.sub(b.sub(stop, first), upper)
+        rows = b.select(b.icmp_signed("<", left, i64(tiles.ROWS)), left, i64(tiles.ROWS))
+        to = e.at(gathered, b.mul(b.add(first, upper), i64(padded)), 1)
+        to = e.at(to, b.mul(b.sub(within, upper), i64(_ROW)), 1)
+        step = b.mul(rows, i64(_ROW))
+
+        def piece(at: Value) -> None:
+            value = b.load(e.at(start, b.mul(at, i64(_ROW)), 1), typ=_PIECE, align=2)
+            b.store(value, e.at(to, b.mul(at, step), 1), align=_ROW)
+
+        e.loop(0, size // _ROW, piece)
+        if tail:
+            last = e.at(to, b.mul(i64(size // _ROW), step), 1)
+            e.fill(last, _ROW)
+            e.copy(last, e.at(start, size - tail, 1), tail)
+
+    stop = function.args[2]
+    if op.group is not None:  # a key that no matrix has: its row has no place, and the call fails
+        placed = e.load(e.at(frame.pointer_of((op.group, "offsets")), i64(integer(op.keys)), 8), "i64")
+        stop = b.select(b.icmp_signed("<", placed, stop), placed, stop)
+    e.loop(function.args[1], stop, turn)
+    stages.finish(e, function)
+    return Stage(name, domain, None, 0, 2 * BYTE_COST * padded)
+
+
+def _place(e: Emitter, frame: StageFrame, stages: Stages, op: plan.GatherOp, place: Value) -> tuple[Value, ...]:
+    """The row at a place of the grouping, and the first place of its key and the one after the last."""
+    domain, row = stages.domains[op.domain], place
+    match op.grouping.data:
+        case "none":
+            return row, i64(0), frame.number_of(domain.keys("count"))
+        case "index":
+            assert domain.expand is not None
+            offsets, keys, at = domain.keys("offsets"), domain.expand.index, place
+        case _:
+            assert op.group is not None and isinstance(op.group.owner, plan.GroupOp)
+            offsets, keys = (op.group, "offsets"), op.group.owner.key
+            row = e.load(e.at(frame.pointer_of((op.group, "order")), place, 8), "i64")
+            at = ascend(e, frame, domain, stages.domains[plan.domain_of(keys)], row)
+    key = e.load(e.at(frame.pointer_of(keys), at, 8), "i64")
+    bounds = (e.load(e.at(frame.pointer_of(offsets), e.b.add(key, i64(i)), 8), "i64") for i in (0, 1))
+    return row, *bounds
+
+
+_PIECE: Final = ir.VectorType(I64, _ROW // 8)
+
+#: What kernels may read behind the last gathered row.
+SLACK: Final = tiles.ROWS * _ROW
