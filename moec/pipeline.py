@@ -100,6 +100,10 @@ class Options:
     LLVM's (0 to 3). `storage` gives parameters their formats; `experts` stands for all stacks of experts. `activations`
     says how the vectors beside stored weights enter their products: as they are, or quantised. Without `verify` the IR
     is not checked between passes.
+
+    Two are for measuring. `without` leaves parts of the compiler out, to find what each is worth: `specialize` (the
+    program reads its dimensions from memory) and `pack` (weights are read where they lie, for one row after the other).
+    A `timed` program leaves a clock's readings around its stages, for `Kernel.clock`; x86 only.
     """
 
     target: Target
@@ -111,6 +115,8 @@ class Options:
     verify: bool = True
     storage: Storage = ()
     activations: str = "real"
+    without: tuple[str, ...] = ()
+    timed: bool = False
 
     @staticmethod
     def of(
@@ -270,7 +276,7 @@ class Compilation:
         from moec.passes.schedule import Schedule
 
         module = self.simplify()
-        Schedule(str(self.options.target)).apply(Context(), module)
+        Schedule(str(self.options.target), "pack" not in self.options.without).apply(Context(), module)
         if self.options.verify:
             module.verify()
         return module
@@ -279,7 +285,8 @@ class Compilation:
     def _emitted(self) -> tuple[str, Interface]:
         from moec.codegen.program import emit
 
-        module, interface = emit(self.schedule(), self.options.target)
+        options = self.options
+        module, interface = emit(self.schedule(), options.target, "specialize" not in options.without, options.timed)
         return str(module), replace(
             interface,
             dims=self.binding,

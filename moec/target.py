@@ -87,7 +87,8 @@ class KernelShape:
 class Target:
     """A machine: what LLVM needs to compile for it, and what the scheduler needs to know.
 
-    `features` are LLVM's, each with its sign; what `cpu` implies need not be repeated. `l1` and `l2` are the
+    `features` are LLVM's, each with its sign; what `cpu` implies need not be repeated. `-vectors` is moec's own: code
+    for one number at a time, to find what vectors are worth. `l1` and `l2` are the
     bytes of data cache that one core has to itself. Prints as `triple:cpu:features:caches` and parses
     back, so the text may stand in a cache key.
     """
@@ -367,6 +368,8 @@ def _enabled(target: Target) -> frozenset[str]:
 def _machine(target: Target) -> _Machine:
     """The row of the table that `target` stands in."""
     has = _enabled(target)
+    if "-vectors" in target.features:
+        return _SCALAR
     match target.architecture:
         case "x86_64":
             if "avx512f" in has:

@@ -167,7 +167,9 @@ def forms(layer: Layer) -> Mapping[str, Callable[[Layer, Mapping[str, Any]], Run
     if torch.backends.mkldnn.is_available() and (layer.dtype == "f32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         found["prepacked"] = prepacked
     if hasattr(torch, "_grouped_mm"):
-        found |= {"grouped": grouped, "compiled": compiled} if shutil.which("g++") else {"grouped": grouped}
+        found["grouped"] = grouped
+        if shutil.which("g++") and layer.H * layer.I >= 1 << 16:  # compiling takes a minute
+            found["compiled"] = compiled
     return found
 
 

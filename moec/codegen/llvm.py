@@ -40,6 +40,14 @@ def width_of(value: Value) -> int:
     return value.type.count if isinstance(value.type, ir.VectorType) else 0
 
 
+_OPAQUE: Final = "moec_sizes"
+
+
+def read_sizes(module: Any) -> None:
+    """From now on every `Emitter.size` in a module is read from memory, where LLVM cannot know what it is."""
+    ir.GlobalVariable(module, I8, _OPAQUE).initializer = ir.Constant(I8, 0)
+
+
 class Emitter:
     """Appends instructions to a function. `target` says what the machine has."""
 
@@ -70,6 +78,16 @@ class Emitter:
             return ir.Constant(type, [scalar.constant] * width)
         first = self.b.insert_element(ir.Constant(type, ir.Undefined), scalar, ir.Constant(I32, 0))
         return self.b.shuffle_vector(first, first, ir.Constant(ir.VectorType(I32, width), None))
+
+    def size(self, value: int) -> Value:
+        """A dimension, or what was computed of some: a constant, unless the module reads its sizes."""
+        module = self.b.module
+        if _OPAQUE not in module.globals or value < 2:
+            return i64(value)
+        name = f"{_OPAQUE}_{value}"
+        if name not in module.globals:
+            ir.GlobalVariable(module, I64, name).initializer = i64(value)
+        return self.b.load(module.globals[name], typ=I64, align=8)
 
     def like(self, other: Value, value: float) -> Value:
         """A constant of another value's type."""
@@ -149,7 +167,8 @@ class Emitter:
         b = self.b
         if isinstance(start, int) and isinstance(stop, int) and start >= stop:
             return list(carried)
-        start, stop, step = (i64(end) if isinstance(end, int) else end for end in (start, stop, step))
+        start, step = (i64(end) if isinstance(end, int) else end for end in (start, step))
+        stop = self.size(stop) if isinstance(stop, int) else stop
         before = b.block
         inside, after = b.append_basic_block("loop"), b.append_basic_block("end")
         sure = isinstance(start, ir.Constant) and isinstance(stop, ir.Constant)

@@ -68,7 +68,7 @@ def machine(target: Target, level: int = 2) -> Any:
         description = llvm.Target.from_triple(target.triple)
     except RuntimeError:
         raise fail("E0303", f"`{target.triple}` is not a target that LLVM can compile for") from None
-    features = ",".join(target.features)
+    features = ",".join(feature for feature in target.features if feature != "-vectors")
     return description.create_target_machine(target.cpu, features, level, reloc="pic", codemodel="small")
 
 

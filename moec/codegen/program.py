@@ -11,7 +11,7 @@ from xdsl.ir import Block, SSAValue
 
 from moec.codegen.amx import SLACK, emit_gather
 from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_bytes, row_layout
-from moec.codegen.llvm import I64, PTR, Emitter, Value, i64
+from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
 from moec.codegen.stages import FLAG, Stage, Stages
 from moec.codegen.stored import find_matmul
@@ -21,19 +21,29 @@ from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.pool import LINE, Line
 from moec.target import Target
 
+#: The region of the workspace that a timed program's clock readings are left in.
+_CLOCK = "clock"
 
-def emit(module: ModuleOp, target: Target) -> tuple[Any, Interface]:
-    """The LLVM module of a plan, and the interface of its `run`."""
+
+def emit(module: ModuleOp, target: Target, special: bool = True, timed: bool = False) -> tuple[Any, Interface]:
+    """The LLVM module of a plan, and the interface of its `run`.
+
+    Unless it is `special` the program reads its sizes from memory. A `timed` one leaves the processor's clock, before
+    the first stage and after each, at the start of the workspace, i64.
+    """
     (program,) = (op for op in module.body.block.ops if isinstance(op, plan.ProgramOp))
-    return _Program(program, target).emit()
+    return _Program(program, target, special, timed).emit()
 
 
 class _Program:
-    def __init__(self, program: plan.ProgramOp, target: Target) -> None:
+    def __init__(self, program: plan.ProgramOp, target: Target, special: bool, timed: bool) -> None:
         self.program = program
+        self.timed = timed
         self.target = target
         self.module = ir.Module(program.sym_name.data)
         self.module.triple = target.triple
+        if not special:
+            read_sizes(self.module)
         self.frame = Frame()
         self.arguments: list[object] = []
         self.regions: list[Region] = []
@@ -54,12 +64,15 @@ class _Program:
         matmuls = [op for op in self.block.ops if isinstance(op, plan.MatmulOp)]
         self.arguments += [("packed", op.value) for op in matmuls]
         self.packed = [self._pack(op) for op in matmuls]
-        steps = [step for op in self.block.ops for step in self._steps(op)]
+        if self.timed:
+            self.regions.append(Region(_CLOCK, 0, 8 * (1 + len(list(self.block.ops)))))
+        stages = [found for op in self.block.ops if (found := list(self._steps(op)))]
+        steps = [step for stage in stages for step in stage]
         scratch = max((step.scratch for step in steps if isinstance(step, Stage)), default=0)
         self.scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
         self.regions.append(Region(FLAG, 0, 64))
         self.regions.append(Region("scratch", 0, scratch))  # the last one: a pool's threads have theirs behind it
-        self._run(steps)
+        self._run(stages)
         return self.module, self._interface(raw)
 
     def _raw_params(self) -> list[SSAValue]:
@@ -127,7 +140,7 @@ class _Program:
 
     # the call
 
-    def _run(self, steps: list[Any]) -> None:
+    def _run(self, stages: list[list[Any]]) -> None:
         function = ir.Function(self.module, ir.FunctionType(I64, [I64, PTR, PTR]), "moec_run")
         tokens, arguments, pool = function.args
         tokens.name, arguments.name, pool.name = "tokens", "arguments", "pool"
@@ -144,9 +157,17 @@ class _Program:
         self._lay_out(e, frame, tokens)
         put_field(e, self.frame, frame, self.domains[self.block.args[0]].keys("count"), tokens)
         e.b.store(i64(0), self._pointer(e, frame, FLAG), align=8)
-        for step in steps:
-            self._call(e, frame, step, pool)
+        self._read_clock(e, frame, 0)
+        for position, steps in enumerate(stages, 1):
+            for step in steps:
+                self._call(e, frame, step, pool)
+            self._read_clock(e, frame, position)
         e.b.ret(e.b.load(self._pointer(e, frame, FLAG), typ=I64, align=8))
+
+    def _read_clock(self, e: Emitter, frame: Value, position: int) -> None:
+        if self.timed:
+            place = e.at(self._pointer(e, frame, _CLOCK), position, 8)
+            e.b.store(e.call("llvm.readcyclecounter", I64), place, align=8)
 
     def _pointer(self, e: Emitter, frame: Value, key: object) -> Value:
         return e.b.load(e.at(frame, i64(self.frame.field(key).index), 8), typ=PTR, align=8)

@@ -266,7 +266,7 @@ class Matmul:
 
     def _keys(self, begin: Value, end: Value) -> None:
         """The units `begin` to `end`: panel after panel, key after key."""
-        e, panels = self.e, i64(self.panels)
+        e, panels = self.e, self.e.size(self.panels)
         if self.keys == 1:
             self._key(i64(0), begin, end)
             return
@@ -287,7 +287,7 @@ class Matmul:
         first, stop = self._rows(key)
         with e.when(e.b.icmp_signed("<", first, stop)):
             self._ready(first, stop)
-            weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
+            weights = e.at(self.weights, e.b.mul(key, e.size(self.expert_bytes)), 1)
             e.loop(low, high, lambda panel: self._panel(panel, weights, first, stop))
 
     def _ready(self, first: Value, stop: Value) -> None:
@@ -334,7 +334,7 @@ class Matmul:
 
     def _panel(self, panel: Value, weights: Value, first: Value, stop: Value) -> None:
         e = self.e
-        start = e.at(weights, e.b.mul(panel, i64(self.panel_bytes)), 1)
+        start = e.at(weights, e.b.mul(panel, e.size(self.panel_bytes)), 1)
         column = e.b.mul(panel, i64(self.columns))
         rows = e.b.sub(stop, first)
         blocks = self._count(rows, self.block)
@@ -351,7 +351,7 @@ class Matmul:
         e = self.e
         if self.block == self.shape.rows:
             ahead, pace = self._ahead(panel, self.panel_bytes, e.b.sub(high, low), block, blocks)
-            self._call(low, high, panel, i64(self.k), i64(0), self.sums, ahead, pace)
+            self._call(low, high, panel, self.e.size(self.k), i64(0), self.sums, ahead, pace)
             return
         count = e.b.sub(high, low)
         turns = self._count(count, self.shape.rows)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from moec.codegen.llvm import SIZES, Emitter, Value, i64
+from moec.codegen.llvm import SIZES, Emitter, Value
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class View:
     def part(self, e: Emitter, index: Value | int) -> View:
         """The part at one index of the first axis."""
         stride = self.strides[0]
-        offset = index * stride if isinstance(index, int) else e.b.mul(index, i64(stride))
+        offset = index * stride if isinstance(index, int) else e.b.mul(index, e.size(stride))
         return View(self.moved(e, offset), self.dtype, self.shape[1:], self.strides[1:])
 
     def slice(self, e: Emitter, axis: int, offset: int, size: int, step: int) -> View:

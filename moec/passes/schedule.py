@@ -28,17 +28,19 @@ from moec.target import KernelShape, Target
 
 @dataclass(frozen=True)
 class Schedule(ModulePass):
-    """`target` prints as `moec.target.Target` does."""
+    """`target` prints as `moec.target.Target` does. Without `panels` nothing is packed: products are computed row by
+    row, with weights as they lie."""
 
     name: ClassVar[str] = "schedule"
 
     target: str = ""
+    panels: bool = True
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = Target.parse(self.target) if self.target else Target.host()
         for layer in list(op.body.block.ops):
             if isinstance(layer, moe.LayerOp):
-                program = _Scheduler(layer, target).run()
+                program = _Scheduler(layer, target, self.panels).run()
                 op.body.block.insert_op_before(program, layer)
                 layer.detach()
                 layer.erase()
@@ -101,9 +103,10 @@ class _Unit:
 class _Scheduler:
     """Builds one program. `stored` maps a value of the layer to the rows that hold it."""
 
-    def __init__(self, layer: moe.LayerOp, target: Target) -> None:
+    def __init__(self, layer: moe.LayerOp, target: Target, panels: bool) -> None:
         self.layer = layer
         self.target = target
+        self.panels = panels
         self.block = Block(arg_types=[plan.DomainType()])
         self.stored: dict[SSAValue, SSAValue] = {}
         self.params: dict[SSAValue, SSAValue] = {}
@@ -161,6 +164,8 @@ class _Body:
 
     def _find_units(self) -> list[_Unit]:
         taken: dict[Operation, _Unit] = {}
+        if not self.scheduler.panels:
+            return []
         for operation in self.operations:
             if isinstance(operation, moe.MapOp) and not is_free(operation):
                 unit = self._fused(operation, taken)

@@ -197,6 +197,11 @@ class Kernel:
             return outputs[0] if count == 1 else tuple(outputs[:count])
         return self._with_aux(given, weights, aux, threads)
 
+    def clock(self) -> list[int]:
+        """What a program compiled with `timed` read from the processor's clock in this thread's last call: before the
+        first stage, and after each; then anything."""
+        return np.frombuffer(_workspace.memory, np.int64, 64 if _workspace.memory.nbytes > 512 else 0).tolist()
+
     def _with_aux(self, inputs: Sequence[Any], weights: Weights, aux: Sequence[str] | bool, threads: int | None) -> Any:
         names = tuple(sorted(self.interface.extras if aux is True else set(aux or ())))
         for name in names:
@@ -227,6 +232,10 @@ class _Workspace(threading.local):
         self.memory = aligned_empty(64)
         self.address = self.memory.ctypes.data
 
+    def forget(self) -> None:
+        """The next call takes memory anew."""
+        self.memory = aligned_empty(64)
+
     def at_least(self, nbytes: int) -> int:
         if self.memory.nbytes < nbytes:
             try:
@@ -238,6 +247,11 @@ class _Workspace(threading.local):
 
 
 _workspace = _Workspace()
+
+
+def forget_workspace() -> None:
+    """Gives this thread's workspace back; its next call takes and touches it anew."""
+    _workspace.forget()
 
 
 class _Runner:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from moec.bench import peers
 from moec.bench.forms import Form, find_form
 from moec.cli import main
+from moec.measure.cost import analyse
+from moec.measure.feed import random_inputs, random_weights
+from moec.pipeline import Compilation, Options, load
 from moec.source import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -70,6 +75,47 @@ def test_every_peer_agrees_with_the_oracle(name: str) -> None:
         assert 0 < row["ms_min"] <= row["ms_median"] <= row["ms_max"]
 
 
+@pytest.mark.parametrize(("storage", "kind"), [("q8_0", "int8"), ("q4_0", "int4")])
+def test_quantised_experts_beside_the_peers_own(storage: str, kind: str) -> None:
+    small = ["--dims", "H=64,I=96,E=6,K=2", "--tokens", "5", "--seconds", "0", "--against", "torch,onnxruntime,numpy"]
+    done = bench(str(EXAMPLES / "olmoe.moe"), *small, "--storage", storage, "--json", "-")
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["impl"].partition("/")[0] for row in rows] == ["moec", "torch", "onnxruntime"]
+    assert rows[0]["storage"] == storage and all(row["storage"].startswith(kind) for row in rows[1:])
+    assert all(1e-3 < row["max_error"] < (0.05 if kind == "int8" else 0.3) for row in rows)
+
+
+def test_pictures_of_results(tmp_path: Path) -> None:
+    done = bench(str(EXAMPLES / "seed.moe"), *SMALL, "--against", "numpy", "--plot", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"seed-f32-1t-{kind}-{paper}.svg" for kind in ("roofline", "speed") for paper in ("dark", "light")
+    ]
+    text = (tmp_path / "seed-f32-1t-roofline-light.svg").read_text()
+    assert "numpy" in text and "GFLOP/s" in text
+
+
+@pytest.mark.parametrize("part", ["specialize", "pack", "simd", "timed"])
+def test_a_layer_without_a_part_computes_the_same(part: str) -> None:
+    source, whole = read(EXAMPLES / "mixtral.moe"), Options.of({"H": 40, "I": 56, "E": 4}, "f32", 1)
+    target = replace(whole.target, features=(*whole.target.features, "-vectors"))
+    options = {
+        "simd": replace(whole, target=target),
+        "timed": replace(whole, timed=True),
+    }.get(part, replace(whole, without=(part,)))
+    module = Compilation(source, whole).simplify()
+    kernel, other = load(source, whole), load(source, options)
+    arrays = random_weights(kernel.interface, module)
+    x = random_inputs(kernel.interface, module, 11)
+    y, z = kernel(*x, kernel.pack(arrays)), other(*x, other.pack(arrays))
+    assert np.abs(y - z).max() < 1e-5 * np.abs(y).max()
+    if part == "timed":
+        stages = analyse(Compilation(source, whole).schedule(), 11).stages
+        clock = other.clock()[: 1 + len(stages)]
+        assert clock == sorted(clock) and clock[0] > 0
+
+
 def test_a_layer_that_peers_do_not_know_is_timed_alone() -> None:
     done = bench(str(EXAMPLES / "gpt_oss.moe"), "--dims", "H=32,I=32,E=6,K=2", "--tokens", "2", "--seconds", "0")
     assert done.exit_code == 0, done.output
@@ -86,7 +132,11 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(["--against", "nobody"], "no peer is called"), (["--tokens", "1,x"], "not a list of numbers")],
+    [
+        (["--against", "nobody"], "no peer is called"),
+        (["--ablate", "rust"], "cannot be switched off"),
+        (["--tokens", "1,x"], "not a list of numbers"),
+    ],
 )
 def test_wrong_arguments(arguments: list[str], text: str) -> None:
     done = bench(str(EXAMPLES / "seed.moe"), *arguments)

@@ -1,0 +1,150 @@
+"""What `moec bench` has measured so far, and how it is written down: the JSON, and the table on the screen."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moec.bench.peers import Peer
+    from moec.measure.limits import Limits
+    from moec.pipeline import Options
+    from moec.source import Source
+
+_COLUMNS: Final = (
+    "spec",
+    "dtype",
+    "storage",
+    "threads",
+    "tokens",
+    "impl",
+    "ms",
+    "spread",
+    "GFLOP/s",
+    "GB/s",
+    "of limit",
+    "error",
+)
+
+
+class Results:
+    """What has been measured so far."""
+
+    def __init__(self, console: Console, version: str) -> None:
+        self.console = console
+        self.version = version
+        self.rows: list[dict[str, Any]] = []
+        self.versions: dict[str, str] = {}
+        self.limits: dict[tuple[str, int], list[Limits]] = {}
+
+    def add(
+        self, spec: str, source: Source, options: Options, peers: Sequence[Peer], tokens: Sequence[int], seconds: float
+    ) -> None:
+        """A layer in one precision, on so many threads."""
+        from moec.bench.trial import Trial, row
+
+        told = set[str]()
+        with (
+            self.console.status(f"{spec}: weights, oracle, peers", spinner="line") as status,
+            Trial(source, options, peers, tokens) as trial,
+        ):
+            status.stop()  # its thread would take the processor from what is timed
+            threads = options.threads or 1
+            for count in tokens:
+                self._measure_limits(options.dtype, threads)
+                samples = trial.measure(count, seconds, lambda text: None)
+                limits = self._median(options.dtype, threads)
+                self.rows += [row(spec, trial, count, sample, limits) for sample in samples]
+                times = ", ".join(f"{sample.impl} {sample.median * 1e3:.3g}" for sample in samples)
+                self.console.print(f"{spec} {options.dtype}, {options.threads} threads, {count} tokens, ms: {times}")
+                for name in set(trial.failures) - told:
+                    self.console.print(f"{name} is left out: {trial.failures[name]}")
+                told |= set(trial.failures)
+            self.versions |= trial.versions
+
+    def _measure_limits(self, dtype: str, threads: int) -> None:
+        from moec.measure.limits import measure_again
+
+        self.limits.setdefault((dtype, threads), []).append(measure_again(dtype, threads))
+
+    def _median(self, dtype: str, threads: int) -> Limits:
+        """The best of the arithmetic, the median of the reads."""
+        from moec.measure.limits import Limits
+
+        found = self.limits[dtype, threads]
+        return Limits(max(each.gflops for each in found), statistics.median(each.gbytes for each in found))
+
+    def finish(self) -> dict[str, Any]:
+        """Everything as JSON has it; the limits are measured once more."""
+        for dtype, threads in self.limits:
+            self._measure_limits(dtype, threads)
+        limits = [
+            {
+                "dtype": dtype,
+                "threads": threads,
+                "gflops": self._median(dtype, threads).gflops,
+                "gbytes_s": self._median(dtype, threads).gbytes,
+                "samples": [[each.gflops, each.gbytes] for each in samples],
+            }
+            for (dtype, threads), samples in self.limits.items()
+        ]
+        return {
+            "machine": _machine(),
+            "commit": _commit() or self.version,
+            "versions": {"moec": self.version, **_versions(), **self.versions},
+            "limits": limits,
+            "rows": self.rows,
+        }
+
+
+def _machine() -> dict[str, Any]:
+    from moec.runtime.pool import default_threads
+    from moec.target import Target
+
+    return {"cpu": Target.host().cpu, "processors": default_threads(), "system": platform.platform()}
+
+
+def _commit() -> str:
+    """The commit of the checkout that runs, with `-dirty` where it has changes; empty outside of one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    import llvmlite
+    import numpy
+
+    return {
+        "python": platform.python_version(),
+        "llvmlite": llvmlite.__version__,
+        "numpy": numpy.__version__,
+    }
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for name in _COLUMNS:
+        table.add_column(
+            name, justify="left" if name in ("spec", "dtype", "storage", "impl") else "right", no_wrap=True
+        )
+    for row in rows:
+        spread = f"{row['ms_min']:.3g}–{row['ms_max']:.3g}"
+        rates = (f"{row['gflops']:.1f}", f"{row['gbytes_s']:.1f}", f"{row['of_limit']:.0%}", f"{row['max_error']:.0e}")
+        names = (row["spec"], row["dtype"], row["storage"], str(row["threads"]), str(row["tokens"]), row["impl"])
+        table.add_row(*names, f"{row['ms_median']:.3g}", spread, *rates)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(table) if console.is_terminal else Console(width=140, highlight=False).print(table)
