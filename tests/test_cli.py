@@ -586,7 +586,7 @@ def test_pack_then_run_on_the_packed_weights(tmp_path: Path) -> None:
     assert packed.exit_code == 0, packed.output
     assert "q8_0: gate, up" in packed.output and "H 64, I 96, E 10, K 8" in packed.output
     shown = moec("pack", target, "--verify")
-    assert shown.exit_code == 0 and "gate q8_0" in shown.output and "m.gguf, below blk.0." in shown.output
+    assert shown.exit_code == 0 and "gate q8_0" in shown.output and "m.gguf, below `blk.0.`" in shown.output
     for where in (["--weights", target], ["--weights", str(tmp_path / "m.gguf"), "--prefix", "blk.0."]):
         ran = moec("run", olmoe, "--tokens", "3", "--threads", "1", *where)
         assert ran.exit_code == 0 and "right" in ran.output, ran.output

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from moec.checkpoint.files import damaged
 from moec.checkpoint.moepack import Moepack, write_moepack
 from moec.diagnostics import CompileError, fail
 from moec.formats import storage_of
@@ -63,7 +64,10 @@ def _identity(interface: Interface) -> dict[str, Any]:
 
 def storage_in(pack: Moepack) -> Storage:
     """The storage formats of a file's weights. Raises `CompileError` (E0306, E0408)."""
-    return storage_of({str(name): str(format) for name, format in _field(pack, "storage", list)})
+    try:
+        return storage_of({str(name): str(format) for name, format in _field(pack, "storage", list)})
+    except (TypeError, ValueError):
+        raise damaged(pack.path, "its header has no storage formats") from None
 
 
 def packed_for(pack: Moepack, layer: str) -> tuple[dict[str, int], str]:
@@ -82,17 +86,24 @@ def describe(pack: Moepack) -> dict[str, str]:
     words = {"layer": f"{pack.header['layer']}: {', '.join(f'{name} {value}' for name, value in dims.items())}"}
     formats = ", ".join(f"{name} {format}" for name, format in storage_in(pack))
     words["weights"] = real + (f"; {formats}" if formats else "")
-    tiles = dict.fromkeys(str(item.get("tile")) for item in _field(pack, "packed", list))
-    words["panels"] = ", ".join(tiles)
+    words["panels"] = ", ".join(dict.fromkeys(packed.tile for packed in _packed(pack)))
     if files := source.get("files"):
-        words["from"] = ", ".join(str(file[0]) for file in files) + f", below {source.get('prefix')}"
+        words["from"] = ", ".join(str(name) for name, *_ in files) + f", below `{source.get('prefix')}`"
     return words
+
+
+def _packed(pack: Moepack) -> list[Packed]:
+    """What the sections behind the raw parameters are."""
+    try:
+        return [read_packed(item) for item in _field(pack, "packed", list)]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise damaged(pack.path, "its header does not list panels") from None
 
 
 def _field(pack: Moepack, name: str, kind: type) -> Any:
     value = pack.header.get(name)
     if not isinstance(value, kind):
-        raise fail("E0408", f"`{pack.path}` cannot be read: its header has no `{name}`")
+        raise damaged(pack.path, f"its header has no `{name}`")
     return value
 
 
@@ -102,13 +113,11 @@ def restore(pack: Moepack, interface: Interface, storage: Storage) -> Weights:
     compare(pack, interface)
     try:
         raw = [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in pack.header["raw"]]
-        panels = [read_packed(item) for item in pack.header["packed"]]
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise fail("E0408", f"`{pack.path}` cannot be read: its header does not list weights") from None
+        raise damaged(pack.path, "its header does not list weights") from None
+    panels = _packed(pack)
     if len(raw) + len(panels) != len(pack):
-        raise fail(
-            "E0408", f"`{pack.path}` cannot be read: it has {len(pack)} sections for {len(raw) + len(panels)} weights"
-        )
+        raise damaged(pack.path, f"it has {len(pack)} sections for {len(raw) + len(panels)} weights")
     arrays = {name: _raw(pack, index, name, dtype, shape, interface) for index, (name, dtype, shape) in enumerate(raw)}
     found = {packed: pack.section(len(raw) + index) for index, packed in enumerate(panels)}
     _check_panels(pack, found, interface)
@@ -147,7 +156,7 @@ def _raw(pack: Moepack, index: int, name: str, dtype: str, shape: tuple[int, ...
         raise _other(pack, f"`{name}` is {dtype}{list(shape)} there")
     data = pack.section(index)
     if data.nbytes != prod(shape) * NUMPY[param.dtype].itemsize:
-        raise fail("E0408", f"`{pack.path}` cannot be read: `{name}` has {data.nbytes:,} bytes")
+        raise damaged(pack.path, f"`{name}` has {data.nbytes:,} bytes")
     return data.view(NUMPY[param.dtype]).reshape(shape)
 
 
@@ -159,7 +168,7 @@ def _check_panels(pack: Moepack, found: Mapping[Packed, Data], interface: Interf
             size = -1
         if data.nbytes != size:
             names = ", ".join(f"`{name}`" for name in packed.params)
-            raise fail("E0408", f"`{pack.path}` cannot be read: the panels of {names} have {data.nbytes:,} bytes")
+            raise damaged(pack.path, f"the panels of {names} have {data.nbytes:,} bytes")
     for packed in interface.packed:
         if packed not in found:
             same = [other for other in found if other.params == packed.params]
