@@ -15,11 +15,12 @@ from moec.dtypes import DTYPES
 
 #: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
 #: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`); `amx` tiles of 16
-#: rows and 32 k with tiles of 16 columns (`tdpbf16ps`); `int8` bytes of a stored weight with bytes of a quantised row.
-Form = Literal["fma", "widen", "dot", "amx", "int8"]
-_FORMS: Final[dict[str, Form]] = {"fma": "fma", "widen": "widen", "dot": "dot", "amx": "amx", "int8": "int8"}
+#: rows and 32 k with tiles of 16 columns (`tdpbf16ps`); `int8` bytes of a stored weight with bytes of a quantised row;
+#: `codes` as `dot`, the pairs looked up by the codes of a stored weight.
+Form = Literal["fma", "widen", "dot", "amx", "int8", "codes"]
+_FORMS: Final[dict[str, Form]] = {form: form for form in ("fma", "widen", "dot", "amx", "int8", "codes")}
 #: The feature that a form needs; LLVM spells out the others on any machine.
-_NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16"}
+_NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16", "codes": "avx512bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +199,13 @@ class Target:
         needs = {512: "avx512bw", 256: "avx2"}.get(self.vector_bits, "")
         return self.architecture == "x86_64" and needs in _enabled(self)
 
-    def integer_shape(self, dtype: str, columns: int, interleaved: int = 1) -> KernelShape:
-        """The shape to use for stored weights and quantised rows, which come in `dtype`: the widest panels of those
-        that waste the fewest columns."""
+    def code_shape(self, form: Form, dtype: str, columns: int, interleaved: int = 1) -> KernelShape:
+        """The shape to use where codes of stored weights are multiplied in registers, with rows that come in `dtype`:
+        the widest panels of those that waste the fewest columns."""
         lanes = self.vector_bits // 32
         widths = [width for width in (64, 48, 32, 16) if width % (lanes * interleaved) == 0] or [lanes * interleaved]
         waste = {width: -(columns * interleaved) % width for width in widths}
-        return KernelShape(dtype, "int8", _INTEGER_ROWS, min(widths, key=lambda width: waste[width]), 4, lanes)
+        return KernelShape(dtype, form, _CODE_ROWS, min(widths, key=lambda width: waste[width]), 4, lanes)
 
     def choices(self, dtype: str) -> tuple[KernelShape, ...]:
         """The shapes that run near the machine's limit for weights of `dtype`, best first."""
@@ -231,7 +232,7 @@ class Target:
 
 
 #: The rows whose sums stay in the first cache beside 64 columns.
-_INTEGER_ROWS: Final = 64
+_CODE_ROWS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)

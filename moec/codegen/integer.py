@@ -32,9 +32,11 @@ _WORD: Final = 4
 _CHAINS: Final = 4
 
 
-def emit_products(module: Any, target: Target, place: PanelLayout, record: Record, name: str) -> ir.Function:
+def emit_products(
+    module: Any, target: Target, place: PanelLayout, record: Record, name: str, kind: type[Products]
+) -> ir.Function:
     """The function for panels of `place`, added to `module` (once; a second call finds it)."""
-    name = f"moec_int8_{name}_{place.columns}"
+    name = f"moec_{record.kind}_{name}_{place.columns}_{place.tile}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64]), name)
@@ -45,12 +47,14 @@ def emit_products(module: Any, target: Target, place: PanelLayout, record: Recor
     for pointer in function.args[:3]:
         pointer.add_attribute("noalias")
     e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
-    _Products(e, place, record, *function.args).emit()
+    kind(e, place, record, *function.args).emit()
     e.b.ret_void()
     return function
 
 
-class _Products:
+class Products:
+    """The loops over blocks, columns and rows, and what integers do inside."""
+
     def __init__(
         self,
         e: Emitter,
@@ -78,11 +82,18 @@ class _Products:
             chunk, inside = (block, i64(0)) if per_chunk == 1 else _divided(e, block, per_chunk)
             start = e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1)
             rows = e.at(self.rows, e.b.mul(block, e.b.mul(self.count, i64(self.record.nbytes))), 1)
-            e.loop(0, place.columns, lambda column: self._columns(start, inside, rows, column), self.lanes)
+            if per_chunk > 1:
+                self._prefetch_fields(start, inside, per_chunk)
+            self.block(start, inside, rows)
 
         e.loop(0, self.blocks, turn)
         if not self.layout.span:
             self._scale_rows()
+
+    def block(self, chunk: Value, block: Value, rows: Value) -> None:
+        """A block of k of all columns."""
+        each = self.lanes
+        self.e.loop(0, self.place.columns, lambda column: self._columns(chunk, block, rows, column), each)
 
     def _columns(self, chunk: Value, block: Value, rows: Value, column: Value) -> None:
         """A block of k of a vector of columns, with all rows."""
@@ -98,8 +109,8 @@ class _Products:
         def turn(row: Value) -> None:
             source = e.at(rows, e.b.mul(row, i64(record.nbytes)), 1)
             place = e.at(self.sums, e.b.add(e.b.mul(row, i64(4 * self.place.columns)), e.b.mul(column, i64(4))), 1)
-            before = e.b.load(place, typ=self.floats, align=4)
             scale = self._splat(e.load(e.at(source, record.scale, 1), "f32"))
+            before = e.b.load(place, typ=self.floats, align=4)
             after = e.overloaded("llvm.fmuladd", self._row(source, words, factors), scale, before)
             e.b.store(after, place, align=4)
 
@@ -113,8 +124,18 @@ class _Products:
         ahead, locality = (distance, 2) if self.layout.bits == 8 else (min(distance, 4096), 3)
         with e.when(e.b.icmp_signed(">", self.count, i64(few))):
             for offset in range(0, share, 64):
-                line = e.at(codes, ahead + offset, 1)
-                e.call("llvm.prefetch.p0", VOID, line, *(ir.Constant(I32, value) for value in (0, locality, 1)))
+                self._prefetch_line(e.at(codes, ahead + offset, 1), locality)
+
+    def _prefetch_fields(self, chunk: Value, block: Value, blocks: int) -> None:
+        """A block's share of the fields of the next chunk."""
+        e, share = self.e, -(-self.place.lead // (64 * blocks)) * 64
+        start = e.at(e.at(chunk, self.place.chunk, 1), e.b.mul(block, i64(share)), 1)
+        for offset in range(0, share, 64):
+            self._prefetch_line(e.at(start, offset, 1), 3)
+
+    def _prefetch_line(self, place: Value, locality: int) -> None:
+        """Reads a line ahead, into the first cache (3) or the second (2)."""
+        self.e.call("llvm.prefetch.p0", VOID, place, *(ir.Constant(I32, value) for value in (0, locality, 1)))
 
     # weights
 
@@ -168,7 +189,7 @@ class _Products:
         count = record.stretch // _WORD
         for stretch, (scale, offset) in enumerate(factors):
             chains: list[Value] = [ir.Constant(self.words, None)] * max(1, (_CHAINS if record.stretches == 1 else 1))
-            if self.layout.center:
+            if record.center:
                 chains[0] = self._splat(e.b.load(e.at(source, record.start(stretch), 1), typ=I32, align=4))
             for i in range(stretch * count, (stretch + 1) * count):
                 at = i % len(chains)

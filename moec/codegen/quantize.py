@@ -1,24 +1,24 @@
-"""Rows as the integer kernels read them: quantised, block by block, as `moec.formats.activations` says.
+"""Rows as the kernels beside codes read them: quantised, block by block, as `moec.formats.activations` says, or bf16.
 
     void NAME(ptr row, ptr records, i64 stride)
 
 writes a record for each block of `BLOCK` k of one row, `stride` bytes apart, so that the records of a block of several
-rows can stand side by side. A record holds the integers, then in words of four bytes the scale and, for each stretch
-of k with weights of one scale, what the kernel's sums begin with (-center × the sum of the integers; integers) and what
-offsets are multiplied with (the sum; f32), as far as the format needs them.
+rows can stand side by side. A record holds the elements, then in words of four bytes the scale where they are quantised
+and, for each stretch of k with weights of one scale, what the kernel's sums begin with (-center × the sum of the
+integers; integers) and what offsets are multiplied with (the sum; f32), as far as the format needs them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from llvmlite import ir
 
 from moec.codegen.elements import widen
 from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, VOID, Emitter, Value, i64
 from moec.formats.activations import SMALLEST
-from moec.formats.layout import BLOCK, Layout
+from moec.formats.layout import BLOCK, GROUP, Layout
 from moec.target import Target
 
 #: f32 in the vectors of this function, whatever the machine has.
@@ -27,16 +27,20 @@ _WIDTH: Final = 16
 
 @dataclass(frozen=True)
 class Record:
-    """Where everything lies in the record of a block, beside weights of a layout. `pairs` is for machines that
-    multiply pairs of 16 bits: there the even and the odd ones of four integers stand together, twice as wide."""
+    """Where everything lies in the record of a block, beside weights of a layout.
+
+    Elements are integers of 8 bits in order (`bytes`); of 16 bits, for machines that multiply pairs of those (`pairs`);
+    or bf16. Of 16 bits the even and the odd ones of four stand together, as codes can be had from a word of four.
+    """
 
     layout: Layout
-    pairs: bool
+    kind: Literal["bytes", "pairs", "bf16"]
 
     @property
     def stretch(self) -> int:
         """How many k are summed before the weights' scale comes in."""
-        return min(self.layout.span or BLOCK, BLOCK)
+        most = GROUP if self.kind == "bf16" else BLOCK
+        return min(self.layout.span or most, most)
 
     @property
     def stretches(self) -> int:
@@ -44,26 +48,31 @@ class Record:
 
     @property
     def scale(self) -> int:
-        return 2 * BLOCK if self.pairs else BLOCK
+        return BLOCK if self.kind == "bytes" else 2 * BLOCK
+
+    @property
+    def center(self) -> int:
+        """The code that stands for 0 and is not yet taken off where it is multiplied."""
+        return 0 if self.kind == "bf16" else self.layout.center or 0
 
     def start(self, stretch: int) -> int:
         """Where the sums of a stretch begin from; only where the codes' center is not 0."""
-        return self.scale + 4 + 4 * stretch
+        return self.scale + (0 if self.kind == "bf16" else 4) + 4 * stretch
 
     def total(self, stretch: int) -> int:
         """The sum of a stretch; only where the weights have offsets."""
-        return self.start(stretch) + (4 * self.stretches if self.layout.center else 0)
+        return self.start(stretch) + (4 * self.stretches if self.center else 0)
 
     @property
     def nbytes(self) -> int:
-        counts = bool(self.layout.center) + self.layout.offset
-        return -(-(self.scale + 4 + 4 * self.stretches * counts) // 16) * 16
+        counts = bool(self.center) + self.layout.offset
+        return -(-(self.start(0) + 4 * self.stretches * counts) // 16) * 16
 
 
 def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: int) -> ir.Function:
     """The function for rows of `k` elements of `dtype`, added to `module` (once; a second call finds it)."""
     layout = record.layout
-    name = f"moec_quantize_{dtype}_{k}_{record.stretch}_{layout.center}_{int(layout.offset)}"
+    name = f"moec_{record.kind}_{dtype}_{k}_{record.stretch}_{record.center}_{int(layout.offset)}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, I64]), name)
@@ -92,6 +101,11 @@ def _block(e: Emitter, record: Record, dtype: str, source: Value, count: int, to
     """The record of a block of `count` elements; those after them count as zeros."""
     b, words, floats = e.b, ir.VectorType(I32, _WIDTH), ir.VectorType(F32, _WIDTH)
     parts = [_load(e, dtype, source, at, max(0, min(_WIDTH, count - at))) for at in range(0, BLOCK, _WIDTH)]
+    if record.kind == "bf16":
+        shift = ir.Constant(words, [16] * _WIDTH)
+        _store_elements(e, record, [b.lshr(b.bitcast(part, words), shift) for part in parts], to)
+        _store_totals(e, record, parts, to)
+        return
     bits = [b.and_(b.bitcast(part, words), ir.Constant(words, [0x7FFFFFFF] * _WIDTH)) for part in parts]
     largest = bits[0]
     for other in bits[1:]:
@@ -112,7 +126,7 @@ def _block(e: Emitter, record: Record, dtype: str, source: Value, count: int, to
         # 1.5 × 2^23 leaves the nearest integer, ties to even, in the last bits of the sum.
         lifted = b.fadd(b.fmul(safe, factor), ir.Constant(floats, [12582912.0] * _WIDTH))
         integers.append(b.sub(b.bitcast(lifted, words), ir.Constant(words, [0x4B400000] * _WIDTH)))
-    _store_integers(e, record, integers, to)
+    _store_elements(e, record, integers, to)
     _store_sums(e, record, integers, to)
 
 
@@ -138,9 +152,10 @@ def _load(e: Emitter, dtype: str, source: Value, at: int, count: int) -> Value:
     return part
 
 
-def _store_integers(e: Emitter, record: Record, integers: list[Value], to: Value) -> None:
-    for i, part in enumerate(integers):
-        if record.pairs:
+def _store_elements(e: Emitter, record: Record, words: list[Value], to: Value) -> None:
+    """The lowest bits of words, as wide as the record has them."""
+    for i, part in enumerate(words):
+        if record.kind != "bytes":
             halves = e.b.trunc(part, ir.VectorType(I16, _WIDTH))
             order = [4 * (lane // 4) + (0, 2, 1, 3)[lane % 4] for lane in range(_WIDTH)]
             mask = ir.Constant(ir.VectorType(I32, _WIDTH), order)
@@ -150,7 +165,7 @@ def _store_integers(e: Emitter, record: Record, integers: list[Value], to: Value
 
 
 def _store_sums(e: Emitter, record: Record, integers: list[Value], to: Value) -> None:
-    center, parts = record.layout.center, record.stretch // _WIDTH
+    center, parts = record.center, record.stretch // _WIDTH
     if not (center or record.layout.offset):
         return
     for stretch in range(record.stretches):
@@ -162,3 +177,19 @@ def _store_sums(e: Emitter, record: Record, integers: list[Value], to: Value) ->
             e.b.store(e.b.mul(total, ir.Constant(I32, -center)), e.at(to, record.start(stretch), 1), align=4)
         if record.layout.offset:
             e.store(e.b.sitofp(total, F32), e.at(to, record.total(stretch), 1), "f32")
+
+
+def _store_totals(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
+    """The sums of stretches of floats, added in a fixed order."""
+    if not record.layout.offset:
+        return
+    each = record.stretch // _WIDTH
+    for stretch in range(record.stretches):
+        total, *others = parts[stretch * each : (stretch + 1) * each]
+        for other in others:
+            total = e.b.fadd(total, other)
+        for half in (8, 4, 2, 1):
+            order = [(lane + half) % _WIDTH for lane in range(_WIDTH)]
+            turned = e.b.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, _WIDTH), order))
+            total = e.b.fadd(total, turned)
+        e.store(e.b.extract_element(total, ir.Constant(I32, 0)), e.at(to, record.total(stretch), 1), "f32")

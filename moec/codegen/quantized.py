@@ -1,4 +1,4 @@
-"""`plan.matmul` of stored weights with quantised rows.
+"""`plan.matmul` of stored weights whose codes are multiplied in registers: with quantised rows, or rows of bf16.
 
 Block after block of a key's rows is made ready in scratch memory, then every panel passes over it: the sums of a block
 stay in the first cache, its records in the second. Where the rows of another domain are multiplied, each perhaps many
@@ -12,8 +12,9 @@ from typing import Final
 from llvmlite import ir
 
 from moec.codegen.frame import Region, row_bytes
-from moec.codegen.integer import emit_products
+from moec.codegen.integer import Products, emit_products
 from moec.codegen.llvm import I8, Value, i64
+from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import Record, emit_quantize
 from moec.codegen.stages import Matmul, Stage
 from moec.dialects import plan
@@ -38,10 +39,12 @@ class QuantizedMatmul(Matmul):
         self.place = PanelLayout(format.layout, shape.columns, self.n, self.k, self.parts)
         self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
         self.block, self.blocks = shape.rows, -(-self.k // BLOCK)
-        self.record = Record(format.layout, stages.target.byte_dots == "pairs")
+        kind = "bf16" if shape.form == "codes" else "pairs" if stages.target.byte_dots == "pairs" else "bytes"
+        self.record = Record(format.layout, kind)
         dtype = element_name(op.vector.type.row)
         self.quantize = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
-        self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name)
+        products = PairProducts if shape.form == "codes" else Products
+        self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name, products)
         self.vector_bytes = row_bytes(op.vector.type.row)
         self.source = stages.domains[plan.domain_of(op.vector)]
         self.key = op.value, "records"

@@ -25,7 +25,7 @@ def find_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
     """What emits a matrix product: its weights dense or stored, its rows as they are or quantised."""
     shape = KernelShape.parse(op.tile.data, op.dtype.data)
     match shape.form, op.storage is not None:
-        case "int8", _:
+        case "int8" | "codes", _:
             kind = QuantizedMatmul
         case "amx", stored:
             kind = StoredTiledMatmul if stored else TiledMatmul

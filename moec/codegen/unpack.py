@@ -31,7 +31,7 @@ _AHEAD: Final = 2048
 
 def emit_unpack(module: Any, target: Target, shape: KernelShape, place: PanelLayout, name: str) -> ir.Function:
     """The function for panels of `place` and kernels of `shape`, added to `module` (once; a second call finds it)."""
-    name = f"moec_unpack_{name}_{shape.dtype}_{place.columns}_{place.head}"
+    name = f"moec_unpack_{name}_{shape.dtype}_{place.columns}_{place.tile}"
     if name in module.globals:
         return module.globals[name]
     function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, I64, I64]), name)
@@ -69,7 +69,7 @@ class Codes:
     def start(self, chunk: Value, block: Value, column: Value) -> Value:
         """Where the codes of a block of a chunk begin, for a vector of columns."""
         e, place = self.e, self.place
-        block = e.at(e.at(chunk, place.codes, 1), e.b.mul(block, i64(place.block)), 1)
+        block = e.at(e.at(chunk, place.lead + place.codes, 1), e.b.mul(block, i64(place.block)), 1)
         tile = e.b.mul(e.b.udiv(column, i64(place.tile)), i64(BLOCK // GROUP * place.group))
         return e.at(e.at(block, tile, 1), e.b.mul(e.b.urem(column, i64(place.tile)), i64(4)), 1)
 
@@ -114,14 +114,16 @@ class Factors:
 
     def _number(self, field: Field, chunk: Value, group: Value, column: Value, half: int) -> Value:
         e, size = self.e, KINDS[field.kind].itemsize
-        base = self.panel if not field.span else chunk
-        start = e.at(base, self.place.place(field), 1)
-        row = self.place.columns * size
-        if field.span and field.span < GROUP:
-            start = e.at(start, e.b.mul(group, i64(2 * row)), 1)
-            start = e.at(start, half * row, 1)
-        elif field.span and self.place.entries(field) > 1:
-            start = e.at(start, e.b.mul(e.b.udiv(group, i64(field.span // GROUP)), i64(row)), 1)
+        place, row = self.place, self.place.columns * size
+        start = e.at(self.panel if field.home == "panel" else chunk, place.place(field), 1)
+        if field.home == "block":
+            groups = i64(BLOCK // GROUP)
+            block = e.b.mul(e.b.udiv(group, groups), i64(place.block))
+            start = e.at(e.at(start, place.lead, 1), block, 1)
+            if place.entries(field) > 1:
+                entries = place.entries(field) // (BLOCK // GROUP)
+                start = e.at(start, e.b.mul(e.b.urem(group, groups), i64(entries * row)), 1)
+                start = e.at(start, half * row if entries > 1 else 0, 1)
         start = e.at(start, e.b.mul(column, i64(size)), 1)
         return self._as_f32(field.kind, start)
 

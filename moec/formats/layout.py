@@ -56,6 +56,11 @@ class Field:
     kind: str
     span: int
 
+    @property
+    def home(self) -> Literal["panel", "chunk", "block"]:
+        """The part of a panel that it stands at the beginning of."""
+        return "panel" if not self.span else "block" if self.span <= BLOCK else "chunk"
+
     def entries(self, k: int) -> int:
         """How many a row of `k` weights has."""
         return -(-k // self.span) if self.span else 1

@@ -1,12 +1,13 @@
 """Panels of stored weights: the order in which a kernel reads codes and fields.
 
 A panel holds `columns` rows of the matrix. First come the fields that a whole row shares, then chunk after chunk of k:
-the chunk's fields, [entries][columns] each, then its codes, block after block of 64 k. In a block each tile of 16
-columns (fewer where they do not divide so) has two groups of 32 k: what a vector of columns multiplies lies together,
-in the order in which it is read. Codes are cut into planes of 8, 4, 2 or 1 bits; a plane of w bits is 32-bit words
-[words][tile], each of 4 · 8 / w codes of one column: bits 8b + wj of word i have the code of k = 32 / w · i + 4j + b.
-So one shift and one mask leave four consecutive k in the four bytes of a word, as integer dot products want them, and
-another mask leaves one.
+the fields of the chunk, [columns] each, then block after block of 64 k: the fields of the block, [entries][columns]
+each, then its codes, where each tile of 16 columns (fewer where they do not divide so) has two groups of 32 k. So what
+a vector of columns multiplies lies together, and memory is read from one end to the other.
+
+Codes are cut into planes of 8, 4, 2 or 1 bits; a plane of w bits is 32-bit words [words][tile], each of 4 · 8 / w codes
+of one column: bits 8b + wj of word i have the code of k = 32 / w · i + 4j + b. So one shift and one mask leave four
+consecutive k in the four bytes of a word, as integer dot products want them, and another mask leaves one.
 
 Matrices packed together share every panel in equal parts, as dense ones do (`moec.runtime.pack`).
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import gcd, prod
 from typing import Final
 
 import numpy as np
@@ -49,30 +50,35 @@ class PanelLayout:
         return -(-self.k // self.layout.chunk)
 
     def entries(self, field: Field) -> int:
-        """How many numbers of a field a column has in a chunk (or in the row)."""
-        return self.layout.chunk // field.span if field.span else 1
+        """How many numbers of a field a column has in its home."""
+        return BLOCK // field.span if field.home == "block" else 1
 
     def place(self, field: Field) -> int:
-        """Where a field begins: in its chunk, or in the panel where a row shares it."""
+        """Where a field begins in its home."""
         before = self.layout.fields[: self.layout.fields.index(field)]
-        return sum(self._size(other) for other in before if bool(other.span) == bool(field.span))
+        return sum(self._size(other) for other in before if other.home == field.home)
 
     def _size(self, field: Field) -> int:
         return self.entries(field) * self.columns * KINDS[field.kind].itemsize
 
-    def _header(self, whole_row: bool) -> int:
-        size = sum(self._size(field) for field in self.layout.fields if bool(field.span) != whole_row)
+    def _header(self, home: str) -> int:
+        size = sum(self._size(field) for field in self.layout.fields if field.home == home)
         return -(-size // 16) * 16
 
     @property
     def head(self) -> int:
         """The bytes before the first chunk."""
-        return self._header(True)
+        return self._header("panel")
+
+    @property
+    def lead(self) -> int:
+        """The bytes of a chunk before its first block."""
+        return self._header("chunk")
 
     @property
     def codes(self) -> int:
-        """Where the codes begin in a chunk."""
-        return self._header(False)
+        """Where the codes begin in a block."""
+        return self._header("block")
 
     @property
     def tile(self) -> int:
@@ -86,13 +92,18 @@ class PanelLayout:
 
     @property
     def block(self) -> int:
-        """The bytes of the codes of 64 k of all columns."""
-        return BLOCK // GROUP * self.columns // self.tile * self.group
+        """The bytes of 64 k of all columns."""
+        return self.codes + BLOCK // GROUP * self.columns // self.tile * self.group
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks a chunk has."""
+        return self.layout.chunk // BLOCK
 
     @property
     def chunk(self) -> int:
         """The bytes of a chunk."""
-        return self.codes + self.layout.chunk // BLOCK * self.block
+        return self.lead + self.blocks * self.block
 
     @property
     def panel(self) -> int:
@@ -114,19 +125,20 @@ class PanelLayout:
     # views of the bytes of all panels
 
     def _view(self, data: Bytes, field: Field) -> Array:
-        """A field of every panel: [panels, chunks, entries, columns]."""
-        kind, row = KINDS[field.kind], not field.span
-        offset = self.place(field) if row else self.head + self.place(field)
-        shape = (self.panels, 1 if row else self.chunks, self.entries(field), self.columns)
-        strides = (self.panel, self.chunk, self.columns * kind.itemsize, kind.itemsize)
-        return np.ndarray(shape, kind, data, offset, strides)
+        """A field of every panel: [panels, chunks, blocks, entries, columns], as far as its home is repeated."""
+        kind, home = KINDS[field.kind], field.home
+        before = {"panel": 0, "chunk": self.head, "block": self.head + self.lead}[home]
+        chunks, blocks = 1 if home == "panel" else self.chunks, self.blocks if home == "block" else 1
+        shape = (self.panels, chunks, blocks, self.entries(field), self.columns)
+        strides = (self.panel, self.chunk, self.block, self.columns * kind.itemsize, kind.itemsize)
+        return np.ndarray(shape, kind, data, before + self.place(field), strides)
 
     def _words(self, data: Bytes, place: int, width: int) -> Array:
         """The bytes of a plane of every panel: [panels, chunks, blocks, tiles, groups, words, tile, 4]."""
-        blocks, groups, tiles = self.layout.chunk // BLOCK, BLOCK // GROUP, self.columns // self.tile
-        shape = (self.panels, self.chunks, blocks, tiles, groups, width, self.tile, 4)
+        groups, tiles = BLOCK // GROUP, self.columns // self.tile
+        shape = (self.panels, self.chunks, self.blocks, tiles, groups, width, self.tile, 4)
         strides = (self.panel, self.chunk, self.block, groups * self.group, self.group, 4 * self.tile, 4, 1)
-        return np.ndarray(shape, np.uint8, data, self.head + self.codes + place, strides)
+        return np.ndarray(shape, np.uint8, data, self.head + self.lead + self.codes + place, strides)
 
     def _tiles(self, part: int) -> slice:
         """The tiles of a matrix."""
@@ -139,15 +151,14 @@ class PanelLayout:
         for part, coded in enumerate(matrices):
             mine = slice(part * self.width, (part + 1) * self.width)
             for field in self.layout.fields:
-                entries = self.entries(field) * (self.chunks if field.span else 1)
-                numbers = self._rows(coded.fields[field.name], entries).reshape(
-                    self.panels, self.width, -1, self.entries(field)
-                )
-                self._view(out, field)[..., mine] = numbers.transpose(0, 2, 3, 1)
+                view = self._view(out, field)
+                shape = view.shape[1:4]
+                numbers = self._rows(coded.fields[field.name], prod(shape))
+                view[..., mine] = numbers.reshape(self.panels, self.width, *shape).transpose(0, 2, 3, 4, 1)
             codes = self._rows(coded.codes, self.chunks * self.layout.chunk)
             for place, width, low in self.planes():
                 rows = (self.panels, self.width // self.tile, self.tile)
-                shape = (*rows, self.chunks, self.layout.chunk // BLOCK, BLOCK // GROUP, width, 8 // width, 4)
+                shape = (*rows, self.chunks, self.blocks, BLOCK // GROUP, width, 8 // width, 4)
                 parts = (codes >> np.uint8(low) & np.uint8((1 << width) - 1)).reshape(shape)
                 parts = parts << np.arange(0, 8, width, dtype=np.uint8)[:, None]
                 words = np.bitwise_or.reduce(parts, axis=-2)
@@ -166,7 +177,7 @@ class PanelLayout:
         mine = slice(part * self.width, (part + 1) * self.width)
         fields: dict[str, Array] = {}
         for field in self.layout.fields:
-            numbers = self._view(data, field)[..., mine].transpose(0, 3, 1, 2)
+            numbers = self._view(data, field)[..., mine].transpose(0, 4, 1, 2, 3)
             fields[field.name] = numbers.reshape(self.panels * self.width, -1)[: self.n, : field.entries(self.k)]
         codes = np.zeros((self.panels * self.width, self.chunks * self.layout.chunk), np.uint8)
         for place, width, low in self.planes():

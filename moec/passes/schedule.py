@@ -22,8 +22,9 @@ from xdsl.passes import ModulePass
 
 from moec.dialects import moe, plan
 from moec.dialects.types import I64, SelectionType, element_name, element_of, shape_of
+from moec.formats import FORMATS
 from moec.passes.views import WeightView, is_cast, is_heavy, weight_view
-from moec.target import KernelShape, Target
+from moec.target import Form, KernelShape, Target
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ class _Scheduler:
 
     def shape(self, contract: moe.ContractOp, view: WeightView, interleaved: int) -> KernelShape:
         """The microkernel for so many matrices: the program's common one, if they can share its panels."""
-        if contract.activations is not None:
-            return self.target.integer_shape(element_name(contract.vector.type), view.columns, interleaved)
+        form = code_form(contract, self.target)
+        if form is not None:
+            return self.target.code_shape(form, element_name(contract.vector.type), view.columns, interleaved)
         dtype = view.panels(self.target)
         common = self.shapes[dtype]
         usable = self.target.rate(common, view.columns, interleaved) > 0
@@ -209,8 +211,9 @@ class _Body:
         view = weight_view(group[0].weight)
         assert view is not None
         target = self.scheduler.target
-        if group[0].activations is not None:
-            return target.integer_shape("f32", view.columns, len(group)).columns % len(group) == 0
+        form = code_form(group[0], target)
+        if form is not None:
+            return target.code_shape(form, "f32", view.columns, len(group)).columns % len(group) == 0
         vectors = [shape.vectors for shape in target.choices(view.panels(target))]
         return any(count % len(group) == 0 for count in vectors)
 
@@ -482,13 +485,26 @@ class _Body:
         return Region(block)
 
 
+def code_form(contract: moe.ContractOp, target: Target) -> Form | None:
+    """How the codes of a stored weight are multiplied in registers; None where they are decoded first, or dense.
+
+    Beside rows of bf16 that takes codes of so few bits that they can be looked up, on machines that multiply pairs."""
+    view = weight_view(contract.weight)
+    if view is None or not view.storage:
+        return None
+    if contract.activations is not None:
+        return "int8"
+    layout = FORMATS[view.storage].layout
+    return "codes" if layout.bits <= 6 and view.dtype == "bf16" and target.kernel("bf16").form == "dot" else None
+
+
 def _common_shapes(layer: moe.LayerOp, target: Target) -> dict[str, KernelShape]:
     """For each element type of weights the one shape that does best for all products together.
 
     One shape is one family of microkernels, and each of those costs LLVM some ten milliseconds.
     """
-    contracts = [op for op in layer.walk() if isinstance(op, moe.ContractOp) and op.activations is None]
-    contracts = [op for op in contracts if weight_view(op.weight) is not None]
+    contracts = [op for op in layer.walk() if isinstance(op, moe.ContractOp) and weight_view(op.weight) is not None]
+    contracts = [op for op in contracts if code_form(op, target) is None]
     useful: dict[KernelShape, float] = {}
     for contract in contracts:
         view = weight_view(contract.weight)

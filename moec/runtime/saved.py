@@ -21,7 +21,7 @@ from moec.runtime.pack import all_bytes
 from moec.runtime.weights import Weights, converted
 
 #: How panels lie in memory (`moec.runtime.pack`, `moec.formats.panels`). Whoever changes that adds one.
-PANELS: Final = 2
+PANELS: Final = 3
 
 
 def save(
