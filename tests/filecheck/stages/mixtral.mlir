@@ -42,7 +42,7 @@
 // PLAN:        "plan.return"
 
 // Kernels for one to six rows of one shape, a function a stage, and the call.
-// LLVM-COUNT-6: define {{.*}}@"moec_dot_bf16_{{[1-6]}}x64"
+// LLVM-COUNT-6: define {{.*}}@"moec_dot_bf16_{{[1-6]x64(_still)?}}"
 // LLVM-NOT:    @"moec_dot_bf16_7x64"
 // LLVM-DAG:    define internal void @"stage_{{[0-9]+}}_matmul"
 // LLVM-DAG:    define internal void @"stage_{{[0-9]+}}_rows"
