@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "fmt": "the one layout of a file",
     "explain": "what runs: FLOPs, bytes, tiles and limits of each stage",
     "bench": "time a layer beside other implementations of it",
+    "demo": "two minutes: compile, check, compare, draw",
     "peers": "the implementations that `bench` compares with",
     "serve": "a model behind OpenAI's API, its blocks compiled",
     "pack": "a checkpoint's weights in a file that maps into memory",

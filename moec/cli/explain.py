@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _EXAMPLES = (
     "moec explain examples/mixtral.moe --tokens 512 --dtype bf16",
     "moec explain examples/mixtral.moe --rates 114,25",
+    "moec explain examples/olmoe.moe --tokens 16 --measure",
 )
 _COLUMNS = """\b
 Columns:
@@ -49,6 +51,7 @@ the tile, and the bytes of rows that are moved.
 @threads_option
 @aux_option
 @click.option("--rates", metavar="GFLOPS,GBS", help="The machine's limits, instead of measuring them.")
+@click.option("--measure", is_flag=True, help="Run it on random weights and time each stage.")
 @error_format_option
 def command(
     file: str,
@@ -60,35 +63,45 @@ def command(
     threads: int | None,
     aux: tuple[str, ...],
     rates: str | None,
+    measure: bool,
 ) -> None:
     """Explain FILE: for each stage its rows, FLOPs, bytes, tile, and the least time that the machine allows.
 
-    Nothing of the layer runs: the numbers come from its plan.
+    Nothing of the layer runs: the numbers come from its plan. With --measure it does run, and `took` is the median
+    time of each stage, by the processor's clock.
     """
     from moec import pipeline
     from moec.cli import report
     from moec.measure.cost import analyse, packed_bytes, param_bytes
-    from moec.measure.limits import measure
+    from moec.measure.limits import measure as measure_limits
     from moec.runtime.pool import default_threads
 
     given = _limits(rates) if rates else None
     options = pipeline.Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations)
-    compilation = pipeline.Compilation(pipeline.find_source(Path(file)), options)
+    source = pipeline.find_source(Path(file))
+    compilation = pipeline.Compilation(source, options)
     analysis = analyse(compilation.schedule(), tokens)
     interface = compilation.interface
     count = threads or default_threads()
-    limits = given or measure(dtype, count)
+    limits = given or measure_limits(dtype, count)
     screen = report.Report()
     screen.say("layer", report.layer(interface), report.signature(interface))
     screen.say(
         "call", f"{report.plural(tokens, 'token')}, {dtype}, {report.plural(count, 'thread')}, {options.target.cpu}"
     )
-    screen.stages(analysis, limits)
+    times: Sequence[float] = ()
+    if measure:
+        from moec.bench.stages import time_stages
+
+        times = time_stages(source, options, tokens, len(analysis.stages))
+    screen.stages(analysis, limits, times)
     flops, weights = report.amount(analysis.flops, "FLOP"), report.amount(analysis.weights, "B")
     screen.say("in all", f"{flops}, {weights} of weights, {report.amount(analysis.moved, 'B')} of rows")
     least = limits.seconds(analysis.flops, analysis.weights)
     origin = "as given" if given else f"measured just now on {report.plural(count, 'thread')}"
     by = limits.by(analysis.flops, analysis.weights)
+    if times:
+        screen.say("took", f"{report.duration(sum(times))}; the limit is {least / sum(times):.0%} of it")
     screen.say("limit", f"{report.duration(least)}, by {by}" if least else "nothing to do", f"{limits}, {origin}")
     workspace = interface.bytes_per_token * tokens + interface.fixed_bytes + interface.scratch_bytes * count
     raw, packed = report.amount(param_bytes(interface), "B"), report.amount(packed_bytes(interface), "B")

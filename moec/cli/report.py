@@ -14,6 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moec.measure.cost import Analysis, StageCost
     from moec.measure.limits import Limits
     from moec.pipeline import Options
@@ -56,16 +58,19 @@ class Report:
             task = bar.add_task(text, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)
 
-    def stages(self, analysis: Analysis, limits: Limits | None = None) -> None:
-        """A row for each stage; with `limits`, the least time that the machine allows it."""
+    def stages(self, analysis: Analysis, limits: Limits | None = None, times: Sequence[float] = ()) -> None:
+        """A row for each stage; with `limits`, the least time that the machine allows; with `times`, what it took."""
         wide = self.console.width >= _WIDE
         names = _CHOSEN if limits is None else _EXPLAINED_WIDE if wide else _EXPLAINED
         gap = (0, 1, 0, 0) if wide else 0
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=gap, header_style="bold")
         for name in names:
             table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=name != "stage")
-        for stage in analysis.stages:
-            table.add_row(*(_CELLS[name](stage, limits) for name in names))
+        if times:
+            table.add_column("took", justify="right", no_wrap=True)
+        for position, stage in enumerate(analysis.stages):
+            took = [duration(times[position])] if times else []
+            table.add_row(*(_CELLS[name](stage, limits) for name in names), *took)
         self.console.print()
         self.console.print(table)
         self.console.print()

@@ -1,0 +1,123 @@
+"""Everything: `python -m benchmarks.full [--quick] [--only PART,…]`.
+
+Writes `benchmarks/results/<machine>.json` and the pictures beside it. Each part (a layer in one precision, on so many
+threads, or in one storage format) is written as soon as it is measured, and is not measured again by a later run on the
+same commit: a run that was cut off goes on where it was. A part that needs more memory than is free is left out and
+named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from moec import __version__, pipeline
+from moec.bench.layer_files import layer_path
+from moec.bench.peers import Peer, all_peers
+from moec.bench.plots import draw
+from moec.bench.results import Results
+from moec.measure.cost import packed_bytes, param_bytes, param_count
+from moec.measure.limits import free_memory
+from moec.runtime.pool import default_threads
+
+RESULTS = Path(__file__).parent / "results"
+#: Layers of the comparison, with the dimensions that differ from their files', and whether 2048 tokens are measured.
+LAYERS: tuple[tuple[str, str, dict[str, int], bool], ...] = (
+    ("seed", "seed", {}, True),
+    ("seed-small", "seed", {"H": 256, "I": 1024, "E": 4}, True),
+    ("olmoe", "olmoe", {}, True),
+    ("qwen3", "qwen3_moe", {}, True),
+    ("mixtral", "mixtral", {}, False),
+)
+STORAGES = ("", "q8_0", "q4_0")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One trial: a name that is unique, the example, and how it is compiled."""
+
+    name: str
+    spec: str
+    example: str
+    options: pipeline.Options
+    tokens: tuple[int, ...]
+
+
+def parts(quick: bool) -> Iterator[Part]:
+    """What is measured, in the order of what it takes."""
+    for spec, example, dims, long in LAYERS[:2] if quick else LAYERS:
+        tokens = (1, 16) if quick else (1, 4, 16, 64, 512, *([2048] if long else []))
+        for storage in STORAGES[:2] if quick else STORAGES:
+            for dtype in ("f32",) if quick else ("f32", "bf16"):
+                for threads in sorted({1, default_threads()}):
+                    options = pipeline.Options.of(dims, dtype, threads, storage=storage or None)
+                    name = "-".join(filter(None, (spec, dtype, storage, f"{threads}t")))
+                    yield Part(name, spec, example, options, tokens)
+
+
+def needed(part: Part, peers: list[Peer]) -> int:
+    """The bytes that a part takes: the weights, their panels and what the oracle makes of them; then the panels, a copy
+    of the weights for each peer, and another for the one that prepares."""
+    interface = pipeline.load(pipeline.find_source(layer_path(part.example)), part.options).interface
+    own = param_bytes(interface) + packed_bytes(interface)
+    return max(own + 8 * param_count(interface), packed_bytes(interface) + (1 + len(peers)) * param_bytes(interface))
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Two layers, few tokens: whether it works.")
+@click.option("--only", default="", help="Parts whose names contain one of these, separated by commas.")
+@click.option("--seconds", default=1.0, show_default=True, help="For each implementation at each point.")
+def main(quick: bool, only: str, seconds: float) -> None:
+    """Measure everything, and draw it."""
+    console = Console(stderr=True, highlight=False)
+    peers = [each for each in all_peers().values() if each.python]
+    for absent in (each.name for each in all_peers().values() if not each.python):
+        console.print(f"{absent} is not installed and left out: moec peers --install {absent}")
+    wanted = [word for word in only.split(",") if word]
+    blank = Results(console, __version__).finish()
+    machine = re.sub(r"\W+", "-", f"{blank['machine']['cpu']}-{blank['machine']['processors']}")
+    path = RESULTS / f"{machine}{'-quick' if quick else ''}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    found = {**blank, "parts": {}, **(done if done.get("commit") == blank["commit"] else {})}
+    for part in parts(quick):
+        if part.name in found["parts"] or (wanted and not any(word in part.name for word in wanted)):
+            continue
+        _measure(part, peers, seconds, found, console)
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    console.print(f"{len(draw(found, path.with_suffix('')))} pictures beside {path}")
+
+
+def _measure(part: Part, peers: list[Peer], seconds: float, found: dict[str, Any], console: Console) -> None:
+    """One part, with as many peers at once as there is memory for."""
+    free = free_memory() or 0
+    together = list(peers)
+    while together and needed(part, together) > 0.8 * free:
+        together.pop()
+    if needed(part, together) > 0.8 * free:
+        console.print(f"{part.name} is left out: it takes {needed(part, []) / 1e9:.1f} GB, {free / 1e9:.1f} are free")
+        return
+    source = pipeline.find_source(layer_path(part.example))
+    size = max(1, len(together))
+    for first in range(0, max(1, len(peers)), size):  # groups of peers, each beside moec
+        results = Results(console, __version__)
+        results.add(part.spec, source, replace(part.options), peers[first : first + size], part.tokens, seconds)
+        measured = results.finish()
+        again = {row["impl"] for row in found["parts"].get(part.name, [])}
+        rows = [row for row in measured["rows"] if not (row["impl"].startswith("moec") and again)]
+        found["parts"].setdefault(part.name, []).extend(rows)
+        found["versions"] |= measured["versions"]
+        known = {(each["dtype"], each["threads"]) for each in found["limits"]}
+        found["limits"] += [each for each in measured["limits"] if (each["dtype"], each["threads"]) not in known]
+    found["rows"] = [row for rows in found["parts"].values() for row in rows]
+
+
+if __name__ == "__main__":
+    main()

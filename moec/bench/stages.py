@@ -1,0 +1,45 @@
+"""How long each stage of a call takes: by a variant of the program that reads the processor's clock between them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Final
+
+from moec.measure.feed import random_inputs, random_weights
+from moec.pipeline import Compilation, Options, load
+from moec.source import Source
+
+_CALLS: Final = (5, 200)
+_SECONDS: Final = 1.0
+
+
+def time_stages(source: Source, options: Options, tokens: int, count: int) -> Sequence[float]:
+    """The median seconds of each of `count` stages, in the order of the plan, on random weights and tokens.
+
+    Raises `CompileError` (E0901) where the machine has no clock that a program may read.
+    """
+    if options.target.architecture != "x86_64":
+        from moec.diagnostics import fail
+
+        raise fail("E0901", f"stages cannot be timed on `{options.target.triple}` yet")
+    kernel = load(source, replace(options, timed=True))
+    module = Compilation(source, options).simplify()
+    weights = kernel.pack(random_weights(kernel.interface, module))
+    inputs = random_inputs(kernel.interface, module, tokens)
+    kernel(*inputs, weights)
+    least, most = _CALLS
+    ticks: list[list[int]] = []
+    begin = time.perf_counter()
+    first = last = 0
+    while len(ticks) < least or (time.perf_counter() - begin < _SECONDS and len(ticks) < most):
+        kernel(*inputs, weights)
+        clock = kernel.clock()[: count + 1]
+        first, last = first or clock[0], clock[-1]
+        ticks.append([after - before for before, after in pairwise(clock)])
+    # The clock's own rate, by the time that the calls took from the first stage on.
+    rate = (last - first) / (time.perf_counter() - begin)
+    return [statistics.median(column) / rate for column in zip(*ticks, strict=True)]
