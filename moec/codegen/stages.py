@@ -181,6 +181,9 @@ class Matmul:
     """
 
     CUT_ROWS = 256
+    #: A matrix of fewer panels than `NARROW` that all rows share is cut by rows too: into at most `SHARES` shares, of
+    #: `SHARE_ROWS` rows where there are enough. A router would else keep one or two threads busy, and the others idle.
+    NARROW, SHARES, SHARE_ROWS = 32, 16, 64
 
     def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
         self.stages = stages
@@ -194,6 +197,9 @@ class Matmul:
         self.parts = len(op.weights)
         self.columns = shape.columns // self.parts
         self.panels = -(-self.n // self.columns)
+        narrow = op.grouping.data == "none" and self.panels < self.NARROW and not op.storage
+        self.shares = self.SHARES if narrow else 1
+        self.share: Value = None
         self.panel_bytes = shape.steps(self.k) * shape.step_bytes
         self.expert_bytes = panel_bytes(shape, self.n, self.k, self.parts)
         limit = max(shape.step_bytes * 64, stages.target.l2 // 8)
@@ -233,7 +239,7 @@ class Matmul:
         return Stage(
             self.name,
             self.domain,
-            self.keys * self.panels,
+            self.keys * self.panels * self.shares,
             self.scratch.size,
             _PRODUCT_COST * products,
             BYTE_COST * self.expert_bytes,
@@ -251,12 +257,22 @@ class Matmul:
         e, frame = self.e, self.frame
         match self.op.grouping.data:
             case "none":
-                return i64(0), frame.number_of(self.domain.keys("count"))
+                return self._share(frame.number_of(self.domain.keys("count")))
             case "index":
                 offsets = frame.pointer_of(self.domain.keys("offsets"))
             case _:
                 offsets = frame.pointer_of((self.op.group, "offsets"))
         return e.load(e.at(offsets, key, 8), "i64"), e.load(e.at(offsets, e.b.add(key, i64(1)), 8), "i64")
+
+    def _share(self, rows: Value) -> tuple[Value, Value]:
+        """The rows of one share of them all."""
+        if self.shares == 1:
+            return i64(0), rows
+        b, most = self.e.b, i64(self.shares)
+        count = self._count(b.add(rows, i64(1)), self.SHARE_ROWS)  # not 0 where there is no row
+        count = b.select(b.icmp_signed("<", count, most), count, most)
+        low, high = self._block(i64(0), rows, self.SHARE_ROWS, count, self.share)
+        return low, b.select(b.icmp_signed("<", self.share, count), high, low)
 
     def _row(self, place: Value) -> Value:
         """The row at a place of the grouping."""
@@ -265,10 +281,18 @@ class Matmul:
         return self.e.load(self.e.at(self.frame.pointer_of((self.op.group, "order")), place, 8), "i64")
 
     def _keys(self, begin: Value, end: Value) -> None:
-        """The units `begin` to `end`: panel after panel, key after key."""
+        """The units `begin` to `end`: share after share, panel after panel, key after key."""
         e, panels = self.e, self.e.size(self.panels)
-        if self.keys == 1:
+        if self.keys == 1 and self.shares == 1:
             self._key(i64(0), begin, end)
+            return
+        if self.keys == 1:
+
+            def unit(at: Value) -> None:
+                panel, self.share = e.b.udiv(at, i64(self.shares)), e.b.urem(at, i64(self.shares))
+                self._key(i64(0), panel, e.b.add(panel, i64(1)))
+
+            e.loop(begin, end, unit)
             return
 
         def turn(key: Value) -> None:
