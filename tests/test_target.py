@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from moec import host
 from moec.target import KernelShape, Target
 
 LINUX = "x86_64-unknown-linux-gnu"
@@ -109,3 +110,17 @@ def test_a_machine_runs_what_it_surely_has() -> None:
     assert not Target.of(LINUX, "x86-64-v4").runs_on(Target.of(LINUX, "haswell"))
     assert not Target.of("aarch64-linux-gnu").runs_on(host)
     assert not Target.of("x86_64-apple-darwin").runs_on(host)
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_tiles_are_a_feature_only_where_the_system_grants_them(monkeypatch: pytest.MonkeyPatch, granted: bool) -> None:
+    monkeypatch.setattr(host, "tiles_granted", lambda: granted)
+    features = host.usable({"avx512f": True, "avx512bf16": True, "amx-tile": True, "amx-bf16": True, "sse4a": False})
+    assert "+avx512f" in features and "-sse4a" in features and ("+amx-bf16" in features) is granted
+    form = Target(LINUX, "emeraldrapids", features).kernel("bf16").form
+    assert form == ("amx" if granted else "widen")
+
+
+def test_a_machine_without_tiles_does_not_ask_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "tiles_granted", lambda: pytest.fail("asked"))
+    assert host.usable({"avx2": True, "amx-tile": False}) == ("+avx2", "-amx-tile")
