@@ -106,17 +106,17 @@ def _measure(part: Part, peers: list[Peer], seconds: float, found: dict[str, Any
         return
     source = pipeline.find_source(layer_path(part.example))
     size = max(1, len(together))
+    rows: list[dict[str, Any]] = []
     for first in range(0, max(1, len(peers)), size):  # groups of peers, each beside moec
         results = Results(console, __version__)
         results.add(part.spec, source, replace(part.options), peers[first : first + size], part.tokens, seconds)
         measured = results.finish()
-        again = {row["impl"] for row in found["parts"].get(part.name, [])}
-        rows = [row for row in measured["rows"] if not (row["impl"].startswith("moec") and again)]
-        found["parts"].setdefault(part.name, []).extend(rows)
+        rows += [row for row in measured["rows"] if not (rows and row["impl"].startswith("moec"))]
         found["versions"] |= measured["versions"]
         known = {(each["dtype"], each["threads"]) for each in found["limits"]}
         found["limits"] += [each for each in measured["limits"] if (each["dtype"], each["threads"]) not in known]
-    found["rows"] = [row for rows in found["parts"].values() for row in rows]
+    found["rows"] += rows
+    found["parts"][part.name] = len(rows)
 
 
 if __name__ == "__main__":

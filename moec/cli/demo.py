@@ -9,7 +9,7 @@ import click
 from moec.cli.shared import epilog, error_format_option
 
 _DIMS = {"H": 1024, "I": 2048}
-_TOKENS = (1, 16, 256)
+_TOKENS = (1, 16, 128)
 
 
 @click.command("demo", epilog=epilog("moec demo", "moec demo --plot pictures"))
@@ -36,7 +36,7 @@ def command(plot: str) -> None:
     peers = [each for name in ("numpy", "numpy-naive", "torch") if (each := all_peers()[name]).python]
     results = Results(console, __version__)
     for kind in ("f32", "bf16"):
-        results.add(path.stem, source, pipeline.Options.of(_DIMS, kind, 1), peers, _TOKENS, 0.5)
+        results.add(path.stem, source, pipeline.Options.of(_DIMS, kind, 1), peers, _TOKENS, 0.3)
     found = results.finish()
     show(found["rows"])
     if find_spec("matplotlib") is None:
