@@ -48,9 +48,8 @@ def main() -> None:
         one.append(_per_call(lambda: kernel(x, weights, threads=1), 100))
         two.append(_per_call(lambda: kernel(x, weights, threads=2), 100))
     ratio = statistics.median(a / b for a, b in zip(one, two, strict=True))
-    print(
-        f"in the cache: {statistics.median(one):.1f} us on one thread, {statistics.median(two):.1f} us on two: {ratio:.2f}x"
-    )
+    single, double = statistics.median(one), statistics.median(two)
+    print(f"in the cache: {single:.1f} us on one thread, {double:.1f} us on two: {ratio:.2f}x")
 
 
 def _layer(**dims: int) -> tuple[Any, Any, Any]:
