@@ -83,7 +83,7 @@ def command(
     analysis = analyse(compilation.schedule(), tokens)
     interface = compilation.interface
     count = threads or default_threads()
-    limits = given or measure_limits(dtype, count)
+    limits = given or measure_limits(dtype, count, "int8" if interface.quantized else "real")
     screen = report.Report()
     screen.say("layer", report.layer(interface), report.signature(interface))
     screen.say(

@@ -228,7 +228,7 @@ class _Run:
 
         with self.screen.wait("timing"):
             times = self._times()
-            limits = measure(self.options.dtype, self.threads)
+            limits = measure(self.options.dtype, self.threads, self.kernel.activations)
         flops, weights, median = self.cost.flops, self.cost.weights, statistics.median(times)
         least = limits.seconds(flops, weights)
         spread = f"{duration(min(times))} to {duration(max(times))}"

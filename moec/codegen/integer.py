@@ -52,6 +52,23 @@ def emit_products(
     return function
 
 
+def multiply_add(e: Emitter, sums: Value, codes: Value, q: Value) -> Value:
+    """Products of the integers in 32-bit lanes of two vectors, added up in each lane: of unsigned with signed bytes,
+    of pairs of 16 bits, or of whole lanes, as `Target.byte_dots` says."""
+    b, lanes = e.b, e.lanes
+    match e.target.byte_dots:
+        case "bytes":
+            type, name = ir.VectorType(I8, 4 * lanes), f"llvm.x86.avx512.vpdpbusd.{32 * lanes}"
+            return e.call(name, sums.type, sums, b.bitcast(codes, type), b.bitcast(q, type))
+        case "pairs":
+            type = ir.VectorType(I16, 2 * lanes)
+            name = {512: "avx512.pmaddw.d.512", 256: "avx2.pmadd.wd", 128: "sse2.pmadd.wd"}[32 * lanes]
+            pairs = e.call(f"llvm.x86.{name}", sums.type, b.bitcast(codes, type), b.bitcast(q, type))
+            return b.add(sums, pairs)
+        case _:
+            return b.add(sums, b.mul(codes, q))
+
+
 class Products:
     """The loops over blocks, columns and rows, and what integers do inside."""
 
@@ -207,28 +224,22 @@ class Products:
 
     def _multiply_add(self, sums: Value, word: Value, source: Value, i: int) -> Value:
         """The products of four k added up, in every lane."""
-        e, b, count = self.e, self.e.b, self.lanes
+        e, b = self.e, self.e.b
         match e.target.byte_dots:
             case "bytes":
-                type = ir.VectorType(I8, 4 * count)
                 q = self._splat(b.load(e.at(source, _WORD * i, 1), typ=I32, align=4))
-                name = f"llvm.x86.avx512.vpdpbusd.{32 * count}"
-                return e.call(name, self.words, sums, b.bitcast(word, type), b.bitcast(q, type))
+                return multiply_add(e, sums, word, q)
             case "pairs":
-                type = ir.VectorType(I16, 2 * count)
-                even = b.and_(word, self.codes.word(0x00FF00FF))
-                odd = b.and_(self.codes.shifted(word, 8), self.codes.word(0x00FF00FF))
-                name = {512: "avx512.pmaddw.d.512", 256: "avx2.pmadd.wd", 128: "sse2.pmadd.wd"}[32 * count]
-                for half, codes in enumerate((even, odd)):
+                for half, shift in enumerate((0, 8)):
+                    codes = b.and_(self.codes.shifted(word, shift), self.codes.word(0x00FF00FF))
                     q = self._splat(b.load(e.at(source, 2 * _WORD * i + 4 * half, 1), typ=I32, align=4))
-                    pairs = e.call(f"llvm.x86.{name}", self.words, b.bitcast(codes, type), b.bitcast(q, type))
-                    sums = b.add(sums, pairs)
+                    sums = multiply_add(e, sums, codes, q)
                 return sums
             case _:
                 for byte in range(_WORD):
                     code = b.and_(self.codes.shifted(word, 8 * byte), self.codes.word(0xFF))
                     q = b.sext(b.load(e.at(source, _WORD * i + byte, 1), typ=I8, align=1), I32)
-                    sums = b.add(sums, b.mul(code, self._splat(q)))
+                    sums = multiply_add(e, sums, code, self._splat(q))
                 return sums
 
     def _splat(self, scalar: Value) -> Value:

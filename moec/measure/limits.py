@@ -57,15 +57,16 @@ class Limits:
 
 
 @cache
-def measure(dtype: str, threads: int = 1) -> Limits:
-    """The limits for weights of an element type, of so many threads together, as they were when first asked for."""
-    return measure_again(dtype, threads)
+def measure(dtype: str, threads: int = 1, activations: str = "real") -> Limits:
+    """The limits for weights of an element type, of so many threads together, as they were when first asked for. With
+    int8 activations the arithmetic is that of integers."""
+    return measure_again(dtype, threads, activations)
 
 
-def measure_again(dtype: str, threads: int = 1) -> Limits:
+def measure_again(dtype: str, threads: int = 1, activations: str = "real") -> Limits:
     """The limits as they are now. Takes about half a second."""
     target = Target.host()
-    form = target.kernel(dtype).form
+    form = "int8" if activations == "int8" else target.kernel(dtype).form
     library = Library(native.object_code(native.parse(str(_module(target, form))), target), "fma", "read")
     prototype = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.c_int64)
     fma, read = (prototype(library.address(name)) for name in ("fma", "read"))
@@ -73,7 +74,8 @@ def measure_again(dtype: str, threads: int = 1) -> Limits:
     memory.view("f4")[::1024] = 1  # so that every page is there, and no number is denormal
     part = _BYTES // threads // 4096 * 4096
     lanes = target.vector_bits // 32
-    flops = _TURNS * threads * (_TILE_FLOPS if form == "amx" else 2 * lanes * (2 if form == "dot" else 1) * _CHAINS)
+    each = {"dot": 2, "int8": {"bytes": 4, "pairs": 2, "none": 1}[target.byte_dots]}.get(form, 1)
+    flops = _TURNS * threads * (_TILE_FLOPS if form == "amx" else 2 * lanes * each * _CHAINS)
     with ThreadPoolExecutor(threads) as pool:
         best = min(_times(pool, threads, lambda thread: fma(None, _TURNS)))
         reads = _times(pool, threads, lambda thread: read(memory.ctypes.data + thread * part, part))
@@ -149,6 +151,12 @@ def _multiply_tiles(e: Emitter, turns: Value) -> None:
 
 
 def _multiply_add(e: Emitter, form: str, total: Value, factor: Value) -> Value:
+    if form == "int8":
+        from moec.codegen.integer import multiply_add
+
+        words = ir.VectorType(I32, e.lanes)
+        integers = (e.b.bitcast(value, words) for value in (total, factor, factor))
+        return e.b.bitcast(multiply_add(e, *integers), total.type)
     if form != "dot":
         return e.overloaded("llvm.fmuladd", total, factor, factor)
     from moec.codegen.microkernel import bf16_pairs
