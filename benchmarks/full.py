@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,15 @@ def _measure(part: Part, peers: list[Peer], seconds: float, found: dict[str, Any
         measured = results.finish()
         rows += [row for row in measured["rows"] if not (rows and row["impl"].startswith("moec"))]
         found["versions"] |= measured["versions"]
-        known = {(each["dtype"], each["threads"]) for each in found["limits"]}
-        found["limits"] += [each for each in measured["limits"] if (each["dtype"], each["threads"]) not in known]
+        known = [_kind(each) for each in found["limits"]]
+        found["limits"] += [each for each in measured["limits"] if _kind(each) not in known]
     found["rows"] += rows
     found["parts"][part.name] = len(rows)
+
+
+def _kind(limits: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What was measured: the limits of which arithmetic."""
+    return limits["dtype"], limits["threads"], limits["activations"]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import time
 import torch
 from transformers import AutoModelForCausalLM, OlmoeConfig
 
-import moec.integrations.transformers
+import moec.integrations.transformers  # noqa: F401  (which registers the backend)
 
 if len(sys.argv) > 1:
     model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.bfloat16)

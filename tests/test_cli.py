@@ -97,6 +97,13 @@ def test_run_draws_integers_that_the_layer_can_use() -> None:
     assert done.exit_code == 0, done.output
 
 
+def test_run_takes_a_layer_without_parameters(tmp_path: Path) -> None:
+    (tmp_path / "double.moe").write_text("moe double[H=8](x: [H]) -> [H] { return 2 * x }")
+    done = moec("run", str(tmp_path / "double.moe"), "--tokens", "2")
+    assert done.exit_code == 0, done.output
+    assert "0 parameters" in done.output
+
+
 def test_run_compares_auxiliary_outputs(routed: str) -> None:
     done = moec("run", routed, "--aux", "logits", "--aux", "chosen", "--tokens", "5")
     assert done.exit_code == 0, done.output

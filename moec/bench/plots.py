@@ -52,7 +52,9 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
     paths: list[Path] = []
     for (spec, _, dtype, threads, stored), group in groupby(sorted(found["rows"], key=_picture), key=_picture):
         rows = list(group)
-        limits = next(each for each in found["limits"] if (each["dtype"], each["threads"]) == (dtype, threads))
+        own = next(row["impl"] for row in rows if row["impl"].startswith("moec"))
+        kind = dtype, threads, own.partition("/")[2] or "real"
+        limits = next(each for each in found["limits"] if (each["dtype"], each["threads"], each["activations"]) == kind)
         name = "-".join(filter(None, (spec, dtype, stored, f"{threads}t")))
         for paper in _PAPERS:
             for kind, picture in (("roofline", _roofline), ("speed", _speed)):

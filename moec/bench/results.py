@@ -41,7 +41,7 @@ class Results:
         self.version = version
         self.rows: list[dict[str, Any]] = []
         self.versions: dict[str, str] = {}
-        self.limits: dict[tuple[str, int], list[Limits]] = {}
+        self.limits: dict[tuple[str, int, str], list[Limits]] = {}  # by precision, threads, activations
 
     def add(
         self, spec: str, source: Source, options: Options, peers: Sequence[Peer], tokens: Sequence[int], seconds: float
@@ -55,11 +55,11 @@ class Results:
             Trial(source, options, peers, tokens) as trial,
         ):
             status.stop()  # its thread would take the processor from what is timed
-            threads = options.threads or 1
+            kind = options.dtype, options.threads or 1, options.activations
             for count in tokens:
-                self._measure_limits(options.dtype, threads)
+                self._measure_limits(*kind)
                 samples = trial.measure(count, seconds, lambda text: None)
-                limits = self._median(options.dtype, threads)
+                limits = self._median(*kind)
                 self.rows += [row(spec, trial, count, sample, limits) for sample in samples]
                 times = ", ".join(f"{sample.impl} {sample.median * 1e3:.3g}" for sample in samples)
                 self.console.print(f"{spec} {options.dtype}, {options.threads} threads, {count} tokens, ms: {times}")
@@ -68,31 +68,33 @@ class Results:
                 told |= set(trial.failures)
             self.versions |= trial.versions
 
-    def _measure_limits(self, dtype: str, threads: int) -> None:
+    def _measure_limits(self, dtype: str, threads: int, activations: str) -> None:
         from moec.measure.limits import measure_again
 
-        self.limits.setdefault((dtype, threads), []).append(measure_again(dtype, threads))
+        found = self.limits.setdefault((dtype, threads, activations), [])
+        found.append(measure_again(dtype, threads, activations))
 
-    def _median(self, dtype: str, threads: int) -> Limits:
+    def _median(self, dtype: str, threads: int, activations: str) -> Limits:
         """The best of the arithmetic, the median of the reads."""
         from moec.measure.limits import Limits
 
-        found = self.limits[dtype, threads]
+        found = self.limits[dtype, threads, activations]
         return Limits(max(each.gflops for each in found), statistics.median(each.gbytes for each in found))
 
     def finish(self) -> dict[str, Any]:
         """Everything as JSON has it; the limits are measured once more."""
-        for dtype, threads in self.limits:
-            self._measure_limits(dtype, threads)
+        for kind in self.limits:
+            self._measure_limits(*kind)
         limits = [
             {
                 "dtype": dtype,
                 "threads": threads,
-                "gflops": self._median(dtype, threads).gflops,
-                "gbytes_s": self._median(dtype, threads).gbytes,
+                "activations": activations,
+                "gflops": self._median(dtype, threads, activations).gflops,
+                "gbytes_s": self._median(dtype, threads, activations).gbytes,
                 "samples": [[each.gflops, each.gbytes] for each in samples],
             }
-            for (dtype, threads), samples in self.limits.items()
+            for (dtype, threads, activations), samples in self.limits.items()
         ]
         return {
             "machine": _machine(),

@@ -145,7 +145,7 @@ class _Run:
             self.weights = self.kernel.pack(arrays)
             took = time.perf_counter() - start
             self.truth = decoded(interface, arrays)
-        count, size = (sum(sizes) for sizes in zip(*((a.size, a.nbytes) for a in arrays.values()), strict=True))
+        count, size = sum(a.size for a in arrays.values()), sum(a.nbytes for a in arrays.values())
         packed = f"packed in {duration(took)} to {amount(self.weights.nbytes, 'B')}"
         self.screen.say("weights", f"{amount(count)} parameters, {amount(size, 'B')}, {packed}")
 

@@ -482,7 +482,9 @@ class Expressions(Builder):
             raise fail("E0204", f"`match` takes an index, not {kind_of(index)}", node.subject.span)
         arms = self._arms(node, index.bounds or ANYWHERE, scope)
         values = self._unified([(arm, *self._arm(arm, bounds, node, index, scope)) for arm, bounds in arms])
-        shape = next((array.shape for _, array in values if array.shape), ())
+        shape = next((array.shape for _, array in values if array.shape), None)
+        if shape is None:
+            shape = self._lent(node, [arm for arm, _ in arms], index, scope)
         regions = [self._close(block, array, shape, node) for block, array in values]
         ends = dims_attr([bounds.high for _, bounds in arms])
         result = self.emit(moe.MatchOp.make(index.ssa, bounds=ends, regions=[regions]))
@@ -552,6 +554,18 @@ class Expressions(Builder):
             inner = Scope(scope, {node.subject.id: narrowed}, {node.subject.id: node.subject.span})
         with self.inside(Block()) as block:
             return block, self.evaluate(arm.body, inner)
+
+    def _lent(self, node: syntax.Match, taken: Sequence[syntax.Arm], index: Array, scope: Scope) -> tuple[Dim, ...]:
+        """The shape that arms beyond the index's range lend the others, if these are all scalars."""
+        for arm in node.arms:
+            if any(arm is other for other in taken):
+                continue
+            bounds = Bounds(*self._pattern(arm.pattern, index.bounds or ANYWHERE, scope))
+            block, value = self._arm(arm, bounds, node, index, scope)
+            block.erase()
+            if isinstance(value, Array) and value.shape:
+                return value.shape
+        return ()
 
     def _unified(self, arms: Sequence[tuple[syntax.Arm, Block, Value]]) -> list[tuple[Block, Array]]:
         """The arms' values with one element type: integers if all are, else f32."""

@@ -73,8 +73,8 @@ def test_blocks_mean_what_the_package_says(name: str, data: Any) -> None:
 def test_encoding_gives_the_bits_of_the_package(name: str, data: Any) -> None:
     elements = st.floats(-60000, 60000, width=32)
     dense = data.draw(hnp.arrays(np.float32, (2, 64), elements=elements))
-    if name == "mxfp4":  # smaller ones make the package's exponents wrap around
-        dense[np.abs(dense) < 1e-30] = 0
+    # With smaller ones the package's inverse scales overflow, and its exponents wrap around.
+    dense[np.abs(dense) < 1e-28] = 0
     format = FORMATS[name]
     assert format.join is not None
     with np.errstate(all="ignore"):

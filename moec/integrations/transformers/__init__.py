@@ -16,9 +16,9 @@ from transformers.integrations.moe import ExpertsInterface
 from moec.integrations.transformers.backend import experts_of, forward
 from moec.integrations.transformers.experts import is_experts
 from moec.integrations.transformers.packed import Storage
-from moec.integrations.transformers.replace import Report, replace
+from moec.integrations.transformers.replace import Report, replace, restore
 
-__all__ = ["Report", "prepare", "replace"]
+__all__ = ["Report", "prepare", "replace", "restore"]
 
 cast(Any, ExpertsInterface).register("moec", forward)
 
