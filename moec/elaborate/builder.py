@@ -162,15 +162,15 @@ class Builder:
         operation = moe.BroadcastOp.make(array.ssa, shape=dims_attr(shape))
         return Array(self.emit(operation), array.origin, array.restriction)
 
-    def masked(self, array: Array) -> Array:
-        """The array with zero in the empty slots of its restriction."""
+    def masked(self, array: Array, fill: Dim = ZERO) -> Array:
+        """The array with a number in the empty slots of its restriction."""
         selection = array.restriction
         if selection is None or not selection.partial:
             return array
         filled = Array(self.emit(moe.FilledOp.make(selection.ssa)), array.origin)
-        zero = Array(self.number(ZERO, element_of(array.ssa.type)), array.origin)
+        other = Array(self.number(fill, element_of(array.ssa.type)), array.origin)
         keep = self.broadcast(filled, array.shape)
-        return self.pointwise([keep, array, zero], array.origin, arith.SelectOp)
+        return self.pointwise([keep, array, other], array.origin, arith.SelectOp)
 
     # regions
 

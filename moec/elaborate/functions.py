@@ -214,7 +214,10 @@ def _argmax(call: Called) -> Array:
 def _top(call: Called) -> Array:
     array, count = call.array(0), call.integer(1, "the count", 1)
     _enough(call, count, array.shape[call.axis(array, position=9)], array)
-    return Array(call.builder.emit(moe.TopOp.make(array.ssa, count=count)), call.span)
+    restriction = array.restriction
+    if len(array.shape) == 1:  # the restricted axis itself: an empty slot comes last
+        array, restriction = call.builder.masked(array, -Dim.symbol("inf")), None
+    return Array(call.builder.emit(moe.TopOp.make(array.ssa, count=count)), call.span, restriction)
 
 
 def _enough(call: Called, count: Dim, size: Dim, array: Array) -> None:
