@@ -68,7 +68,8 @@ def test_every_peer_agrees_with_the_oracle(name: str) -> None:
     assert all([*row] == KEYS for row in found["rows"])
     points = {(row["dtype"], row["tokens"], row["impl"].partition("/")[0]) for row in found["rows"]}
     assert {"numpy", "numpy-naive", "torch", "onnxruntime"} <= {*installed}
-    kinds = {impl: ("f32",) if impl == "onnxruntime" else ("f32", "bf16") for impl in ("moec", *installed)}
+    able = [impl for impl in installed if (name, impl) != ("seed", "transformers")]  # no model has such experts
+    kinds = {impl: ("f32",) if impl == "onnxruntime" else ("f32", "bf16") for impl in ("moec", *able)}
     assert points == {(kind, tokens, impl) for impl in kinds for kind in kinds[impl] for tokens in (1, 9)}
     for row in found["rows"]:
         assert row["max_error"] <= {"f32": 2e-5, "bf16": 2e-2}[row["dtype"]]

@@ -22,11 +22,16 @@ moe product[H=512, N=4096](x: [H]) -> [N] {
 """
 
 
+#: Pools whose workers wait in native code: what they read, and their code, must stay.
+_kept: list[object] = []
+
+
 def called(threads: int, tokens: int) -> tuple[Any, list[int]]:
     """Something to call, which has been called once, and the processor clocks of its pool's workers."""
     kernel = moec.compile(TEXT, threads=threads)
     weights, x = kernel.pack({"w": np.ones((4096, 512), np.float32)}), np.ones((tokens, 512), np.float32)
     known = set(threading.enumerate())
+    _kept.append(dict(pool._pools))
     pool._forget()  # so that the pool is started here, and its workers are known
     kernel(x, weights)
     workers = [thread for thread in threading.enumerate() if thread not in known]
