@@ -21,7 +21,7 @@ from rich.console import Console
 from moec import __version__, pipeline
 from moec.bench.layer_files import layer_path
 from moec.bench.peers import Peer, all_peers
-from moec.bench.plots import draw
+from moec.bench.plots import draw, picture_name
 from moec.bench.results import Results
 from moec.measure.cost import packed_bytes, param_bytes, param_count
 from moec.measure.limits import free_memory
@@ -36,7 +36,8 @@ LAYERS: tuple[tuple[str, str, dict[str, int], bool], ...] = (
     ("qwen3", "qwen3_moe", {}, True),
     ("mixtral", "mixtral", {}, False),
 )
-STORAGES = ("", "q8_0", "q4_0")
+#: What experts are kept in and activations are rounded to; the quantised ones in bf16 only.
+FORMS = (("", "real"), ("q8_0", "int8"), ("q4_0", "int8"), ("q4_0", "real"))
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,16 @@ class Part:
 
 
 def parts(quick: bool) -> Iterator[Part]:
-    """What is measured, in the order of what it takes."""
-    for spec, example, dims, long in LAYERS[:2] if quick else LAYERS:
-        tokens = (1, 16) if quick else (1, 4, 16, 64, 512, *([2048] if long else []))
-        for storage in STORAGES[:2] if quick else STORAGES:
-            for dtype in ("f32",) if quick else ("f32", "bf16"):
-                for threads in sorted({1, default_threads()}):
-                    options = pipeline.Options.of(dims, dtype, threads, storage=storage or None)
-                    name = "-".join(filter(None, (spec, dtype, storage, f"{threads}t")))
+    """What is measured: one thread before two, the layers' own precisions before the quantised ones."""
+    for threads in sorted({1, default_threads()}):
+        for storage, activations in FORMS[:2] if quick else FORMS:
+            for spec, example, dims, long in LAYERS[:2] if quick else LAYERS:
+                tokens = (1, 16) if quick else (1, 4, 16, 64, 512, *([2048] if long else []))
+                for dtype in ("bf16",) if quick or storage else ("bf16", "f32"):
+                    options = pipeline.Options.of(
+                        dims, dtype, threads, storage=storage or None, activations=activations
+                    )
+                    name = picture_name(spec, dtype, storage or dtype, activations, threads)
                     yield Part(name, spec, example, options, tokens)
 
 

@@ -6,6 +6,7 @@ Rows are those of the JSON that `moec bench` writes. matplotlib is imported when
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from itertools import groupby
@@ -50,12 +51,13 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes every picture of some results into a folder, as SVG; the files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
-    for (spec, _, dtype, threads, stored), group in groupby(sorted(found["rows"], key=_picture), key=_picture):
+    for (spec, _, dtype, threads, stored, activations), group in groupby(
+        sorted(found["rows"], key=_picture), key=_picture
+    ):
         rows = list(group)
-        own = next(row["impl"] for row in rows if row["impl"].startswith("moec"))
-        kind = dtype, threads, own.partition("/")[2] or "real"
+        kind = dtype, threads, activations
         limits = next(each for each in found["limits"] if (each["dtype"], each["threads"], each["activations"]) == kind)
-        name = "-".join(filter(None, (spec, dtype, stored, f"{threads}t")))
+        name = picture_name(spec, dtype, stored, activations, threads)
         for paper in _PAPERS:
             for kind, picture in (("roofline", _roofline), ("speed", _speed)):
                 path = folder / f"{name}-{kind}-{paper}.svg"
@@ -64,13 +66,15 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
     return paths
 
 
-def _picture(row: _Row) -> tuple[str, str, str, int, str]:
+def picture_name(spec: str, dtype: str, stored: str, activations: str, threads: int) -> str:
+    """`olmoe-bf16-q4_0-int8-1t`: what is left out is as the layer's own precision has it."""
+    words = (spec, dtype, stored if stored != dtype else "", activations if activations != "real" else "")
+    return "-".join(filter(None, (*(re.sub(r"[^\w.]+", "-", word) for word in words), f"{threads}t")))
+
+
+def _picture(row: _Row) -> tuple[str, str, str, int, str, str]:
     """The rows that stand in one picture have this in common."""
-    return row["spec"], json.dumps(row["dims"]), row["dtype"], row["threads"], _stored(row)
-
-
-def _stored(row: _Row) -> str:
-    return "" if row["storage"] == row["dtype"] else "quantised"
+    return (row["spec"], json.dumps(row["dims"]), row["dtype"], row["threads"], row["experts"], row["activations"])
 
 
 def peer_of(impl: str) -> str:
@@ -125,7 +129,8 @@ def _title(axes: Any, rows: Sequence[_Row], paper: str, text: str) -> None:
     first, colours = rows[0], _PAPERS[paper]
     dims = "  ".join(f"{name} {value}" for name, value in first["dims"].items())
     threads = f"{first['threads']} thread" + ("s" if first["threads"] > 1 else "")
-    stored = next((f", {row['storage']}" for row in rows if row["impl"].startswith("moec") and _stored(row)), "")
+    stored = f", {first['experts']}" if first["experts"] != first["dtype"] else ""
+    stored += f", {first['activations']} activations" if first["activations"] != "real" else ""
     axes.set_title(f"{first['spec']}   {first['dtype']}{stored}, {threads}", loc="left", color=colours["ink"],
                    fontsize=12.5, fontweight="bold", pad=22)  # fmt: skip
     axes.text(0, 1.025, f"{text}   ·   {dims}", transform=axes.transAxes, color=colours["soft"], fontsize=8.5)

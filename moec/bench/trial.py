@@ -137,6 +137,11 @@ class Trial:
         self._others.append(_Other(talk, answer["forms"], dtype, folder, pool))
 
     @property
+    def stored(self) -> str:
+        """What moec keeps the layer's experts in."""
+        return _stored(self.options)
+
+    @property
     def bits(self) -> int:
         """What peers keep experts in to be compared with: 4 or 8 bits, or 0 for the layer's own precision."""
         formats = [FORMATS[name].bits for _, name in self.options.storage]
@@ -212,16 +217,18 @@ class Trial:
         return float(each[stable | (each <= tolerance)].max(initial=0.0))
 
 
+def _stored(options: Options) -> str:
+    formats = (name if param == "experts" else f"{param}={name}" for param, name in options.storage)
+    return ",".join(formats) or options.dtype
+
+
 class _Own:
     """moec, in this process."""
 
     def __init__(self, kernel: Any, options: Options, copies: Sequence[Any], inputs: Sequence[_Array]) -> None:
         self._kernel, self._copies, self._inputs = kernel, copies, inputs
         self.impl = "moec" if options.activations == "real" else f"moec/{options.activations}"
-        self.storage = (
-            ",".join(name if param == "experts" else f"{param}={name}" for param, name in options.storage)
-            or options.dtype
-        )
+        self.storage = _stored(options)
 
     def check_all(self, tokens: int) -> _Array:
         result: Any = self._kernel(*(array[:tokens] for array in self._inputs), self._copies[0])
@@ -296,7 +303,8 @@ def _save(path: Path, array: _Array) -> str:
 
 
 def row(spec: str, trial: Trial, tokens: int, sample: Sample, limits: Limits) -> dict[str, Any]:
-    """A sample as the JSON has it: times in ms, rates by the median."""
+    """A sample as the JSON has it: times in ms, rates by the median. `experts` and `activations` are what moec's layer
+    was asked for, the same for all rows of a trial; `storage` is what this implementation keeps."""
     cost = trial.cost(tokens)
     median = sample.median
     return {
@@ -304,6 +312,8 @@ def row(spec: str, trial: Trial, tokens: int, sample: Sample, limits: Limits) ->
         "dims": dict(trial.kernel.dims),
         "tokens": tokens,
         "dtype": trial.options.dtype,
+        "experts": trial.stored,
+        "activations": trial.options.activations,
         "storage": sample.storage,
         "threads": trial.threads,
         "impl": sample.impl,
