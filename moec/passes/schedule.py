@@ -298,7 +298,8 @@ class _Body:
                     wanted.append(inner.slots)
                 elif isinstance(inner, moe.ContractOp) and (view := weight_view(inner.weight)) is not None:
                     wanted += [inner.vector, *view.indices]
-        return [value for value in wanted if self._here(value) or self._summed(value)]
+        params = self.scheduler.params  # a stage reads rows: of what is the same for all, each row is a copy
+        return [value for value in wanted if self._here(value) or self._summed(value) or value in params]
 
     def _summed(self, value: SSAValue) -> bool:
         """Whether a value is the result of a loop of this block: its stages store the parts, not the whole."""
