@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from moec.bench.layer_files import layer_path
 from moec.bench.peers import Peer, all_peers
 from moec.bench.plots import draw, picture_name
 from moec.bench.results import Results
+from moec.bench.trial import copies
 from moec.measure.cost import packed_bytes, param_bytes, param_count
 from moec.measure.limits import free_memory
 from moec.runtime.pool import default_threads
@@ -65,12 +66,28 @@ def parts(quick: bool) -> Iterator[Part]:
                     yield Part(name, spec, example, options, tokens)
 
 
-def needed(part: Part, peers: list[Peer]) -> int:
-    """The bytes that a part takes: the weights, their panels and what the oracle makes of them; then the panels, a copy
-    of the weights for each peer, and another for the one that prepares."""
+def needed(part: Part, peers: Iterable[Peer]) -> float:
+    """The bytes that a part takes: the weights, their panels and what the oracle makes of them; then the panels, the
+    weights in a file for the peers, and what each of them holds."""
     interface = pipeline.load(pipeline.find_source(layer_path(part.example)), part.options).interface
-    own = param_bytes(interface) + packed_bytes(interface)
-    return max(own + 8 * param_count(interface), packed_bytes(interface) + (1 + len(peers)) * param_bytes(interface))
+    weights, panels = param_bytes(interface), packed_bytes(interface)
+    spread = copies(weights)
+    return max(
+        weights + panels + 8 * param_count(interface),
+        spread * panels + weights + spread * weights * sum(peer.holds for peer in peers),
+    )
+
+
+def grouped(part: Part, peers: Sequence[Peer], free: float) -> list[list[Peer]]:
+    """Peers that there is ample memory for at once, those that hold least first: where pages have to be taken back from
+    programs, all of them crawl."""
+    groups: list[list[Peer]] = []
+    for peer in sorted(peers, key=lambda peer: peer.holds):
+        if groups and needed(part, [*groups[-1], peer]) <= 0.8 * free:
+            groups[-1].append(peer)
+        else:
+            groups.append([peer])
+    return [group for group in groups if needed(part, group) <= free]
 
 
 @click.command()
@@ -99,22 +116,23 @@ def main(quick: bool, only: str, seconds: float) -> None:
 
 
 def _measure(part: Part, peers: list[Peer], seconds: float, found: dict[str, Any], console: Console) -> None:
-    """One part, with as many peers at once as there is memory for."""
-    free = free_memory() or 0
-    together = list(peers)
-    while together and needed(part, together) > 0.8 * free:
-        together.pop()
-    if needed(part, together) > 0.8 * free:
-        console.print(f"{part.name} is left out: it takes {needed(part, []) / 1e9:.1f} GB, {free / 1e9:.1f} are free")
+    """One part: as many peers at once as there is memory for, each group beside moec."""
+    free = 0.88 * (free_memory() or 0)
+    if needed(part, []) > free:
+        console.print(
+            f"{part.name} is left out: it takes {needed(part, []) / 1e9:.1f} GB, {free / 1e9:.1f} may be used"
+        )
         return
     source = pipeline.find_source(layer_path(part.example))
-    size = max(1, len(together))
+    groups = grouped(part, peers, free)
+    for absent in {peer.name for peer in peers}.difference(peer.name for group in groups for peer in group):
+        console.print(f"{part.name}: no memory for {absent}")
     rows: list[dict[str, Any]] = []
-    for first in range(0, max(1, len(peers)), size):  # groups of peers, each beside moec
+    for run, group in enumerate(groups or [[]]):
         results = Results(console, __version__)
-        results.add(part.spec, source, replace(part.options), peers[first : first + size], part.tokens, seconds)
+        results.add(part.spec, source, replace(part.options), group, part.tokens, seconds)
         measured = results.finish()
-        rows += [row for row in measured["rows"] if not (rows and row["impl"].startswith("moec"))]
+        rows += [{**row, "run": run} for row in measured["rows"]]
         found["versions"] |= measured["versions"]
         known = [_kind(each) for each in found["limits"]]
         found["limits"] += [each for each in measured["limits"] if _kind(each) not in known]

@@ -33,6 +33,7 @@ class Peer:
     name: str
     about: str
     program: str
+    holds: float
     modules: tuple[str, ...]
     requirements: tuple[str, ...]
 
@@ -70,7 +71,7 @@ def all_peers() -> dict[str, Peer]:
     """Every peer by its name, in the order of `peers.toml`."""
     table = tomllib.loads((directory() / "peers.toml").read_text())
     return {
-        name: Peer(name, row["about"], row["program"], tuple(row["modules"]), tuple(row["requirements"]))
+        name: Peer(name, row["about"], row["program"], row["holds"], tuple(row["modules"]), tuple(row["requirements"]))
         for name, row in table.items()
     }
 

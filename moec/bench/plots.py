@@ -1,6 +1,7 @@
 """Pictures of results: a roofline for each layer, and speed over the number of tokens; each on light and on dark paper.
 
-Rows are those of the JSON that `moec bench` writes. matplotlib is imported when something is drawn (extra `plot`).
+Rows are those of the JSON that `moec bench` writes; where peers were measured in several runs, moec's are of the first.
+matplotlib is imported when something is drawn (extra `plot`).
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
     for (spec, _, dtype, threads, stored, activations), group in groupby(
         sorted(found["rows"], key=_picture), key=_picture
     ):
-        rows = list(group)
+        rows = [row for row in group if not (row.get("run") and peer_of(row["impl"]) == "moec")]
         kind = dtype, threads, activations
         limits = next(each for each in found["limits"] if (each["dtype"], each["threads"], each["activations"]) == kind)
         name = picture_name(spec, dtype, stored, activations, threads)

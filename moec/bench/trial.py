@@ -74,6 +74,11 @@ class _Runner(Protocol):
     def time(self, rows: int, first: int, calls: int, warm: bool) -> Sequence[float]: ...
 
 
+def copies(weights: int) -> int:
+    """How many times a layer whose weights take so many bytes is there, so that no cache holds what is read next."""
+    return 1 if weights <= _CACHED else max(1, -(-_SPREAD // weights))
+
+
 class Trial:
     """A layer with random weights, its oracle's answers, and the peers that run. A context manager: it owns processes
     and files."""
@@ -103,16 +108,15 @@ class Trial:
         if self.options.storage:  # what moec multiplies with is what its weights decode to
             stored = oracle.run(checked, weights=decoded(interface, weights))
             self._stored, self._stable = stored.outputs[0], result.stable & stored.stable
-        size = param_bytes(interface)
-        copies = 1 if size <= _CACHED else max(1, -(-_SPREAD // size))
-        self._own = _Own(self.kernel, self.options, [self.kernel.pack(weights) for _ in range(copies)], self.inputs)
+        spread = copies(param_bytes(interface))
+        self._own = _Own(self.kernel, self.options, [self.kernel.pack(weights) for _ in range(spread)], self.inputs)
         self._others = list[_Other]()
         if self.peers and self.form is not None and self.options.dtype in ("f32", "bf16"):
             paths = {name: _save(folder / f"{name}.npy", array) for name, array in weights.items()}
             pool = _save(folder / "x.npy", self.inputs[0])
             del weights
             for peer in self.peers:
-                self._start(peer, folder, paths, pool, copies)
+                self._start(peer, folder, paths, pool, spread)
         elif self.peers:
             reason = "knows only softmax routers over experts of two or three matrices, in f32 and bf16"
             self.failures.update({peer.name: reason for peer in self.peers})
@@ -121,14 +125,14 @@ class Trial:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
-    def _start(self, peer: Peer, folder: Path, weights: dict[str, str], pool: str, copies: int) -> None:
+    def _start(self, peer: Peer, folder: Path, weights: dict[str, str], pool: str, spread: int) -> None:
         assert self.form is not None
         talk = Conversation(peer, self.threads)
         self._stack.callback(talk.close)
         dims = {name: self.kernel.dims[name] for name in ("H", "I", "E", "K")}
         layer = {**dims, **asdict(self.form), "dtype": self.options.dtype, "threads": self.threads, "bits": self.bits}
         try:
-            answer = talk.ask("load", layer=layer, weights=weights, copies=copies)
+            answer = talk.ask("load", layer=layer, weights=weights, copies=spread)
         except PeerFailed as error:
             self.failures[peer.name] = str(error)
             return
