@@ -86,6 +86,21 @@ def fit(value: Any, array: Array, tokens: int | None) -> Data:
     return np.require(data, wanted, ["C", "A"])
 
 
+def place(value: Any, array: Array, tokens: int | None) -> tuple[Any, int, int]:
+    """An input as `fit` makes it: what keeps its memory, where that begins, how many tokens there are.
+
+    A tensor that lies as it should is asked for its address at once, which takes a fifth of the time of a view of it.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and type(value) is torch.Tensor and _lies_right(value, array, torch):
+        found = value.data_ptr()
+        count, *shape = value.shape
+        if found % value.itemsize == 0 and tuple(shape) == array.shape and tokens in (None, count):
+            return value, found, count
+    data = fit(value, array, tokens)
+    return data, address(data), data.shape[0]
+
+
 def check_shape(shape: tuple[int, ...], array: Array, tokens: int | None) -> None:
     """Raises `CompileError` (E0403) unless `shape` is `[tokens, *array.shape]`."""
     wanted = (*(("T",) if tokens is None else (tokens,)), *array.shape)
@@ -130,6 +145,18 @@ def torch_empty(array: Array, tokens: int) -> Any:
     """A new tensor `[tokens, *shape]`."""
     torch: Any = sys.modules["torch"]
     return torch.empty((tokens, *array.shape), dtype=getattr(torch, _TORCH[array.dtype]))
+
+
+def _lies_right(tensor: Any, array: Array, torch: Any) -> bool:
+    """Whether a tensor holds elements of an input, in order, in main memory, for an axis of tokens and the input's."""
+    return (
+        tensor.is_cpu
+        and tensor.dtype == getattr(torch, _TORCH[array.dtype])
+        and tensor.layout == torch.strided
+        and tensor.dim() == len(array.shape) + 1
+        and tensor.is_contiguous()
+        and not tensor.is_neg()
+    )
 
 
 def _from_torch(tensor: Any, name: str, torch: Any) -> Data:

@@ -269,30 +269,32 @@ class _Runner:
 
     def __call__(self, inputs: Sequence[Any], weights: Weights, pool: Pool | None) -> list[Any]:
         interface = self.interface
-        data, tokens = self._fit(inputs)
+        kept, given, tokens = self._fit(inputs)
         addresses = weights.addresses.get(self) or weights.complete(self, interface)
         threads = pool.threads if pool is not None else 1
         needed = interface.bytes_per_token * tokens + interface.fixed_bytes + interface.scratch_bytes * threads
         workspace = _workspace.at_least(needed)
         results, places = _results(inputs[0], self._results, tokens)
-        arguments = self._arguments.pack(*map(arrays.address, data), *places, *addresses, workspace)
+        arguments = self._arguments.pack(*given, *places, *addresses, workspace)
         if self._code.run(tokens, arguments, pool.address if pool is not None else None):
             text = f"an index in the inputs of `{interface.name}` lies outside its table"
             raise IndexOutside(Diagnostic("E0406", text))
+        del kept  # which the native code has read
         return results
 
-    def _fit(self, inputs: Sequence[Any]) -> tuple[list[arrays.Data], int]:
-        """The inputs as contiguous arrays, and how many tokens they are."""
+    def _fit(self, inputs: Sequence[Any]) -> tuple[list[Any], list[int], int]:
+        """The inputs contiguous: what keeps their memory, where each begins, and how many tokens they are."""
         wanted = self.interface.inputs
         if len(inputs) != len(wanted):
             names = ", ".join(f"`{array.name}`" for array in wanted)
             raise fail("E0403", f"`{self.interface.name}` takes {len(wanted)} inputs ({names}), not {len(inputs)}")
-        data: list[arrays.Data] = []
+        kept, given = list[Any](), list[int]()
         tokens: int | None = None
         for value, array in zip(inputs, wanted, strict=True):
-            data.append(arrays.fit(value, array, tokens))
-            tokens = data[-1].shape[0]
-        return data, tokens or 0
+            memory, begin, tokens = arrays.place(value, array, tokens)
+            kept.append(memory)
+            given.append(begin)
+        return kept, given, tokens or 0
 
 
 def _results(first: Any, wanted: Sequence[Array], tokens: int) -> tuple[list[Any], list[int]]:

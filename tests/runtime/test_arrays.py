@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moec.diagnostics import CompileError
-from moec.runtime.arrays import NUMPY, address, as_numpy, fit
+from moec.runtime.arrays import NUMPY, address, as_numpy, fit, place
 from moec.runtime.interface import Array
 
 X = Array("x", "f32", (4,))
@@ -94,6 +94,20 @@ def test_torch_is_not_copied() -> None:
     strided = torch.arange(16.0).reshape(4, 4).bfloat16().T
     found = fit(strided, Array("x", "bf16", (4,)), None)
     assert np.array_equal(found.astype(np.float32), strided.float().numpy())
+
+
+def test_a_tensor_is_placed_as_it_is_fitted() -> None:
+    torch = pytest.importorskip("torch")
+    right, odd = torch.arange(8.0).reshape(2, 4), torch.frombuffer(bytearray(33), dtype=torch.float32, offset=1)
+    assert place(right, X, None) == (right, right.data_ptr(), 2)
+    assert place(right[:0], X, 0)[2] == 0
+    for tensor in (right.T.contiguous().T, right.bfloat16(), -right, torch._neg_view(right), odd.view(2, 4)):
+        kept, begin, tokens = place(tensor, X, 2)
+        assert (address(kept), tokens) == (begin, 2) if isinstance(kept, np.ndarray) else begin == tensor.data_ptr()
+        assert np.array_equal(np.asarray(kept), tensor.float().resolve_neg().numpy())
+    for wrong, tokens in ((right, 0), (right, 3), (right[0], None), (right.view(4, 2), None), (right.double(), None)):
+        with pytest.raises(CompileError):
+            place(wrong, X, tokens)
 
 
 def test_a_tensor_elsewhere_is_refused() -> None:

@@ -37,6 +37,7 @@ class Experts(Packed):
         self.number = next(_numbers)
         self._layer: Layer | None = None
         self._types: object = None
+        self._kernels = dict[int, Kernel]()
 
     @property
     def layer(self) -> Layer:
@@ -47,17 +48,23 @@ class Experts(Packed):
         types = tuple((tensor.dtype, tensor.shape) for tensor in self.module.parameters())
         if self._layer is None or self._types != types:
             self._layer, self._types = describe(self.module), types
+            self._kernels = {}
         return self._layer
 
     def __call__(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
         """[T, H], [T, K], [T, K] to [T, H], on as many threads as torch may use."""
         kernel = self.kernel(ids.shape[1])
-        return kernel(hidden, ids, weights, weights=self.weights(kernel), threads=torch.get_num_threads())
+        given = hidden.to(DTYPES[kernel.interface.inputs[0].dtype]), ids.long(), weights.float()
+        y: Tensor = kernel(*given, weights=self.weights(kernel), threads=torch.get_num_threads())
+        return y.to(hidden.dtype)
 
     def kernel(self, chosen: int) -> Kernel:
         """The compiled layer for tokens of so many experts."""
         layer = self.layer
-        return compiled(Source("<experts>", layer.text), {**layer.dims, "K": chosen}, layer.dtype)
+        if (kernel := self._kernels.get(chosen)) is None:
+            source = Source("<experts>", layer.text)
+            kernel = self._kernels[chosen] = compiled(source, {**layer.dims, "K": chosen}, layer.dtype)
+        return kernel
 
     def arrays(self) -> Mapping[str, Tensor]:
         return {name: view.of(self.module) for name, view in self.layer.views.items()}
@@ -92,9 +99,7 @@ def _number(module: nn.Module) -> int:
 @torch.library.custom_op("moec::experts", mutates_args=(), device_types="cpu")
 def run(hidden: Tensor, ids: Tensor, weights: Tensor, experts: int) -> Tensor:
     """The experts of a module for tokens, [T, H], that go to `ids` with `weights`, [T, K] both."""
-    found = _by_number[experts]
-    wanted = DTYPES[found.layer.dtype]
-    return found(hidden.to(wanted), ids.long(), weights.float()).to(hidden.dtype)
+    return _by_number[experts](hidden, ids, weights)
 
 
 @cast(Any, run).register_fake
