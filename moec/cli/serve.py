@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Final
 
 import click
@@ -39,6 +41,8 @@ def command(model: str, storage: dict[str, str], host: str, port: int, dtype: st
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         complain(f"`moec serve` needs {', '.join(missing)}: pip install 'moec[serve]'")
+    _check_model(model)
+    _check_address(host, port)
     import torch
 
     from moec.integrations.serving import Models, serve
@@ -52,3 +56,22 @@ def command(model: str, storage: dict[str, str], host: str, port: int, dtype: st
     for line in models.report:
         click.echo(f"moec: {line}", err=True)
     serve(models, host, port)
+
+
+def _check_model(model: str) -> None:
+    """Ends the command where MODEL is the path of no directory, which is no name on the hub either."""
+    path = Path(model)
+    if not path.is_dir() and (
+        path.exists() or path.is_absolute() or model.startswith((".", "~")) or len(path.parts) > 2
+    ):
+        complain(f"`{model}` is no directory")
+
+
+def _check_address(host: str, port: int) -> None:
+    """Ends the command where nobody may listen: now, and not once a model has been loaded."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            complain(f"nothing can listen at {host}, port {port}: {(error.strerror or str(error)).lower()}")

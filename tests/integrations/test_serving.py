@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -186,6 +187,12 @@ def test_the_command_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_p
     runner = CliRunner()
     done = runner.invoke(moec.cli.main, ["serve", str(tmp_path)])
     assert done.exit_code == 1 and f"`{tmp_path}` cannot be loaded: " in done.stderr
+    done = runner.invoke(moec.cli.main, ["serve", str(tmp_path / "nothing")])
+    assert (done.exit_code, done.stderr) == (1, f"error: `{tmp_path / 'nothing'}` is no directory\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = runner.invoke(moec.cli.main, ["serve", str(tmp_path), "--port", str(port := taken.getsockname()[1])])
+    assert done.exit_code == 1
+    assert done.stderr == f"error: nothing can listen at 127.0.0.1, port {port}: address already in use\n"
     monkeypatch.setattr(serve, "find_spec", lambda name: None if name in ("fastapi", "openai") else name)
     done = runner.invoke(moec.cli.main, ["serve", str(tmp_path)])
     assert done.exit_code == 1
