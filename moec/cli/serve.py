@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from moec.cli.shared import complain, epilog, error_format_option, storage_option, threads_option
+from moec.formats import storage_of
 
 _EXAMPLES: Final = (
     "moec serve ./olmoe --storage q4_0",
@@ -41,9 +42,11 @@ def command(model: str, storage: dict[str, str], host: str, port: int, dtype: st
     """
     if missing := [name for name in _NEEDED if find_spec(name) is None]:
         complain(f"`moec serve` needs {', '.join(missing)}: pip install 'moec[serve]'")
+    storage_of(storage)  # whose error, as those of the next lines, should not wait for a model to be loaded
     _check_model(model)
     _check_address(host, port)
     import torch
+    from safetensors import SafetensorError
 
     from moec.integrations.serving import Models, serve
 
@@ -51,7 +54,7 @@ def command(model: str, storage: dict[str, str], host: str, port: int, dtype: st
         torch.set_num_threads(threads)
     try:
         models = Models(model, _DTYPES[dtype], storage)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         complain(f"`{model}` cannot be loaded: {str(error).splitlines()[0]}")
     for line in models.report:
         click.echo(f"moec: {line}", err=True)
@@ -68,7 +71,7 @@ def _check_model(model: str) -> None:
 
 
 def _check_address(host: str, port: int) -> None:
-    """Ends the command where nobody may listen: now, and not once a model has been loaded."""
+    """Ends the command where nobody may listen."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

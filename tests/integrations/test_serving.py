@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import socket
 import subprocess
@@ -183,10 +184,16 @@ def test_a_model_without_experts_is_refused(tmp_path: Path) -> None:
         Models(str(tmp_path))
 
 
-def test_the_command_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_says_what_is_missing(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runner = CliRunner()
-    done = runner.invoke(moec.cli.main, ["serve", str(tmp_path)])
+    broken = shutil.copytree(checkpoint, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"of another kind")
+    done = runner.invoke(moec.cli.main, ["serve", str(broken), "--port", "0"])
+    assert done.exit_code == 1 and f"`{broken}` cannot be loaded: " in done.stderr
+    done = runner.invoke(moec.cli.main, ["serve", str(tmp_path), "--port", "0"])
     assert done.exit_code == 1 and f"`{tmp_path}` cannot be loaded: " in done.stderr
+    done = runner.invoke(moec.cli.main, ["serve", str(tmp_path), "--storage", "q4_9"])
+    assert done.exit_code == 1 and done.stderr.startswith("error[E0306]: `q4_9` is not a storage format")
     done = runner.invoke(moec.cli.main, ["serve", str(tmp_path / "nothing")])
     assert (done.exit_code, done.stderr) == (1, f"error: `{tmp_path / 'nothing'}` is no directory\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
