@@ -47,6 +47,8 @@ class Chat(ChatCompletionHandler):
         for name in _NUMBERS:
             if isinstance(value := body.get(name), bool) or not isinstance(value, int | float | None):
                 raise HTTPException(422, f"`{name}` is no number")
+        if not cast(Models, self.model_manager).chats:
+            raise HTTPException(400, "the model has no chat template; `/v1/completions` needs none")
 
 
 def give(model: Any, storage: Mapping[str, str] | None) -> list[str]:
@@ -70,7 +72,7 @@ def give(model: Any, storage: Mapping[str, str] | None) -> list[str]:
 class Models(ModelManager):
     """The one model of a server, its blocks compiled and packed as soon as it is loaded, and never unloaded.
 
-    `report` says of every kind of block what computes it now.
+    `report` says of every kind of block what computes it now, `chats` whether the model has a chat template.
 
     `model` is a directory or a name on the hub, `dtype` what transformers is to load it in (`auto`: as it is stored),
     `storage` the experts' format, as for `moec.compile`. Raises `OSError` or `ValueError` (transformers' own) where
@@ -80,6 +82,12 @@ class Models(ModelManager):
     def __init__(self, model: str, dtype: str = "auto", storage: Mapping[str, str] | None = None) -> None:
         self._storage = storage
         cast(Any, super()).__init__(device="cpu", dtype=dtype, force_model=model)
+
+    def _load_processor(self, *args: Any, **options: Any) -> Any:
+        processor = cast(Any, super())._load_processor(*args, **options)
+        tokenizer = getattr(processor, "tokenizer", processor)
+        self.chats = any(getattr(each, "chat_template", None) for each in (processor, tokenizer))
+        return processor
 
     def _load_model(self, *args: Any, **options: Any) -> Any:
         model = cast(Any, super())._load_model(*args, **options)

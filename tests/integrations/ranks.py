@@ -1,4 +1,4 @@
-"""What every rank of `test_distributed.py` runs: under torchrun, or as children of `python ranks.py N HOW:PORT`."""
+"""What every rank of `test_distributed.py` runs: under torchrun, or as children of `python ranks.py N HOW:PORT…`."""
 
 from __future__ import annotations
 
@@ -213,8 +213,13 @@ def tell(*words: object) -> None:
     sys.stdout.flush()
 
 
-def run_cases() -> None:
+def begin() -> None:
+    """What torchrun has started becomes a group."""
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+
+
+def run_cases() -> None:
     rank, count = dist.get_rank(), dist.get_world_size()
     if rank == 0:
         warm({E // count, -(-E // count)}, ("f32", 1), ("bf16", 1), ("bf16", K))
@@ -225,7 +230,6 @@ def run_cases() -> None:
     for case in CASES:
         case(init_device_mesh("cpu", (count,), mesh_dim_names=("experts",)))
         tell(f"rank {rank}: {case.__name__}")
-    dist.destroy_process_group()
 
 
 def lose_a_rank(how: str) -> None:
@@ -239,7 +243,7 @@ def lose_a_rank(how: str) -> None:
         os._exit(0)
     start = time.monotonic()
     told = refusal(lambda: layer(*tokens("f32")))
-    tell(f"{dist.get_rank()} {time.monotonic() - start:.1f} {told}")
+    tell(f"{how} {dist.get_rank()} {time.monotonic() - start:.1f} {told}")
 
 
 def fork(count: int, how: str) -> None:
@@ -261,5 +265,11 @@ def fork(count: int, how: str) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    fork(int(sys.argv[1]), sys.argv[2]) if len(sys.argv) > 1 else run_cases()
+    if len(sys.argv) > 1:
+        torch.set_num_threads(1)
+        for how in sys.argv[2:]:
+            fork(int(sys.argv[1]), how)
+    else:
+        begin()
+        run_cases()
+        dist.destroy_process_group()

@@ -1,11 +1,12 @@
-"""What every rank of `test_distributed.py` runs of a model of transformers, which splits its experts itself."""
+"""What each of two ranks of `test_distributed.py` runs: the cases of `ranks`, then a model of transformers that splits
+its experts itself."""
 
 from __future__ import annotations
 
 import sys
-from datetime import timedelta
 from typing import Any
 
+import ranks
 import torch
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM
@@ -21,8 +22,8 @@ def load(path: str, **options: Any) -> Any:
 
 def check(path: str, how: str) -> None:
     """The logits, the tokens and one layer of experts of a model whose experts are split, against one that is whole."""
-    ranks = dist.get_world_size()
-    config = DistributedConfig(tp_size=ranks, ep_size=ranks, ep_implementation=how)
+    size = dist.get_world_size()
+    config = DistributedConfig(tp_size=size, ep_size=size, ep_implementation=how)
     whole, split = load(path), load(path, distributed_config=config)
     random = torch.Generator().manual_seed(1)
     asked = {"input_ids": torch.randint(3, 60, (2, 7), generator=random), "attention_mask": torch.ones(2, 7).long()}
@@ -32,12 +33,12 @@ def check(path: str, how: str) -> None:
     assert torch.equal(*tokens)
 
     all_of_them, mine = (model.model.layers[0].mlp.experts for model in (whole, split))
-    count = all_of_them.num_experts // ranks
+    count = all_of_them.num_experts // size
     packed = experts_of(mine)._weights
     assert mine.num_experts == count and packed is not None and packed.nbytes < experts_of(all_of_them)._weights.nbytes
     x, ids = torch.randn(9, 32, generator=random), torch.rand(9, 8, generator=random).argsort(1)[:, :2]
     w = torch.rand(9, 2, generator=random)
-    here = [torch.where(ids // count == rank, ids, all_of_them.num_experts) for rank in range(ranks)]
+    here = [torch.where(ids // count == rank, ids, all_of_them.num_experts) for rank in range(size)]
     sums = [all_of_them(x, each, w) for each in here]  # a slot of another rank is skipped
     y = mine(x, ids, w)
     if how == "all_reduce":
@@ -46,11 +47,10 @@ def check(path: str, how: str) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    ranks.begin()
+    ranks.run_cases()
     with torch.no_grad():
         for how in ("all_reduce", "all_to_all"):
             check(sys.argv[1], how)
-            sys.stdout.write(f"rank {dist.get_rank()}: {how}\n")
-            sys.stdout.flush()
+            ranks.tell(f"rank {dist.get_rank()}: {how}")
     dist.destroy_process_group()

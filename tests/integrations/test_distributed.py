@@ -40,13 +40,16 @@ def torchrun(count: int, *command: str | Path) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_ranks_under_torchrun(count: int) -> None:
-    expected = [f"rank {rank}: {case.__name__}" for rank in range(count) for case in ranks.CASES]
-    assert torchrun(count, RANKS) == sorted(expected)
+def told_by(count: int) -> list[str]:
+    """What so many ranks print that have run all cases."""
+    return [f"rank {rank}: {case.__name__}" for rank in range(count) for case in ranks.CASES]
 
 
-def test_a_model_of_transformers_splits_its_experts_and_moec_computes_them(tmp_path: Path) -> None:
+def test_four_ranks_under_torchrun() -> None:
+    assert torchrun(4, RANKS) == sorted(told_by(4))
+
+
+def test_two_ranks_and_a_model_of_transformers_that_splits_its_experts(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = Qwen3MoeConfig(
         vocab_size=64,
@@ -62,19 +65,26 @@ def test_a_model_of_transformers_splits_its_experts_and_moec_computes_them(tmp_p
     )
     Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
     told = torchrun(2, RANKS.with_name("ranks_of_a_model.py"), str(tmp_path))
-    assert told == ["rank 0: all_reduce", "rank 0: all_to_all", "rank 1: all_reduce", "rank 1: all_to_all"]
+    models = [f"rank {rank}: {how}" for rank in (0, 1) for how in ("all_reduce", "all_to_all")]
+    assert told == sorted([*told_by(2), *models])
 
 
-@pytest.mark.parametrize("how", ["dead", "silent"])
-def test_a_lost_rank_ends_the_others_within_the_timeout(how: str) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    told = sorted(line.split(maxsplit=2) for line in run(RANKS, "3", f"{how}:{port}").splitlines())
-    assert [rank for rank, *_ in told] == ["0", "1"]
-    for rank, seconds, message in told:
+def test_a_lost_rank_ends_the_others_within_the_timeout() -> None:
+    ports = free_ports(2)
+    lost = run(RANKS, "3", f"dead:{ports[0]}", f"silent:{ports[1]}")
+    told = sorted(line.split(maxsplit=3) for line in lost.splitlines())
+    assert [(how, rank) for how, rank, *_ in told] == [(how, rank) for how in ("dead", "silent") for rank in "01"]
+    for _, rank, seconds, message in told:
         assert message.startswith(f"E0503: rank {rank} waits in vain for another: ")
         assert float(seconds) < 10  # 2 s is the timeout, and 30 min that of a group that does not say
+
+
+def free_ports(count: int) -> list[int]:
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
 
 
 def test_shares_are_runs_as_even_as_can_be() -> None:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import openai
 import pytest
 import torch
 from click.testing import CliRunner
+from fastapi import HTTPException
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -30,7 +32,7 @@ from transformers import (
 import moec.cli
 from moec import CompileError
 from moec.cli import serve
-from moec.integrations.serving import Models
+from moec.integrations.serving import Chat, GenerationState, Models
 
 ROOT = Path(__file__).parents[2]
 LINES = ("a token chooses its experts", "the experts answer, and their answers are added")
@@ -148,6 +150,17 @@ def check_mistakes(client: openai.OpenAI, model: str) -> None:
         with pytest.raises(openai.APIStatusError) as error:
             client.chat.completions.create(**{"model": model, "messages": ask("hello"), "max_tokens": 1, **options})
         assert error.value.status_code == status, options
+
+
+def test_a_model_without_a_chat_template_answers_completions_only(checkpoint: Path, tmp_path: Path) -> None:
+    plain = shutil.copytree(checkpoint, tmp_path / "plain")
+    (plain / "chat_template.jinja").unlink()
+    for path, chats in ((checkpoint, True), (plain, False)):
+        models = Models(str(path))
+        assert models.chats == chats
+        handler, body = Chat(models, GenerationState()), {"model": str(path), "messages": ask("hello")}
+        with nullcontext() if chats else pytest.raises(HTTPException, match="no chat template"):
+            handler._validate_request(body)
 
 
 def test_experts_are_stored_and_the_model_s_own_let_go(checkpoint: Path) -> None:
