@@ -333,7 +333,8 @@ class Compilation:
 def find_source(source: Source | Path | str) -> Source:
     """The text that `source` is: a `Source`, the text itself (it has a line break, or begins with a definition), or a
     path. Raises `CompileError` (E0001 to E0004) where it cannot be read."""
-    from moec.source import Source, read
+    from moec.language.read import read
+    from moec.source import Source
 
     if isinstance(source, Source):
         return source

@@ -5,10 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
-
-#: The longest text that is read, in bytes.
-MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,21 +64,3 @@ class Span:
 
     def __repr__(self) -> str:
         return f"{Path(self.source.name).name}:{self.line}:{self.column}"
-
-
-def read(path: str | Path) -> Source:
-    """The text of a file. Raises `CompileError` where it cannot be read or is not UTF-8."""
-    from moec.diagnostics import fail
-
-    try:
-        with Path(path).open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = (getattr(error, "strerror", None) or str(error)).lower()
-        raise fail("E0001", f"cannot read `{path}`: {reason}") from None
-    if len(data) > MAX_BYTES:
-        raise fail("E0003", f"`{path}` is larger than {MAX_BYTES} bytes")
-    try:
-        return Source(str(path), data.decode())
-    except UnicodeDecodeError as error:
-        raise fail("E0004", f"`{path}` is not UTF-8: byte {error.start} cannot be decoded") from None

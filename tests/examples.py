@@ -17,7 +17,8 @@ import ml_dtypes
 import numpy as np
 
 from moec.language import syntax
-from moec.language.parse import parse, read
+from moec.language.parse import parse
+from moec.language.read import read
 
 _OPERATORS: Final = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "**": operator.pow}
 

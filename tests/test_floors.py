@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
 
@@ -53,9 +54,15 @@ def part_of(path: Path) -> str:
     return "" if first == "__init__" else first
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """The line and the dotted name of everything that a module imports, wherever the statement stands."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def imports(path: Path, types: bool = True) -> Iterator[tuple[int, str]]:
+    """The line and the dotted name of everything that a module imports, wherever the statement stands.
+
+    Without `types` those under `if TYPE_CHECKING` are left out.
+    """
+    tree = ast.parse(path.read_text())
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    left_out = set[ast.AST]() if types else {node for block in blocks for node in ast.walk(block)}
+    for node in (node for node in ast.walk(tree) if node not in left_out):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -96,6 +103,16 @@ def test_no_import_points_up_a_floor(path: Path) -> None:
     assert part_of(path) in HEIGHT, "a new part needs a floor"
     faults = [f"{path.name}:{line}: {name}: {why}" for line, name in imports(path) if (why := fault(path, name))]
     assert not faults, "\n".join(faults)
+
+
+def test_no_module_needs_itself() -> None:
+    names = {path: ".".join(path.relative_to(ROOT.parent).with_suffix("").parts) for path in MODULES}
+    known = {name.removesuffix(".__init__") for name in names.values()}
+    needs = {
+        name.removesuffix(".__init__"): {other for _, other in imports(path, types=False)} & known
+        for path, name in names.items()
+    }
+    TopologicalSorter(needs).prepare()  # raises where a cycle is left
 
 
 def test_the_walk_sees_what_it_should() -> None:

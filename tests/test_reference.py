@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from moec.diagnostics import CompileError
-from moec.language.parse import parse, read
+from moec.language.parse import parse
+from moec.language.read import read
 from moec.reference import reference
 from moec.reference.values import rounded
 from moec.runtime.bind import bind_weights

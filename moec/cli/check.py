@@ -32,9 +32,9 @@ def command(files: tuple[str, ...], dims: Dims) -> None:
 
 def check(file: str, dims: Dims) -> None:
     """Raises `CompileError` where a file is wrong; prints warnings."""
+    from moec.language.read import read
     from moec.language.unused import unused
     from moec.pipeline import Compilation, Options
-    from moec.source import read
 
     compilation = Compilation(read(file), Options.of(dims))
     compilation.elaborate()

@@ -13,7 +13,8 @@ import click
 
 from moec.cli.shared import WRONG, epilog, error_format_option, tell
 from moec.diagnostics import CompileError, fail
-from moec.source import Source, read
+from moec.language.read import read
+from moec.source import Source
 
 
 @click.command(

@@ -8,10 +8,9 @@ from typing import Any
 
 from moec.diagnostics import fail
 from moec.language import lalr, syntax
-from moec.language.tables import grammar as grammar
+from moec.language.read import MAX_BYTES
 from moec.language.tables import tables
-from moec.source import MAX_BYTES, Source, Span
-from moec.source import read as read
+from moec.source import Source, Span
 
 #: The deepest nesting of expressions.
 MAX_DEPTH = 200

@@ -20,7 +20,8 @@ import numpy as np
 from moec.diagnostics import fail, nearest
 from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
-from moec.language.parse import parse, read
+from moec.language.parse import parse
+from moec.language.read import read
 from moec.reference.functions import ids
 from moec.reference.interpret import Deferred, Interpreter
 from moec.reference.values import Array, Data, Selection, Value, array, lift, stored

@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 from moec.bench import peers
 from moec.bench.forms import Form, find_form
 from moec.cli import main
+from moec.language.read import read
 from moec.measure.cost import analyse
 from moec.measure.feed import random_inputs, random_weights
 from moec.pipeline import Compilation, Options, load
-from moec.source import read
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--dims", "H=32,I=48,E=6,K=2", "--tokens", "1,9", "--seconds", "0"]

@@ -18,8 +18,8 @@ from moec.diagnostics import CompileError
 from moec.formats import FORMATS
 from moec.formats.blocks import Blocks
 from moec.language.parse import parse
+from moec.language.read import read
 from moec.runtime.bind import needed
-from moec.source import read
 from tests.checkpoint.models import DIMS, narrow, weights, write_gguf, write_sharded
 from tests.examples import EXAMPLES
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from moec.language.parse import read
+from moec.language.read import read
 from moec.pipeline import Compilation, Options
 from moec.target import KernelShape, Target
 from tests.examples import EXAMPLES, SMALL

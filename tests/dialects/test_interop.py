@@ -22,7 +22,7 @@ from xdsl.printer import Printer
 
 from moec.dialects.moe import Moe
 from moec.dialects.plan import Plan
-from moec.language.parse import read
+from moec.language.read import read
 from moec.pipeline import Compilation, Options
 from moec.target import Target
 from tests.examples import EXAMPLES, SMALL

@@ -13,7 +13,8 @@ from moec.diagnostics import CompileError
 from moec.language import syntax
 from moec.language.format import format_source
 from moec.language.layout import WIDTH
-from moec.language.parse import parse, read
+from moec.language.parse import parse
+from moec.language.read import read
 from moec.source import Source
 from tests.language.texts import FILES, SPACES
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from moec.diagnostics import CompileError, Diagnostic
 from moec.language import lalr, syntax, tables
-from moec.language.parse import MAX_BYTES, MAX_DEPTH, parse
-from moec.source import Source, read
+from moec.language.parse import MAX_DEPTH, parse
+from moec.language.read import MAX_BYTES, read
+from moec.source import Source
 from tests.language.texts import FILES
 
 ROOT = Path(__file__).parents[2]
@@ -305,7 +306,7 @@ def test_depth() -> None:
 def ready(directory: Path) -> str:
     """What a new process says of itself after it has parsed the prelude: whether lark was needed."""
     code = (
-        "import sys; from moec.language.parse import parse; from moec.source import read; "
+        "import sys; from moec.language.parse import parse; from moec.language.read import read; "
         "parse(read('moec/language/prelude.moe')); print('lark' in sys.modules)"
     )
     environment = os.environ | {"MOEC_CACHE_DIR": str(directory)}

@@ -17,7 +17,8 @@ import pytest
 import moec
 from moec.integrations import transformers as integration
 from moec.language import syntax
-from moec.language.parse import parse, read
+from moec.language.parse import parse
+from moec.language.read import read
 from moec.reference import Reference
 from moec.runtime.bind import bind_weights
 from moec.runtime.kernel import Kernel

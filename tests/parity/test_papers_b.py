@@ -12,7 +12,8 @@ import pytest
 
 import moec
 from moec.language import syntax
-from moec.language.parse import parse, read
+from moec.language.parse import parse
+from moec.language.read import read
 from moec.reference import Reference, Result
 from moec.runtime.kernel import Kernel
 from tests.examples import Array, dimensions, random_inputs, random_weights

@@ -12,7 +12,8 @@ from typing import Any, Final, cast
 from torch import Tensor, nn
 
 from moec.language import syntax
-from moec.language.parse import parse, read
+from moec.language.parse import parse
+from moec.language.read import read
 from moec.runtime.bind import whole
 from moec.source import Source
 
