@@ -16,7 +16,7 @@ from moec.reference import Reference
 from moec.runtime.bind import bind_weights
 from tests.examples import EXAMPLES, SMALL, Array, dimensions, load, random_inputs, random_weights
 from tests.parity.blocks import BLOCKS, build, run, state
-from tests.parity.papers import PAPERS
+from tests.parity.example_papers import PAPERS
 
 #: `(file, dims, weights, inputs, real)` to the layer's first output, [T, H].
 Implementation = Callable[[syntax.File, Mapping[str, int], Mapping[str, Any], Mapping[str, Array], str], Array]

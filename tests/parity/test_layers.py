@@ -6,8 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +21,7 @@ from moec.reference import Reference
 from moec.runtime.bind import bind_weights
 from moec.runtime.kernel import Kernel
 from tests.examples import BELOW, EXAMPLES, SMALL, dimensions, random_inputs
+from tests.parity import layer_blocks
 from tests.parity.blocks import BLOCKS, Block, build, run, state
 
 LAYERS: Final = Path(integration.__file__).parent / "layers"
@@ -44,12 +43,9 @@ class Row:
 def rows() -> dict[str, Row]:
     """Every layer that a library has code for, by name."""
     found = {name: Row(EXAMPLES / f"{name}.moe", SMALL[name], BLOCKS, BELOW.get(name, {})) for name in BLOCKS}
-    for module in ("tests.parity.more_blocks", "tests.parity.more_blocks_b"):
-        if find_spec(module) is not None:
-            table = import_module(module)
-            below: Mapping[str, Mapping[str, str]] = getattr(table, "BELOW", {})
-            for name in table.BLOCKS:
-                found[name] = Row(LAYERS / f"{name}.moe", table.DIMS[name], table.BLOCKS, below.get(name, {}))
+    for name in layer_blocks.BLOCKS:
+        below = layer_blocks.BELOW.get(name, {})
+        found[name] = Row(LAYERS / f"{name}.moe", layer_blocks.DIMS[name], layer_blocks.BLOCKS, below)
     return found
 
 

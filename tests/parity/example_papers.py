@@ -1,46 +1,21 @@
-"""The layers that no library has, from their papers: dense NumPy over whole batches, every expert computed.
+"""The examples that no library has, from their papers: dense NumPy over whole batches, every expert computed.
 
 A choice of experts is a matrix of weights [T, E] here, zero for those that are not chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from math import erf
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from tests.examples import Array
-
-Arrays = Mapping[str, Array]
-
-
-def _softmax(v: Array) -> Array:
-    u = np.exp(v - v.max(-1, keepdims=True))
-    return u / u.sum(-1, keepdims=True)
-
-
-def _chosen(v: Array, count: int) -> Array:
-    """Where the `count` largest of each row are."""
-    return v >= np.sort(v, -1)[..., -count, None]
-
-
-def _sparse_softmax(v: Array, count: int) -> Array:
-    """The softmax over the `count` largest of each row, which is what renormalised weights are."""
-    return _softmax(np.where(_chosen(v, count), v, -np.inf))
-
-
-def _gelu(v: Array) -> Array:
-    return 0.5 * v * (1 + np.vectorize(erf)(v / 2**0.5))
-
-
-def _silu(v: Array) -> Array:
-    return v / (1 + np.exp(-v))
+from tests.parity.formulas import Arrays, chosen, gelu, silu, softmax, sparse_softmax
 
 
 def seed(x: Array, w: Arrays, count: int) -> Array:
-    weights = _sparse_softmax(x @ w["router"].T, count)
+    weights = sparse_softmax(x @ w["router"].T, count)
     hidden = np.maximum(np.einsum("th,eih->tei", x, w["up"]) + w["up_bias"], 0)
     return np.einsum("te,teh->th", weights, np.einsum("tei,ehi->teh", hidden, w["down"]) + w["down_bias"])
 
@@ -50,27 +25,27 @@ def peer(x: Array, w: Arrays, count: int) -> Array:
     queries = np.einsum("th,apdh->tapd", x, w["query"])
     halves = np.einsum("tapd,pmd->ptam", queries, w["keys"])
     pairs = halves[0][..., :, None] + halves[1][..., None, :]
-    weights = _sparse_softmax(pairs.reshape(*pairs.shape[:2], -1), count).sum(1)
-    return (weights * _gelu(x @ w["down"].T)) @ w["up"]
+    weights = sparse_softmax(pairs.reshape(*pairs.shape[:2], -1), count).sum(1)
+    return (weights * gelu(x @ w["down"].T)) @ w["up"]
 
 
 def moe_plus_plus(x: Array, w: Arrays, count: int, before: Array) -> Array:
     scores = x @ w["router"].T + before @ w["residual"].T
-    p = _softmax(scores)
-    hidden = _silu(np.einsum("th,eih->tei", x, w["gate"])) * np.einsum("th,eih->tei", x, w["up"])
-    mix = _softmax(np.einsum("th,cmh->tcm", x, w["mix"]))
+    p = softmax(scores)
+    hidden = silu(np.einsum("th,eih->tei", x, w["gate"])) * np.einsum("th,eih->tei", x, w["up"])
+    mix = softmax(np.einsum("th,cmh->tcm", x, w["mix"]))
     experts = [
         np.einsum("tei,ehi->teh", hidden, w["down"]),
         mix[..., :1] * x[:, None] + mix[..., 1:] * w["constant"],
         x[:, None],
         np.zeros_like(x)[:, None],
     ]
-    return np.einsum("te,teh->th", np.where(_chosen(scores, count), p, 0), np.concatenate(experts, 1))
+    return np.einsum("te,teh->th", np.where(chosen(scores, count), p, 0), np.concatenate(experts, 1))
 
 
 def hierarchical(x: Array, w: Arrays, count: int) -> Array:
-    groups = _sparse_softmax(x @ w["gates"].T, count)
-    within = _sparse_softmax(np.einsum("th,geh->tge", x, w["router"]), count)
+    groups = sparse_softmax(x @ w["gates"].T, count)
+    within = sparse_softmax(np.einsum("th,geh->tge", x, w["router"]), count)
     hidden = np.maximum(np.einsum("th,geih->tgei", x, w["up"]), 0)
     return np.einsum("tg,tge,tgei,gehi->th", groups, within, hidden, w["down"], optimize=True)
 

@@ -1,6 +1,6 @@
-"""More layers that no library has, from their papers: dense NumPy over whole batches, as in `tests.parity.papers`.
+"""The layers of `layers/papers/`, from their papers: dense NumPy over whole batches, every expert computed.
 
-The files stand in `layers/papers/`, `DIMS` holds the dimensions of a test.
+`DIMS` holds the dimensions of a test.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from tests.examples import Array
-from tests.parity.papers import Arrays, _chosen, _gelu, _silu, _softmax, _sparse_softmax
+from tests.parity.formulas import Arrays, chosen, gelu, silu, softmax, sparse_softmax
 
 Dims = Mapping[str, int]
 
@@ -36,7 +36,7 @@ def _layernorm(v: Array) -> Array:
 def _swiglu(x: Array, w: Arrays, prefix: str = "") -> Array:
     """What each expert makes of each token: [T, E, H]."""
     gate, up, down = (w[prefix + part] for part in ("gate", "up", "down"))
-    hidden = _silu(np.einsum("th,eih->tei", x, gate)) * np.einsum("th,eih->tei", x, up)
+    hidden = silu(np.einsum("th,eih->tei", x, gate)) * np.einsum("th,eih->tei", x, up)
     return np.einsum("tei,ehi->teh", hidden, down)
 
 
@@ -50,7 +50,7 @@ def _mix(weights: Array, experts: Array) -> Array:
 
 def _top(p: Array, count: int) -> Array:
     """The `count` largest of each row, zero elsewhere."""
-    return np.where(_chosen(p, count), p, 0)
+    return np.where(chosen(p, count), p, 0)
 
 
 def _share(p: Array) -> Array:
@@ -60,27 +60,25 @@ def _share(p: Array) -> Array:
 def mole(x: Array, w: Arrays, dims: Dims) -> Array:
     adapters = np.einsum("nor,nrh,th->tno", w["b"], w["a"], x)
     normal = adapters / _norm(adapters)[..., None]
-    weights = _softmax(normal.reshape(len(x), -1) @ w["mix"].T / w["temperature"])
+    weights = softmax(normal.reshape(len(x), -1) @ w["mix"].T / w["temperature"])
     return x @ w["base"].T + np.einsum("tn,tno->to", weights, adapters)
 
 
 def mixlora(x: Array, w: Arrays, dims: Dims) -> Array:
     """The adapters added to the matrices themselves."""
     gate, up, down = (w[part] + w[f"{part}_b"] @ w[f"{part}_a"] for part in ("gate", "up", "down"))
-    return _mix(
-        _share(_top(_softmax(x @ w["router"].T), dims["K"])), _swiglu(x, {"gate": gate, "up": up, "down": down})
-    )
+    return _mix(_share(_top(softmax(x @ w["router"].T), dims["K"])), _swiglu(x, {"gate": gate, "up": up, "down": down}))
 
 
 def moefication(x: Array, w: Arrays, dims: Dims) -> Array:
     """The dense layer, the neurons of the other groups silenced."""
     cosine = x @ w["centre"].T / (_norm(w["centre"]) * _norm(x)[:, None])
-    awake = np.repeat(_chosen(cosine, dims["K"]), dims["I"] // dims["E"], -1)
+    awake = np.repeat(chosen(cosine, dims["K"]), dims["I"] // dims["E"], -1)
     return (_relu(x @ w["up"].T + w["up_bias"]) * awake) @ w["down"].T
 
 
 def adaptive_mixtures(x: Array, w: Arrays, dims: Dims) -> Array:
-    return _mix(_softmax(x @ w["router"].T), _plain(np.tanh, x, w))
+    return _mix(softmax(x @ w["router"].T), _plain(np.tanh, x, w))
 
 
 def sigma_moe(x: Array, w: Arrays, dims: Dims) -> Array:
@@ -93,7 +91,7 @@ def remoe(x: Array, w: Arrays, dims: Dims) -> Array:
 
 def top_p(x: Array, w: Arrays, dims: Dims) -> Array:
     """By sorting and summing up, as the paper does."""
-    p = _softmax(x @ w["router"].T)
+    p = softmax(x @ w["router"].T)
     order = np.argsort(-p, -1)
     ranked = np.take_along_axis(p, order, -1)
     kept = np.cumsum(ranked, -1) - ranked < dims["P"] / 100
@@ -104,7 +102,7 @@ def top_p(x: Array, w: Arrays, dims: Dims) -> Array:
 
 def noisy_top_k(x: Array, w: Arrays, dims: Dims, noise: Array) -> Array:
     scores = x @ w["router"].T + noise * np.log1p(np.exp(x @ w["spread"].T))
-    return _mix(_sparse_softmax(scores, dims["K"]), _sigmoid(_plain(_relu, x, w)))
+    return _mix(sparse_softmax(scores, dims["K"]), _sigmoid(_plain(_relu, x, w)))
 
 
 def hash_layer(x: Array, w: Arrays, dims: Dims, id: Array) -> Array:
@@ -151,27 +149,27 @@ def monarch(x: Array, w: Arrays, dims: Dims) -> Array:
         transpose.T @ blocks(left) @ transpose @ blocks(right)
         for left, right in zip(w["left"], w["right"], strict=True)
     ]
-    return _mix(_top(_softmax(x @ w["router"].T), dims["K"]), np.einsum("eoh,th->teo", np.stack(dense), x))
+    return _mix(_top(softmax(x @ w["router"].T), dims["K"]), np.einsum("eoh,th->teo", np.stack(dense), x))
 
 
 def kronecker(x: Array, w: Arrays, dims: Dims) -> Array:
     dense = [
         np.kron(a, b) + u @ v + np.diag(d) for a, b, u, v, d in zip(w["a"], w["b"], w["u"], w["v"], w["d"], strict=True)
     ]
-    return _mix(_top(_softmax(x @ w["router"].T), dims["K"]), _gelu(np.einsum("eoh,th->teo", np.stack(dense), x)))
+    return _mix(_top(softmax(x @ w["router"].T), dims["K"]), gelu(np.einsum("eoh,th->teo", np.stack(dense), x)))
 
 
 def mh_moe(x: Array, w: Arrays, dims: Dims) -> Array:
     """The heads as tokens of a batch N times as long."""
     parts = (x @ w["heads"].T).reshape(len(x) * dims["N"], -1)
-    mixed = _mix(_share(_top(_softmax(parts @ w["router"].T), dims["K"])), _plain(_gelu, parts, w))
+    mixed = _mix(_share(_top(softmax(parts @ w["router"].T), dims["K"])), _plain(gelu, parts, w))
     return mixed.reshape(len(x), -1) @ w["merge"].T
 
 
 def pr_moe(x: Array, w: Arrays, dims: Dims) -> Array:
-    sparse = _mix(_top(_softmax(x @ w["router"].T), 1), _plain(_gelu, x, w))
-    dense = _gelu(x @ w["dense_up"].T) @ w["dense_down"].T
-    share = _softmax(x @ w["coefficient"].T + w["coefficient_bias"])
+    sparse = _mix(_top(softmax(x @ w["router"].T), 1), _plain(gelu, x, w))
+    dense = gelu(x @ w["dense_up"].T) @ w["dense_down"].T
+    share = softmax(x @ w["coefficient"].T + w["coefficient_bias"])
     return share[:, :1] * dense + share[:, 1:] * sparse
 
 
@@ -185,7 +183,7 @@ def fff(x: Array, w: Arrays, dims: Dims) -> Array:
             answer = bool(leaf & level)
             reached[:, leaf] &= right[:, node] == answer
             node = 2 * node + 1 + answer
-    hidden = _gelu(np.einsum("th,eih->tei", x, w["up"]) + w["up_bias"])
+    hidden = gelu(np.einsum("th,eih->tei", x, w["up"]) + w["up_bias"])
     return _mix(reached.astype(float), np.einsum("tei,ehi->teh", hidden, w["down"]) + w["down_bias"])
 
 
@@ -193,48 +191,48 @@ def pkm(x: Array, w: Arrays, dims: Dims) -> Array:
     queries = np.einsum("th,apdh->tapd", x, w["query"])
     halves = np.einsum("tapd,apmd->ptam", queries, w["keys"])
     pairs = (halves[0][..., :, None] + halves[1][..., None, :]).reshape(*halves.shape[1:3], -1)
-    return np.einsum("tan,nv->tv", _sparse_softmax(pairs, dims["K"]), w["values"])
+    return np.einsum("tan,nv->tv", sparse_softmax(pairs, dims["K"]), w["values"])
 
 
 def xmoe(x: Array, w: Arrays, dims: Dims) -> Array:
     query = x @ w["into"].T
     query, place = query / _norm(query)[:, None], w["place"] / _norm(w["place"])[:, None]
-    return _mix(_top(_softmax(query @ place.T / w["temperature"]), 1), _plain(_gelu, x, w))
+    return _mix(_top(softmax(query @ place.T / w["temperature"]), 1), _plain(gelu, x, w))
 
 
 def gaussian(x: Array, w: Arrays, dims: Dims) -> Array:
     away = (x[:, None] - w["place"]) / (np.abs(w["width"]) + 1)
-    return _mix(_sparse_softmax(w["weight"] - (away**2).sum(-1) / 2, dims["K"]), _plain(_relu, x, w))
+    return _mix(sparse_softmax(w["weight"] - (away**2).sum(-1) / 2, dims["K"]), _plain(_relu, x, w))
 
 
 def switch(x: Array, w: Arrays, dims: Dims) -> Array:
-    return _mix(_top(_softmax(x @ w["router"].T), 1), _plain(_relu, x, w))
+    return _mix(_top(softmax(x @ w["router"].T), 1), _plain(_relu, x, w))
 
 
 def deepseek_moe(x: Array, w: Arrays, dims: Dims) -> Array:
-    routed = _top(_softmax(x @ w["router"].T), dims["K"])
+    routed = _top(softmax(x @ w["router"].T), dims["K"])
     return x + _mix(np.concatenate([np.ones((len(x), dims["S"])), routed], 1), _swiglu(x, w))
 
 
 def hmoe(x: Array, w: Arrays, dims: Dims) -> Array:
     experts = np.concatenate([_swiglu(x, w, "big_"), _swiglu(x, w, "small_")], 1)
-    return _mix(_top(_softmax(x @ w["router"].T), dims["K"]), experts)
+    return _mix(_top(softmax(x @ w["router"].T), dims["K"]), experts)
 
 
 def adamoe(x: Array, w: Arrays, dims: Dims) -> Array:
-    weights = _top(_softmax(x @ w["router"].T), dims["K"])[:, : dims["E"]]
+    weights = _top(softmax(x @ w["router"].T), dims["K"])[:, : dims["E"]]
     return _mix(weights / np.maximum(weights.sum(-1, keepdims=True), 1e-9), _swiglu(x, w))
 
 
 def smear(x: Array, w: Arrays, dims: Dims) -> Array:
-    p = _softmax(_layernorm(x) @ w["router"].T)
+    p = softmax(_layernorm(x) @ w["router"].T)
     up, down = (np.einsum("te,eab->tab", p, w[name]) for name in ("up", "down"))
-    return x + np.einsum("thi,ti->th", down, _gelu(np.einsum("tih,th->ti", up, x)))
+    return x + np.einsum("thi,ti->th", down, gelu(np.einsum("tih,th->ti", up, x)))
 
 
 def chain(x: Array, w: Arrays, dims: Dims) -> Array:
     for router in w["router"]:
-        x = x + _mix(_top(_softmax(x @ router.T), dims["K"]), _swiglu(x, w))
+        x = x + _mix(_top(softmax(x @ router.T), dims["K"]), _swiglu(x, w))
     return x
 
 
@@ -243,58 +241,58 @@ def rmoe(x: Array, w: Arrays, dims: Dims, before: Array) -> Array:
     kept = np.einsum("grs,ts->gtr", w["hidden"], before) + w["hidden_bias"][:, None]
     reset, update = _sigmoid(read[0] + kept[0]), _sigmoid(read[1] + kept[1])
     state = (1 - update) * np.tanh(read[2] + reset * kept[2]) + update * before
-    return _mix(_top(_softmax(state @ w["router"].T), dims["K"]), _swiglu(x, w))
+    return _mix(_top(softmax(state @ w["router"].T), dims["K"]), _swiglu(x, w))
 
 
 def yuan(x: Array, w: Arrays, dims: Dims) -> Array:
     query, key, value = (x @ w[name].T for name in ("query", "key", "value"))
-    scores = np.einsum("tij,tj->ti", _softmax(query[:, :, None] * key[:, None, :]), value)
-    return _mix(_sparse_softmax(scores, dims["K"]), _swiglu(x, w))
+    scores = np.einsum("tij,tj->ti", softmax(query[:, :, None] * key[:, None, :]), value)
+    return _mix(sparse_softmax(scores, dims["K"]), _swiglu(x, w))
 
 
 def lookup_experts(x: Array, w: Arrays, dims: Dims, id: Array) -> Array:
-    dense = (_silu(x @ w["gate"].T) * (x @ w["up"].T)) @ w["down"].T
-    return dense + _mix(_softmax(x @ w["router"].T), w["table"][id])
+    dense = (silu(x @ w["gate"].T) * (x @ w["up"].T)) @ w["down"].T
+    return dense + _mix(softmax(x @ w["router"].T), w["table"][id])
 
 
 def softmaxes(x: Array, w: Arrays, dims: Dims) -> Array:
     latent = np.tanh(np.einsum("khg,tg->tkh", w["latent"], x) + w["latent_bias"])
-    return _mix(_softmax(x @ w["prior"].T), _softmax(latent @ w["words"].T + w["words_bias"]))
+    return _mix(softmax(x @ w["prior"].T), softmax(latent @ w["words"].T + w["words_bias"]))
 
 
 def nllb(x: Array, w: Arrays, dims: Dims) -> Array:
     hidden = _relu(np.einsum("th,eih->tei", x, w["up"]) + w["up_bias"])
     experts = np.einsum("tei,ehi->teh", hidden, w["down"]) + w["down_bias"]
-    return 0.8 * _mix(_share(_top(_softmax(x @ w["router"].T), 2)), experts)
+    return 0.8 * _mix(_share(_top(softmax(x @ w["router"].T), 2)), experts)
 
 
 def competesmoe(x: Array, w: Arrays, dims: Dims) -> Array:
     experts = _plain(_relu, x, w)
-    return _mix(_sparse_softmax(_norm(experts), dims["K"]), experts)
+    return _mix(sparse_softmax(_norm(experts), dims["K"]), experts)
 
 
 def autonomy(x: Array, w: Arrays, dims: Dims) -> Array:
     small = np.einsum("erh,th->ter", w["first"], x)
-    hidden = _silu(np.einsum("eir,ter->tei", w["second"], small)) * np.einsum("eih,th->tei", w["up"], x)
-    return _mix(_sparse_softmax(_norm(small), dims["K"]), np.einsum("tei,ehi->teh", hidden, w["down"]))
+    hidden = silu(np.einsum("eir,ter->tei", w["second"], small)) * np.einsum("eih,th->tei", w["up"], x)
+    return _mix(sparse_softmax(_norm(small), dims["K"]), np.einsum("tei,ehi->teh", hidden, w["down"]))
 
 
 def dynmoe(x: Array, w: Arrays, dims: Dims) -> Array:
     s = _sigmoid(x @ w["centre"].T / (_norm(w["centre"]) * _norm(x)[:, None]))
     chosen = s > _sigmoid(w["threshold"])
-    chosen = np.where(chosen.any(-1, keepdims=True), chosen, _chosen(s, 1))
-    return _mix(_share(chosen.astype(float)), _plain(_gelu, x, w))
+    chosen = np.where(chosen.any(-1, keepdims=True), chosen, chosen(s, 1))
+    return _mix(_share(chosen.astype(float)), _plain(gelu, x, w))
 
 
 def ada_k(x: Array, w: Arrays, dims: Dims) -> Array:
-    p = _softmax(x @ w["router"].T)
+    p = softmax(x @ w["router"].T)
     rank = np.argsort(np.argsort(-p, -1), -1)
     return _mix(_share(np.where(rank <= (x @ w["policy"].T).argmax(-1)[:, None], p, 0)), _swiglu(x, w))
 
 
 def mmoe(x: Array, w: Arrays, dims: Dims) -> Array:
     """The first task."""
-    return _sigmoid(_mix(_softmax(x @ w["gates"][0].T), _plain(_relu, x, w)) @ w["tower"])
+    return _sigmoid(_mix(softmax(x @ w["gates"][0].T), _plain(_relu, x, w)) @ w["tower"])
 
 
 def switchhead(x: Array, w: Arrays, dims: Dims, heads: Array) -> Array:
@@ -315,13 +313,13 @@ def fast_bert(x: Array, w: Arrays, dims: Dims) -> Array:
         node = 0
         for _ in range(4):
             score = w["into"][node] @ v
-            row += _gelu(score) * w["out"][node]
+            row += gelu(score) * w["out"][node]
             node = 2 * node + 1 + int(score > 0)
     return y
 
 
 def smear_literal(x: Array, w: Arrays, dims: Dims) -> Array:
-    p = _softmax(x @ w["router"].T)
+    p = softmax(x @ w["router"].T)
     up, down = (np.einsum("te,eab->tab", p, w[name]) for name in ("up", "down"))
     return np.einsum("thi,ti->th", down, _relu(np.einsum("tih,th->ti", up, x)))
 

@@ -1,4 +1,4 @@
-"""The layers of `papers_b`, compiled, against their papers, and against the oracle where numbers are rounded."""
+"""The layers of `layers/papers/`, compiled, against their papers, and against the oracle where numbers are rounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moec.language.read import read
 from moec.reference import Reference, Result
 from moec.runtime.kernel import Kernel
 from tests.examples import Array, dimensions, random_inputs, random_weights
-from tests.parity.papers_b import BELOW, DIMS, PAPERS
+from tests.parity.layer_papers import BELOW, DIMS, PAPERS
 
 LAYERS: Final = Path(__file__).parent / "layers" / "papers"
 
