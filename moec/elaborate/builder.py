@@ -11,11 +11,11 @@ from xdsl.dialects import arith
 from xdsl.dialects.builtin import ArrayAttr, FileLineColLoc, IntAttr, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
-from moec.diagnostics import CompileError, Label, fail
+from moec.diagnostics import CompileError, fail
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, F32, FLOAT32, I64, dim_attr, element_of
 from moec.dims import ONE, ZERO, Dim, Unbound
-from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, show
+from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, shape_origin, show
 from moec.source import Span
 
 #: Makes an element from elements: an operation's class, or a function that emits several and gives the last value.
@@ -81,6 +81,7 @@ class Builder:
     # scalars and casts
 
     def number(self, dim: Dim, element: Attribute = F32) -> SSAValue:
+        """A compile-time number as a scalar of `element`."""
         return self.emit(moe.NumberOp.make(value=dim, element=element))
 
     def cast(self, scalar: SSAValue, to: Attribute) -> SSAValue:
@@ -113,7 +114,7 @@ class Builder:
         full = [array for array in arrays if array.shape]
         if not full:
             return Array(self._make(make, [array.ssa for array in arrays]), span)
-        self.same_shape(full, span)
+        self.require_same_shape(full, span)
         with self.inside(Block(arg_types=[element_of(array.ssa.type) for array in full])) as block:
             elements = iter(block.args)
             value = self._make(make, [next(elements) if array.shape else array.ssa for array in arrays])
@@ -125,31 +126,36 @@ class Builder:
         made = make(*scalars)
         return self.emit(made) if isinstance(made, Operation) else made
 
-    def same_shape(self, arrays: Sequence[Array], span: Span) -> None:
+    def require_same_shape(self, arrays: Sequence[Array], span: Span) -> None:
+        """Raises `CompileError` (E0201) where shapes differ."""
         first = arrays[0]
         for other in arrays[1:]:
             if other.shape != first.shape:
                 raise self.mismatch(first, other, span)
 
     def mismatch(self, left: Array, right: Array, span: Span) -> CompileError:
+        """The error of two shapes that do not fit, to be raised."""
         pairs = list(zip(left.shape, right.shape, strict=False))
         differ = next((pair for pair in pairs if pair[0] != pair[1]), None)
         what = f": `{differ[0]}` and `{differ[1]}`" if differ else ""
-        causes = [Label(array.origin, f"{show(array.shape)} comes from here") for array in (left, right)]
+        causes = [shape_origin(array) for array in (left, right)]
         return fail("E0201", f"shapes {show(left.shape)} and {show(right.shape)} do not fit{what}", span, causes=causes)
 
     def common_restriction(self, arrays: Sequence[Array], span: Span) -> Selection | None:
+        """The selection that arrays are restricted to. Raises `CompileError` (E0204) where there are several."""
         found = [array.restriction for array in arrays if array.restriction is not None]
         if any(other is not found[0] for other in found[1:]):
             raise fail("E0204", "vectors of different selections do not combine", span)
         return found[0] if found else None
 
     def cast_array(self, array: Array, to: Attribute, span: Span) -> Array:
+        """An array or scalar in another element type."""
         if element_of(array.ssa.type) == to:
             return array
         return self.pointwise([array], span, partial(self.cast, to=to))
 
     def f32(self, value: Value, span: Span) -> Array:
+        """A value as numbers in f32. Raises `CompileError` (E0204) for truth values, selections and functions."""
         array = self.array(value, span)
         if array.element == "bool":
             raise fail("E0204", "a truth value stands where a number is needed", span, help="`f32(c)` is 0 or 1")
@@ -200,7 +206,7 @@ class Builder:
             "E0205",
             f"index in {bounds.low}..{bounds.high} can lie outside an axis of {axis}",
             span,
-            causes=[Label(array.origin, f"{show(array.shape)} comes from here")],
+            causes=[shape_origin(array)],
             help="`slot(e)` is the position of `e` in its selection" if index.slot else None,
         )
 

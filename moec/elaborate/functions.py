@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from functools import partial
 from typing import Final
 
 from xdsl.dialects import arith, math
@@ -16,7 +14,19 @@ from moec.dialects import moe
 from moec.dialects.types import BOOL, ELEMENTS, F32, I64, element_of
 from moec.dims import ONE, ZERO, Dim, product
 from moec.elaborate.builder import Builder, dims_attr
-from moec.elaborate.values import ANYWHERE, Array, Bounds, Number, Selection, Value, kind_of, show
+from moec.elaborate.selections import as_selection
+from moec.elaborate.values import (
+    ANYWHERE,
+    Array,
+    Bounds,
+    Number,
+    Selection,
+    Value,
+    is_integral,
+    join_as_integers,
+    kind_of,
+    show,
+)
 from moec.source import Span
 
 
@@ -39,24 +49,29 @@ class Called:
     span: Span
 
     def array(self, position: int) -> Array:
+        """An argument in f32."""
         operand = self.operands[position]
         return self.builder.f32(operand.value, operand.span)
 
     def raw(self, position: int) -> Array:
+        """An argument in the element type that it has."""
         operand = self.operands[position]
         return self.builder.array(operand.value, operand.span)
 
     def vector(self, position: int) -> Array:
+        """An argument of one axis, in f32."""
         array = self.array(position)
         if len(array.shape) != 1:
             raise fail("E0204", f"`{self.name}` takes a vector, not {kind_of(array)}", self.operands[position].span)
         return array
 
     def selection(self, position: int) -> Selection:
+        """An argument that is a selection, or stands for one."""
         operand = self.operands[position]
         return as_selection(self.builder, operand.value, operand.span)
 
     def integer(self, position: int, what: str, least: int = 0) -> Dim:
+        """An argument that is an integer while compiling."""
         operand = self.operands[position]
         return self.builder.integer(operand.value, operand.span, what, least)
 
@@ -86,49 +101,7 @@ class Row:
     named: tuple[str, ...] = ()
 
 
-def as_selection(builder: Builder, value: Value, span: Span) -> Selection:
-    """A selection; `argmax` is the selection of that one."""
-    if isinstance(value, Selection):
-        return value
-    if isinstance(value, Array) and value.choice is not None:
-        return value.choice
-    index = isinstance(value, Array) and not value.shape and value.element == "i64"
-    hint = f"`{{{span.text}}}` is the selection of that one" if index else None
-    raise fail("E0204", f"{kind_of(value)} stands where a selection is needed", span, kind_of(value), help=hint)
-
-
-def listed(builder: Builder, values: Sequence[Value], spans: Sequence[Span], span: Span) -> Selection:
-    """`{i, j}`."""
-    indices = [builder.array(value, place, I64) for value, place in zip(values, spans, strict=True)]
-    highest = ZERO
-    for index, place in zip(indices, spans, strict=True):
-        if index.shape or index.element != "i64":
-            raise fail("E0204", f"{kind_of(index)} stands where an index is needed", place)
-        if index.bounds is None:
-            raise fail(
-                "E0205", "the range of this index is not known", place, help="`given(ids, n)` checks when it runs"
-            )
-        if highest == ZERO or not builder.at_most(index.bounds.high, highest):
-            highest = index.bounds.high
-    ssa = builder.emit(moe.ListedOp.make([index.ssa for index in indices], domain=highest))
-    return Selection(ssa, Dim.of(len(indices)), highest, False, span)
-
-
-def whole(builder: Builder, low: Dim, high: Dim, span: Span) -> Selection:
-    """`low..high`."""
-    ssa = builder.emit(moe.RangeOp.make(low=low, high=high))
-    return Selection(ssa, high - low, high, False, span, start=low)
-
-
 # ── pointwise ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def is_integral(value: Value) -> bool:
-    """Whether a value is an integer: an index, integers, or a number that may be one."""
-    if isinstance(value, Number):
-        constant = value.dim.constant
-        return constant is None or constant.denominator == 1
-    return isinstance(value, Array) and value.element == "i64"
 
 
 def _abs(call: Called) -> Array:
@@ -153,9 +126,9 @@ def _unary(make: Callable[..., Operation]) -> Row:
 def _extremum(kind: str, floats: Callable[..., Operation], integers: Callable[..., Operation]) -> Row:
     def run(call: Called) -> Array:
         if len(call.operands) == 1:
-            return reduce(call, kind)
+            return _reduce(call, kind)
         builder, values = call.builder, [operand.value for operand in call.operands]
-        integral = all(map(is_integral, values)) and not all(isinstance(value, Number) for value in values)
+        integral = join_as_integers(values)
         make = integers if integral else floats
         pair = [
             builder.array(operand.value, operand.span, I64) if integral else call.array(position)
@@ -187,7 +160,7 @@ def _cast(name: str) -> Row:
 # ── reductions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def reduce(call: Called, kind: str) -> Array:
+def _reduce(call: Called, kind: str) -> Array:
     builder, array = call.builder, call.raw(0)
     if array.element != "i64":
         array = call.array(0)
@@ -356,28 +329,6 @@ def _as_vector(builder: Builder, array: Array) -> Array:
     return builder.broadcast(array, [ONE])
 
 
-def power(builder: Builder, base: Array, exponent: Value, span: Span, place: Span) -> Array:
-    """`base ** exponent`; exponents that are known and simple need no logarithm."""
-    known = builder.known(exponent.dim) if isinstance(exponent, Number) else None
-    if known == Fraction(1, 2):
-        return builder.pointwise([base], span, math.SqrtOp)
-    if known == Fraction(-1, 2):
-        return builder.pointwise([base], span, math.RsqrtOp)
-    if isinstance(known, Fraction) and known.denominator == 1 and 0 < known <= 16:
-        return builder.pointwise([base], span, partial(_repeated, builder, times=int(known)))
-    other = builder.f32(exponent, place)
-    return builder.pointwise([base, other], span, math.PowFOp)
-
-
-def _repeated(builder: Builder, value: SSAValue, times: int) -> SSAValue:
-    """A power by squaring."""
-    if times == 1:
-        return value
-    half = _repeated(builder, value, times // 2)
-    square = builder.emit(arith.MulfOp(half, half))
-    return builder.emit(arith.MulfOp(square, value)) if times % 2 else square
-
-
 FUNCTIONS: Final[dict[str, Row]] = {
     "abs": Row(_abs, 1, 1),
     "exp": _unary(math.ExpOp),
@@ -386,7 +337,7 @@ FUNCTIONS: Final[dict[str, Row]] = {
     "rsqrt": _unary(math.RsqrtOp),
     "tanh": _unary(math.TanhOp),
     "erf": _unary(math.ErfOp),
-    "sum": Row(lambda call: reduce(call, "sum"), 1, 2, ("axis",)),
+    "sum": Row(lambda call: _reduce(call, "sum"), 1, 2, ("axis",)),
     "min": _extremum("min", arith.MinimumfOp, arith.MinSIOp),
     "max": _extremum("max", arith.MaximumfOp, arith.MaxSIOp),
     "argmax": Row(_argmax, 1, 1),

@@ -14,8 +14,10 @@ from moec.diagnostics import Label, fail, nearest
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, Shape, array_type, element_name
 from moec.dims import Dim, Unbound
-from moec.elaborate.expressions import Expressions
-from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, kind_of, show
+from moec.elaborate.calls import define, give_name
+from moec.elaborate.evaluator import Evaluator
+from moec.elaborate.expressions import RULES
+from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, kind_of, shape_origin, show
 from moec.language import syntax
 from moec.language.parse import parse
 from moec.source import Source, Span
@@ -83,7 +85,7 @@ def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, i
 
 
 def _default(dimension: syntax.Dimension, names: Sequence[str], binding: dict[str, int]) -> int | None:
-    evaluator = Expressions(binding, Scope())
+    evaluator = Evaluator(binding, Scope(), RULES)
     before = {name: Number(Dim.symbol(name), dimension.span) for name in names if name != dimension.name}
     assert dimension.default is not None
     value = evaluator.evaluate(dimension.default, Scope(values=dict(before)))
@@ -118,11 +120,11 @@ def _functions(file: syntax.File) -> Scope:
     return scope
 
 
-class _Layer(Expressions):
+class _Layer(Evaluator):
     """Builds the `moe.layer` of one file."""
 
     def __init__(self, file: syntax.File, layer: syntax.Layer, binding: dict[str, int]) -> None:
-        super().__init__(binding, _functions(file))
+        super().__init__(binding, _functions(file), RULES)
         self._file = file
         self._layer = layer
         self._scope = Scope()
@@ -179,7 +181,7 @@ class _Layer(Expressions):
                         raise fail("E0106", "`return` is the last statement", self._layer.body[position + 1].span)
                     return statement
                 case _:
-                    self.define(statement, self._scope, self._layer.body)
+                    define(self, statement, self._scope)
         return None
 
     def _argument(self, name: syntax.Name, type: syntax.Type) -> SSAValue:
@@ -187,9 +189,8 @@ class _Layer(Expressions):
         shape = self._shape(type)
         element = self._element_type(type)
         ssa = self.block.insert_arg(array_type(element, shape), len(self.block.args))
-        self.name(
-            name, Array(ssa, name.span | type.span if name.span.end <= type.span.start else type.span), self._scope
-        )
+        origin = name.span | type.span if name.span.end <= type.span.start else type.span
+        give_name(name, Array(ssa, origin), self._scope)
         return ssa
 
     def _shape(self, type: syntax.Type) -> Shape:
@@ -206,7 +207,7 @@ class _Layer(Expressions):
 
     def _auxiliary(self, statement: syntax.Aux) -> None:
         value = self.evaluate(statement.value, self._scope)
-        self.name(statement.name, value, self._scope)
+        give_name(statement.name, value, self._scope)
         self._aux.append((statement.name.id, self._leaving(value, statement.value.span).ssa))
 
     def _leaving(self, value: Value, span: Span) -> Array:
@@ -234,7 +235,7 @@ class _Layer(Expressions):
         if array.shape != shape:
             causes = [
                 Label(output.span, f"{show(shape)} is declared here"),
-                Label(array.origin, f"{show(array.shape)} comes from here"),
+                shape_origin(array),
             ]
             raise fail("E0201", f"the output has shape {show(array.shape)}, not {show(shape)}", span, causes=causes)
         if (array.element in ("i64", "bool")) != (element in ("i64", "bool")):

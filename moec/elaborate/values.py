@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from xdsl.ir import SSAValue
 
+from moec.diagnostics import Label
 from moec.dialects.types import Shape, element_name, shape_of
 from moec.dims import Dim
 from moec.language import syntax
@@ -29,6 +31,7 @@ class Bounds:
 
     @property
     def finite(self) -> bool:
+        """Whether both ends are numbers."""
         return not any(
             factor == "inf" for end in (self.low, self.high) for monomial, _ in end.terms for factor, _ in monomial
         )
@@ -99,6 +102,7 @@ class Scope:
     places: dict[str, Span] = field(default_factory=dict[str, Span])
 
     def find(self, name: str) -> Value | None:
+        """What a name stands for, here or in a scope around."""
         scope: Scope | None = self
         while scope is not None:
             if name in scope.values:
@@ -107,7 +111,26 @@ class Scope:
         return None
 
     def names(self) -> list[str]:
+        """All names that are known here."""
         return [*self.values, *(self.outer.names() if self.outer else [])]
+
+
+def is_integral(value: Value) -> bool:
+    """Whether a value is an integer: an index, integers, or a number that may be one."""
+    if isinstance(value, Number):
+        constant = value.dim.constant
+        return constant is None or constant.denominator == 1
+    return isinstance(value, Array) and value.element == "i64"
+
+
+def join_as_integers(values: Sequence[Value]) -> bool:
+    """Whether values become one array of integers; numbers alone become f32."""
+    return all(map(is_integral, values)) and not all(isinstance(value, Number) for value in values)
+
+
+def shape_origin(array: Array) -> Label:
+    """Where an array's shape comes from, as the cause of an error."""
+    return Label(array.origin, f"{show(array.shape)} comes from here")
 
 
 def kind_of(value: Value) -> str:
@@ -128,4 +151,5 @@ def kind_of(value: Value) -> str:
 
 
 def show(shape: Shape) -> str:
+    """A shape as it is written in the language."""
     return f"[{', '.join(map(str, shape))}]"

@@ -1,0 +1,164 @@
+"""Calls: of the language's own functions by their row, of others by putting their body where they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias
+
+from moec.diagnostics import CompileError, Diagnostic, Label, fail, nearest
+from moec.elaborate.evaluator import Evaluator
+from moec.elaborate.functions import FUNCTIONS, Called, Operand
+from moec.elaborate.values import Array, Function, Scope, Selection, Value
+from moec.language import syntax
+from moec.source import Span
+
+#: How deep functions may call each other before one is said to need itself.
+_MAX_CALLS: Final = 64
+
+#: The arguments of a call, each with its name where it was given one.
+Operands: TypeAlias = Sequence[tuple[str | None, Operand]]
+
+
+def call(builder: Evaluator, node: syntax.Call, scope: Scope) -> Value:
+    """The one result of a call."""
+    results = _results(builder, node, scope)
+    if len(results) != 1:
+        raise fail("E0106", f"`{node.function.id}` returns {len(results)} values, one is needed", node.span)
+    return results[0]
+
+
+def _results(builder: Evaluator, node: syntax.Call, scope: Scope) -> Sequence[Value]:
+    """The results of a call: of a value that is a function, of the file, of the prelude, of the language."""
+    name = node.function.id
+    operands = [
+        (argument.name, Operand(builder.evaluate(argument.value, scope), argument.value.span))
+        for argument in node.arguments
+    ]
+    found = scope.find(name)
+    callee = found if isinstance(found, Function) else builder.functions.find(name)
+    if isinstance(callee, Function) and callee.node is not None:
+        return _inline(builder, callee, operands, node)
+    row_name = callee.name if isinstance(callee, Function) else name
+    if row_name not in FUNCTIONS:
+        raise unknown(node.function, [*builder.functions.names(), *FUNCTIONS])
+    return [_builtin(builder, row_name, operands, node)]
+
+
+def unknown(node: syntax.Name, names: Sequence[str]) -> CompileError:
+    """The error of a name that stands for nothing, with the nearest of those that stand for something."""
+    return fail("E0101", f"`{node.id}` is not defined", node.span, help=nearest(node.id, names))
+
+
+def _builtin(builder: Evaluator, name: str, operands: Operands, node: syntax.Call) -> Value:
+    row = FUNCTIONS[name]
+    positional = [operand for label, operand in operands if label is None]
+    named = {label: operand for label, operand in operands if label is not None}
+    for label in named:
+        if label not in row.named:
+            raise fail("E0104", f"`{name}` has no parameter `{label}`", node.span)
+    if not row.least <= len(positional) <= row.most:
+        wanted = str(row.least) if row.least == row.most else f"{row.least} to {row.most}"
+        raise fail("E0104", f"`{name}` takes {wanted} arguments, not {len(positional)}", node.span)
+    return row.run(Called(name, builder, positional, named, node.span))
+
+
+def _inline(builder: Evaluator, callee: Function, operands: Operands, node: syntax.Call) -> Sequence[Value]:
+    """The results of a function's body, run where it is called."""
+    function = callee.node
+    assert function is not None
+    if len(builder.calls) >= _MAX_CALLS:
+        places = dict.fromkeys(builder.calls[:3])
+        chain = [Label(place, "called here") for place in places if place != node.span]
+        raise fail("E0103", f"`{callee.name}` needs itself", node.span, causes=chain, help="functions do not recurse")
+    scope = Scope(callee.scope)
+    given = _by_name(function, operands, node)
+    for parameter in function.parameters:
+        if parameter.name in given:
+            scope.values[parameter.name] = given[parameter.name].value
+        else:
+            scope.values[parameter.name] = builder.evaluate(parameter.default, scope)
+        scope.places[parameter.name] = parameter.span
+    builder.calls.append(node.span)
+    try:
+        return _run(builder, function.body, scope)
+    except CompileError as error:
+        raise _seen_from(error, node.span) from None
+    finally:
+        builder.calls.pop()
+
+
+def _by_name(function: syntax.Function, operands: Operands, node: syntax.Call) -> dict[str, Operand]:
+    """The arguments by the names of the parameters. Raises `CompileError` (E0104) where they do not fit."""
+    name, names = function.name.id, [parameter.name for parameter in function.parameters]
+    declared = [Label(function.name.span, "declared here")]
+    positional = [operand for label, operand in operands if label is None]
+    if len(positional) > len(names):
+        what = f"`{name}` takes {len(names)} arguments, not {len(positional)}"
+        raise fail("E0104", what, node.span, causes=declared)
+    given = dict(zip(names, positional, strict=False))
+    for label, operand in operands:
+        if label is None:
+            continue
+        if label not in names or label in given:
+            what = "is given twice" if label in given else "is not a parameter"
+            raise fail("E0104", f"`{label}` {what} of `{name}`", operand.span, help=nearest(label, names))
+        given[label] = operand
+    for parameter in function.parameters:
+        if parameter.name not in given and parameter.default is None:
+            raise fail("E0104", f"`{name}` needs an argument for `{parameter.name}`", node.span, causes=declared)
+    return given
+
+
+def _run(builder: Evaluator, body: Sequence[syntax.Statement], scope: Scope) -> Sequence[Value]:
+    """Runs a function's statements; its results."""
+    for statement in body:
+        match statement:
+            case syntax.Return():
+                return [builder.evaluate(value, scope) for value in statement.values]
+            case syntax.Assign() | syntax.Function():
+                define(builder, statement, scope)
+            case _:
+                raise fail("E0106", "a function holds definitions and one `return`", statement.span)
+    raise fail("E0106", "this function returns nothing", body[-1].span if body else builder.span)
+
+
+def define(builder: Evaluator, statement: syntax.Assign | syntax.Function, scope: Scope) -> None:
+    """Gives names their values."""
+    if isinstance(statement, syntax.Function):
+        give_name(statement.name, Function(statement.name.id, statement, scope), scope)
+        return
+    names = statement.names
+    if len(names) == 1:
+        values: Sequence[Value] = [builder.evaluate(statement.value, scope)]
+    elif isinstance(statement.value, syntax.Call):
+        values = _results(builder, statement.value, scope)
+    else:
+        raise fail("E0106", "only a call gives several values", statement.value.span)
+    if len(values) != len(names):
+        raise fail("E0106", f"{len(names)} names for {len(values)} values", statement.span)
+    for name, value in zip(names, values, strict=True):
+        give_name(name, value, scope)
+
+
+def give_name(name: syntax.Name, value: Value, scope: Scope) -> None:
+    """Defines a name. Raises `CompileError` (E0102) where the scope has it."""
+    if name.id in scope.places:
+        before = Label(scope.places[name.id], "first defined here")
+        raise fail("E0102", f"`{name.id}` is defined twice", name.span, causes=[before])
+    scope.values[name.id] = value
+    scope.places[name.id] = name.span
+    if isinstance(value, Array | Selection) and value.ssa.name_hint is None:
+        value.ssa.name_hint = name.id
+
+
+def _seen_from(error: CompileError, call: Span) -> CompileError:
+    """An error inside a function, told from the place in the user's file that called it."""
+    return CompileError(*(_retold(diagnostic, call) for diagnostic in error.diagnostics))
+
+
+def _retold(diagnostic: Diagnostic, call: Span) -> Diagnostic:
+    span = diagnostic.span
+    if span is None or span.source is call.source or len(diagnostic.causes) > 4:
+        return diagnostic
+    inside = Label(span, diagnostic.label or "inside this function")
+    return Diagnostic(diagnostic.code, diagnostic.message, call, "", (inside, *diagnostic.causes), diagnostic.help)
