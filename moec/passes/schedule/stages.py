@@ -1,0 +1,226 @@
+"""The stages of a program, level by level: for each block of the layer the domain whose rows it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, StringAttr, TensorType
+from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue
+
+from moec.dialects import moe, plan
+from moec.dialects.types import I64, element_of
+from moec.passes.schedule.cloner import Cloner, Places
+from moec.passes.schedule.kernels import choose_shape, common_shapes
+from moec.passes.schedule.levels import Levels
+from moec.passes.schedule.units import Unit, find_units
+from moec.passes.views import WeightView, weight_view
+from moec.target import KernelShape, Target
+
+
+class Program:
+    """A program in the making: its operations so far, and where they left what the layer's values stand for."""
+
+    def __init__(self, layer: moe.LayerOp, target: Target, panels: bool) -> None:
+        self.layer = layer
+        self.target = target
+        self.panels = panels
+        self.block = Block(arg_types=[plan.DomainType()])
+        self.places = Places()
+        self.shapes = common_shapes(layer, target)
+
+    def build(self) -> plan.ProgramOp:
+        """The layer as a program."""
+        layer, source, places = self.layer, self.layer.body.block, self.places
+        count = len(layer.inputs)
+        for argument in source.args:
+            is_input = argument.index < count
+            type = plan.RowsType(argument.type) if is_input else argument.type
+            new = self.block.insert_arg(type, len(self.block.args))
+            new.name_hint = argument.name_hint
+            (places.stored if is_input else places.params)[argument] = new
+        body = _Body(self, source, self.block.args[0])
+        body.emit()
+        last = source.last_op
+        assert isinstance(last, moe.ReturnOp)
+        self.add(plan.ReturnOp.build(operands=[body.leave(last.values)]))
+        properties = {
+            name: layer.properties[name] for name in ("sym_name", "inputs", "params", "outputs", "aux", "types")
+        }
+        return plan.ProgramOp.build(properties=properties, regions=[Region(self.block)])
+
+    def add(self, operation: Operation) -> None:
+        self.block.add_op(operation)
+
+
+class _Body:
+    """A block of the layer and the domain whose rows it describes."""
+
+    def __init__(self, program: Program, block: Block, domain: SSAValue) -> None:
+        self.program = program
+        self.places = program.places
+        self.block = block
+        self.domain = domain
+        operations = [op for op in block.ops if not isinstance(op, moe.YieldOp | moe.ReturnOp)]
+        self.units = find_units(operations, program.target) if program.panels else []
+        self.levels = Levels(block, operations, self.units, program.places.params)
+        self.gathered: dict[tuple[object, ...], SSAValue] = {}
+
+    def emit(self) -> None:
+        """Appends the stages of this block to the program, level by level."""
+        requests = self.levels.requests()
+        top = max([self.levels.last, *(unit.level for unit in self.units)])
+        for level in range(top + 1):
+            self._rows([value for value, at in requests.items() if at == level and value not in self.places.stored])
+            for unit in self.units:
+                if unit.level == level:
+                    self._loop(unit.loop) if unit.loop is not None else self._matmul(unit)
+
+    def _rows(self, values: Sequence[SSAValue]) -> None:
+        """A stage that stores values, computed row by row."""
+        if not values:
+            return
+        results = self._rows_of(values)
+        for value, result in zip(values, results, strict=True):
+            result.name_hint = value.name_hint
+            self.places.stored[value] = result
+
+    def _rows_of(self, values: Sequence[SSAValue]) -> Sequence[SSAValue]:
+        """A stage that computes values row by row; its results."""
+        block, clone = self._region()
+        return self._end(block, [clone(value) for value in values], [value.type for value in values])
+
+    def _region(self, *arguments: Attribute) -> tuple[Block, Cloner]:
+        """The block of a stage, and what copies into it."""
+        block = Block(arg_types=[IndexType(), *arguments])
+        block.args[0].name_hint = "row"
+        return block, Cloner(self.places, self.block, block, block.args[0])
+
+    def _end(self, block: Block, values: Sequence[SSAValue], types: Sequence[Attribute]) -> Sequence[SSAValue]:
+        """Makes a `plan.rows` of a block; its results."""
+        block.add_op(plan.YieldOp.build(operands=[values]))
+        rows = [plan.RowsType(type) for type in types]
+        stage = plan.RowsOp.build(operands=[self.domain], regions=[Region(block)], result_types=[rows])
+        self.program.add(stage)
+        return stage.results
+
+    def leave(self, values: Sequence[SSAValue]) -> list[SSAValue]:
+        """The rows that hold a layer's outputs: a stage's own results, each once; everything else is copied."""
+        stored = self.places.stored
+        direct = [stored.get(value) for value in values]
+        owners = [isinstance(rows, OpResult) and direct.count(rows) == 1 for rows in direct]
+        if not all(owners):
+            copied = [value for value, own in zip(values, owners, strict=True) if not own]
+            kept = {value: stored.pop(value) for value in copied if isinstance(stored.get(value), OpResult)}
+            results = iter(self._rows_of(copied))
+            stored.update(kept)
+            direct = [rows if own else next(results) for rows, own in zip(direct, owners, strict=True)]
+        return [rows for rows in direct if rows is not None]
+
+    def _loop(self, loop: moe.SumOp | moe.EachOp) -> None:
+        """The domain of a sparse sum and the stages that run over it."""
+        program, places, body = self.program, self.places, loop.body.block
+        types = [plan.DomainType(), plan.RowsType(I64), plan.RowsType(I64)]
+        expand = plan.ExpandOp.build(operands=[self.domain, places.stored[loop.slots]], result_types=types)
+        program.add(expand)
+        expand.rows.name_hint, expand.index.name_hint, expand.slot.name_hint = "slots", "index", "slot"
+        places.stored[body.args[0]], places.stored[body.args[1]] = expand.index, expand.slot
+        places.domains[loop] = expand.rows
+        _Body(program, body, expand.rows).emit()
+
+    def _matmul(self, unit: Unit) -> None:
+        program, places = self.program, self.places
+        views = [weight_view(contract.weight) for contract in unit.contracts]
+        first = views[0]
+        assert first is not None
+        grouping, group = self._grouping(first)
+        shape = choose_shape(unit.contracts[0], first, len(views), program.target, program.shapes)
+        vector = places.stored[unit.contracts[0].vector]
+        if shape.form == "amx":
+            vector = self._gather(vector, grouping, group, shape, first)
+        stage = plan.MatmulOp.build(
+            operands=[
+                self.domain,
+                vector,
+                group,
+                [places.params[view.param] for view in views if view is not None],
+            ],
+            properties={
+                "grouping": StringAttr(grouping),
+                "views": ArrayAttr([ArrayAttr([StringAttr(step) for step in view.steps]) for view in views if view]),
+                "keys": IntegerAttr(first.keys, 64),
+                "n": IntegerAttr(first.columns, 64),
+                "k": IntegerAttr(first.depth, 64),
+                "dtype": StringAttr(shape.dtype),
+                "tile": StringAttr(shape.tile),
+                **({"storage": StringAttr(first.storage)} if first.storage else {}),
+            },
+            regions=[self._epilogue(unit)],
+            result_types=[plan.RowsType(unit.result.type)],
+        )
+        program.add(stage)
+        stage.value.name_hint = unit.result.name_hint
+        places.stored[unit.result] = stage.value
+
+    def _grouping(self, view: WeightView) -> tuple[str, list[SSAValue]]:
+        """How the rows find their matrix."""
+        if not view.indices:
+            return "none", []
+        places = self.places
+        expand = self.domain.owner
+        if (
+            isinstance(expand, plan.ExpandOp)
+            and len(view.indices) == 1
+            and places.stored[view.indices[0]] is expand.index
+        ):
+            return "index", []
+        key = places.stored[view.indices[0]] if len(view.indices) == 1 else self._linear(view)
+        group = plan.GroupOp.build(
+            operands=[self.domain, key],
+            properties={"keys": IntegerAttr(view.keys, 64)},
+            result_types=[plan.GroupType()],
+        )
+        self.program.add(group)
+        return "key", [group.result]
+
+    def _gather(
+        self, vector: SSAValue, grouping: str, group: list[SSAValue], shape: KernelShape, view: WeightView
+    ) -> SSAValue:
+        """A stage that copies vectors together for a product in tiles; products of the same rows share it."""
+        key = (self.domain, vector, grouping, *group)
+        if key not in self.gathered:
+            length = shape.steps(view.depth) * shape.kstep
+            assert isinstance(vector.type, plan.RowsType)
+            row = TensorType(element_of(vector.type.row), [length])
+            stage = plan.GatherOp.build(
+                operands=[self.domain, vector, group],
+                properties={"grouping": StringAttr(grouping), "keys": IntegerAttr(view.keys, 64)},
+                result_types=[plan.RowsType(row)],
+            )
+            self.program.add(stage)
+            stage.value.name_hint = vector.name_hint
+            self.gathered[key] = stage.value
+        return self.gathered[key]
+
+    def _linear(self, view: WeightView) -> SSAValue:
+        """A stage that joins several indices into one key."""
+        block, clone = self._region()
+        total = clone(view.indices[0])
+        for index, size in zip(view.indices[1:], view.lead[1:], strict=True):
+            factor = arith.ConstantOp(IntegerAttr(size, 64))
+            scaled = arith.MuliOp(total, factor.result)
+            # An index beyond its axis must not pass for one of the next matrix: it becomes a key that there is not.
+            inside = arith.CmpiOp(clone(index), factor.result, "ult")
+            nowhere = arith.ConstantOp(IntegerAttr(view.keys, 64))
+            local = arith.SelectOp(inside.result, clone(index), nowhere.result)
+            joined = arith.AddiOp(scaled.result, local.result)
+            block.add_ops([factor, scaled, inside, nowhere, local, joined])
+            total = joined.result
+        return self._end(block, [total], [I64])[0]
+
+    def _epilogue(self, unit: Unit) -> Region:
+        block, clone = self._region(*(contract.result.type for contract in unit.contracts))
+        for contract, argument in zip(unit.contracts, block.args[1:], strict=True):
+            clone.made[contract.result] = argument
+        block.add_op(plan.YieldOp.build(operands=[[clone(unit.result)]]))
+        return Region(block)
