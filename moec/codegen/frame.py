@@ -15,13 +15,15 @@ from typing import Any
 from xdsl.ir import SSAValue
 
 from moec.codegen.llvm import I64, PTR, SIZES, Emitter, Value, i64
-from moec.codegen.rows import chosen_like
-from moec.codegen.selections import Chosen
+from moec.codegen.selections import Chosen, chosen_like
 from moec.codegen.views import View
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, element_name, integer, static_shape
 
 ALIGNMENT = 64
+
+#: The word of the frame that is set when an index from the input lies outside its table.
+FLAG = "flag"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,15 @@ class StageFrame:
                 address = self.e.at(self.pointer, i64(place.index), 8)
                 self._loaded[found] = b.load(address, typ=type, align=8)
         return self._loaded[found]
+
+
+def ascend(e: Emitter, frame: StageFrame, domain: Domain, target: Domain, index: Value) -> Value:
+    """The row of an outer domain that a row was expanded from."""
+    while domain is not target:
+        assert domain.outer is not None
+        index = e.load(e.at(frame.pointer_of(domain.keys("parent")), index, 8), "i64")
+        domain = domain.outer
+    return index
 
 
 def put_field(e: Emitter, frame: Frame, pointer: Value, key: object, value: Value) -> None:

@@ -341,32 +341,6 @@ def emit_erf(b: Builder, x: Value) -> Value:
     return b.select(b.fcmp_ordered("<", magnitude, _splat(x, _ERF_SPLIT)), near, far)
 
 
-def emit_powi(b: Builder, x: Value, n: int) -> Value:
-    """x^n for a compile-time integer, by repeated squaring, within 2 ulp; x^0 = 1 even for NaN.
-
-    Beyond the fourth power and below -1 in f64, where no intermediate leaves the range and nothing rounds visibly.
-    """
-    if n == 0:
-        return _splat(x, 1.0)
-    if not -1 <= n <= 4:
-        wide = b.fpext(x, _retype(x.type, ir.DoubleType()))
-        return b.fptrunc(_square_and_multiply(b, wide, n), x.type)
-    return _square_and_multiply(b, x, n)
-
-
-def _square_and_multiply(b: Builder, x: Value, n: int) -> Value:
-    """x^n for n != 0, in about 2 log2 n products."""
-    square = x if n > 0 else b.fdiv(_splat(x, 1.0), x)
-    n, product = abs(n), None
-    while True:
-        if n & 1:
-            product = square if product is None else b.fmul(product, square)
-        n >>= 1
-        if n == 0:
-            return product
-        square = b.fmul(square, square)
-
-
 def _take_log2(b: Builder, x: Value) -> Value:
     """log2 of positive normal f64 to a relative 2^-35.8; of 0 and inf some number of the right sign beyond 1022."""
     encoded = _encode(b, x)

@@ -10,10 +10,10 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
 from moec.codegen.amx import SLACK, emit_gather
-from moec.codegen.frame import ALIGNMENT, Domain, Frame, Region, put_field, row_bytes, row_layout
+from moec.codegen.frame import ALIGNMENT, FLAG, Domain, Frame, Region, put_field, row_bytes, row_layout
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
-from moec.codegen.stages import FLAG, Stage, Stages
+from moec.codegen.stages import Stage, Stages
 from moec.codegen.stored import find_matmul
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer

@@ -1,4 +1,4 @@
-"""Selections in native code: choosing the largest, compacting, composing.
+"""Selections in memory, and choosing the largest of a vector.
 
 A selection is `size` indices in memory; an empty slot holds the domain's size. A range needs no memory.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
 
 from moec.codegen.elements import widen
 from moec.codegen.llvm import I32, I64, Emitter, Value, i64, vector, width_of
 from moec.codegen.views import View
+from moec.dialects import moe
+from moec.dialects.types import SelectionType, integer
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,20 @@ class Chosen:
         """Whether the index of a slot says that the slot is filled."""
         return e.b.icmp_unsigned("<", index, i64(self.domain))
 
+    def filled_from(self, e: Emitter, slot: Value | int, width: int) -> Value:
+        """Whether `width` slots from one on are filled; for a selection in memory."""
+        indices = e.load(e.at(self.pointer, slot, 8), "i64", width)
+        return e.b.icmp_unsigned("<", indices, e.like(indices, self.domain))
+
     def put(self, e: Emitter, slot: Value | int, index: Value) -> None:
+        """Writes the index of a slot."""
         e.store(index, e.at(self.pointer, slot, 8), "i64")
+
+
+def chosen_like(type: Any) -> Chosen:
+    """A selection of a type, without memory."""
+    assert isinstance(type, SelectionType)
+    return Chosen(integer(type.size), integer(type.domain), type.kind.data != moe.FULL)
 
 
 #: Below the key of every number: marks what is taken or absent.
@@ -66,6 +81,7 @@ class Largest:
 
     @staticmethod
     def scratch_bytes(e: Emitter, size: int) -> int:
+        """How much `scratch` a vector of `size` elements takes."""
         return 4 * (-(-size // e.lanes) * e.lanes)
 
     def _write_keys(self, source: View, slots: Chosen | None) -> None:
@@ -77,9 +93,7 @@ class Largest:
             value = value if source.dtype == "f32" else widen(e, value, source.dtype)
             keys = sort_keys(e, value)
             if slots is not None and slots.partial:
-                indices = e.load(e.at(slots.pointer, at, 8), "i64", width)
-                filled = e.b.icmp_unsigned("<", indices, e.like(indices, slots.domain))
-                keys = e.b.select(filled, keys, e.like(keys, _TAKEN))
+                keys = e.b.select(slots.filled_from(e, at, width), keys, e.like(keys, _TAKEN))
             e.b.store(keys, e.at(self.keys, at, 4), align=4)
 
         if self.padded > self.size:

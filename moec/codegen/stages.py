@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 
-from moec.codegen.frame import Domain, Frame, Region, StageFrame, row_bytes, row_layout, row_value
+from moec.codegen.frame import Domain, Frame, Region, StageFrame, ascend, row_bytes, row_value
 from moec.codegen.llvm import I64, PTR, SIZES, VOID, Emitter, Value, i64
 from moec.codegen.microkernel import emit_microkernel
-from moec.codegen.rows import Row, Scratch, map_into, put
+from moec.codegen.rows import RULES
+from moec.codegen.rows.pointwise import map_into
+from moec.codegen.rows.row import Row, Scratch
+from moec.codegen.rows.surroundings import Surroundings
 from moec.codegen.selections import Chosen
-from moec.codegen.views import View
+from moec.codegen.views import View, put
 from moec.dialects import moe, plan
 from moec.dialects.types import element_name, integer
 from moec.runtime.pack import panel_bytes
@@ -27,9 +30,6 @@ STAGE_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR])
 
 #: Picoseconds, roughly, for a byte moved and for a multiply-add.
 BYTE_COST, _PRODUCT_COST = 50, 20
-
-#: The word of the frame that is set when an index from the input lies outside its table.
-FLAG = "flag"
 
 
 @dataclass
@@ -90,7 +90,8 @@ class Stages:
         scratch = Scratch(function.args[3])
 
         def turn(index: Value) -> None:
-            row = Row(e, Surroundings(self, frame, e, domain, op.body.block.args[0]), scratch)
+            around = Surroundings(self.domains, frame, e, domain, op.body.block.args[0])
+            row = Row(e, around, scratch, RULES)
             row.values[op.body.block.args[0]] = index
             last = op.body.block.last_op
             assert last is not None
@@ -121,56 +122,6 @@ def _leave(e: Emitter, value: Any, place: Any) -> None:
             e.loop(0, value.size, lambda slot: place.put(e, slot, value.at(e, slot)))
     else:
         put(e, value, place)
-
-
-class Surroundings:
-    """What a row reads from around it: parameters, and the rows of other stages, its own domain's or an outer one's."""
-
-    def __init__(self, stages: Stages, frame: StageFrame, e: Emitter, domain: Domain, row: SSAValue) -> None:
-        self._stages = stages
-        self._frame = frame
-        self._e = e
-        self._domains: dict[SSAValue, Domain] = {row: domain}
-
-    def param(self, value: SSAValue) -> Any:
-        assert isinstance(value.owner, Block), value
-        dtype, shape = row_layout(value.type)
-        pointer = self._frame.pointer_of(("param", value))
-        return View.dense(pointer, dtype, shape) if shape else self._e.load(pointer, dtype)
-
-    def read(self, source: SSAValue, row: SSAValue, index: Value) -> Any:
-        target = self._stages.domains[plan.domain_of(source)]
-        index = ascend(self._e, self._frame, self._domain(row), target, index)
-        assert isinstance(source.type, plan.RowsType)
-        found = row_value(self._e, source.type.row, self._frame.pointer_of(source), index)
-        if isinstance(found, View) and not found.shape:
-            return self._e.load(found.pointer, found.dtype)
-        return found
-
-    def _domain(self, row: SSAValue) -> Domain:
-        if row not in self._domains:
-            owner = row.owner
-            assert isinstance(owner, plan.DescendOp)
-            self._domains[row] = self._stages.domains[owner.domain]
-        return self._domains[row]
-
-    def descend(self, domain: SSAValue, row: Value, slot: Value) -> Value:
-        inner, e = self._stages.domains[domain], self._e
-        place = e.b.add(e.b.mul(row, i64(inner.slots)), slot)
-        return e.load(e.at(self._frame.pointer_of(inner.keys("position")), place, 8), "i64")
-
-    def flag_outside(self) -> None:
-        e = self._e
-        e.b.store(i64(1), self._frame.pointer_of(FLAG), align=8)
-
-
-def ascend(e: Emitter, frame: StageFrame, domain: Domain, target: Domain, index: Value) -> Value:
-    """The row of an outer domain that a row was expanded from."""
-    while domain is not target:
-        assert domain.outer is not None
-        index = e.load(e.at(frame.pointer_of(domain.keys("parent")), index, 8), "i64")
-        domain = domain.outer
-    return index
 
 
 class Matmul:
@@ -454,7 +405,8 @@ class Matmul:
         """The region on `width` columns of one row."""
         e, block = self.e, self.op.body.block
         assert isinstance(self.op.value.type, plan.RowsType)
-        row = Row(e, Surroundings(self.stages, self.frame, e, self.domain, block.args[0]), self.scratch)
+        around = Surroundings(self.stages.domains, self.frame, e, self.domain, block.args[0])
+        row = Row(e, around, self.scratch, RULES)
         row.values[block.args[0]] = index
         for part, argument in enumerate(block.args[1:]):
             row.values[argument] = View.dense(e.at(sums, part * self.columns * 4, 1), "f32", (width,))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
 from moec.codegen.llvm import SIZES, Emitter, Value
 
@@ -128,3 +129,26 @@ def copy(e: Emitter, source: View, to: View) -> None:
         e.store(views[0].load(e, at, width), views[1].moved(e, at), to.dtype)
 
     walk(e, [source, to], step)
+
+
+def copy_part(e: Emitter, source: View, to: View) -> None:
+    """A part of an array, which may be a scalar."""
+    if source.shape:
+        copy(e, source, to)
+    else:
+        e.store(e.load(source.pointer, source.dtype), to.pointer, to.dtype)
+
+
+def put(e: Emitter, value: Any, to: View) -> None:
+    """A scalar or an array into memory, unless it is there already."""
+    if isinstance(value, View):
+        if value.pointer is not to.pointer:
+            copy(e, value, to)
+    else:
+        e.store(value, to.pointer, to.dtype)
+
+
+def zero(e: Emitter, view: View) -> None:
+    """Every element of a contiguous view becomes zero, or false."""
+    assert view.contiguous
+    e.fill(view.pointer, view.size * SIZES[view.dtype])
