@@ -1,14 +1,12 @@
 """The `moe` dialect: what happens to one token.
 
 Pointwise work is upstream `arith` and `math` on scalars inside `moe.map`; contractions, selections and the sparse sum
-are operations of this dialect. It knows no batch, no memory and no machine. Every operation can infer its result types,
-which serves building, verifying and the pass `infer-shapes` alike.
+are operations of this dialect. It knows no batch, no memory and no machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
 
 from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, StringAttr, SymbolNameConstraint
 from xdsl.ir import Attribute, Block, Dialect, Operation, Region, SSAValue
@@ -28,8 +26,8 @@ from xdsl.irdl import (
     var_result_def,
 )
 from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure, RecursiveMemoryEffect
-from xdsl.utils.exceptions import VerifyException
 
+from moec.dialects.inference import InferredOp, require, require_at_most
 from moec.dialects.types import (
     BOOL,
     F32,
@@ -39,7 +37,6 @@ from moec.dialects.types import (
     SelectionType,
     ShapeAttr,
     array_type,
-    dim_attr,
     dim_of,
     element_of,
     selection_type,
@@ -48,64 +45,8 @@ from moec.dialects.types import (
 )
 from moec.dims import Dim, product
 
+#: The kind of a selection none of whose slots can be empty.
 FULL = "full"
-
-
-class ShapeError(VerifyException):
-    """Operand types that an operation cannot have."""
-
-
-def require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ShapeError(message)
-
-
-class MoeOp(IRDLOperation):
-    """An operation that knows its result types."""
-
-    def infer(self) -> Sequence[Attribute]:
-        """The result types, from the operands' types and the properties. Raises `ShapeError`."""
-        raise NotImplementedError(self.name)
-
-    @classmethod
-    def make(
-        cls,
-        *operands: SSAValue | Sequence[SSAValue] | None,
-        regions: Sequence[Region | Sequence[Region]] = (),
-        **properties: Attribute | Dim | str | int | None,
-    ) -> Self:
-        """A new operation with inferred result types."""
-        attributes = {name: _attribute(value) for name, value in properties.items() if value is not None}
-        operation = cls.build(
-            operands=[[] if operand is None else operand for operand in operands],
-            properties=attributes,
-            regions=list(regions),
-            result_types=[[F32]] if cls is MapOp else [F32] * len(cls.get_irdl_definition().results),
-        )
-        operation.update_types()
-        return operation
-
-    def update_types(self) -> None:
-        """Gives the results the types that `infer` says."""
-        types = self.infer()
-        assert len(types) == len(self.results), self.name
-        for result, type in zip(self.results, types, strict=True):
-            if result.type != type:
-                result._type = type  # pyright: ignore[reportPrivateUsage]
-
-    def verify_(self) -> None:
-        stated, inferred = list(self.result_types), list(self.infer()) if self.results else []
-        if stated != inferred:
-            texts = (", ".join(map(str, types)) for types in (stated, inferred))
-            raise VerifyException("{}: results are {}, inferred {}".format(self.name, *texts))
-
-
-def _attribute(value: Attribute | Dim | str | int) -> Attribute:
-    if isinstance(value, Dim):
-        return dim_attr(value)
-    if isinstance(value, str):
-        return StringAttr(value)
-    return IntegerAttr(value, 64) if isinstance(value, int) else value
 
 
 def _selection(value: SSAValue) -> SelectionType:
@@ -127,11 +68,6 @@ def domain(value: SSAValue) -> Dim:
 def partial(value: SSAValue | None) -> bool:
     """Whether slots of a selection may be empty."""
     return value is not None and _selection(value).kind.data != FULL
-
-
-def at_most(least: Dim, most: Dim, message: str) -> None:
-    difference = (most - least).constant
-    require(difference is None or difference >= 0, message)
 
 
 # ── structure ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -172,6 +108,7 @@ class YieldOp(IRDLOperation):
 
 
 def yielded(region: Region) -> Sequence[SSAValue]:
+    """The values that a region's `moe.yield` gives."""
     last = region.block.last_op
     assert isinstance(last, YieldOp)
     return last.values
@@ -181,7 +118,7 @@ def yielded(region: Region) -> Sequence[SSAValue]:
 
 
 @irdl_op_definition
-class NumberOp(MoeOp):
+class NumberOp(InferredOp):
     """A compile-time number as a scalar."""
 
     name = "moe.number"
@@ -195,7 +132,7 @@ class NumberOp(MoeOp):
 
 
 @irdl_op_definition
-class CastOp(MoeOp):
+class CastOp(InferredOp):
     """Rounding to, or widening from, an element type; of a scalar."""
 
     name = "moe.cast"
@@ -209,7 +146,7 @@ class CastOp(MoeOp):
 
 
 @irdl_op_definition
-class MapOp(MoeOp):
+class MapOp(InferredOp):
     """Pointwise work: the region computes one element from one element of each operand. Scalars are captured."""
 
     name = "moe.map"
@@ -227,7 +164,7 @@ class MapOp(MoeOp):
 
 
 @irdl_op_definition
-class BroadcastOp(MoeOp):
+class BroadcastOp(InferredOp):
     """A scalar, or an array of the leading axes, repeated to a shape."""
 
     name = "moe.broadcast"
@@ -243,7 +180,7 @@ class BroadcastOp(MoeOp):
 
 
 @irdl_op_definition
-class ContractOp(MoeOp):
+class ContractOp(InferredOp):
     """`W @ v`: the last axis of W against v, summed in f32. `activations = "int8"`: v enters in quantised blocks."""
 
     name = "moe.contract"
@@ -262,7 +199,7 @@ class ContractOp(MoeOp):
 
 
 @irdl_op_definition
-class ReduceOp(MoeOp):
+class ReduceOp(InferredOp):
     """`sum`, `max` or `min` over an axis. With `slots`, empty slots of the axis are left out."""
 
     name = "moe.reduce"
@@ -283,7 +220,7 @@ class ReduceOp(MoeOp):
 
 
 @irdl_op_definition
-class ExtractOp(MoeOp):
+class ExtractOp(InferredOp):
     """The part of an array at one index of its first axis. `checked = "run"` where only the run can tell."""
 
     name = "moe.extract"
@@ -300,7 +237,7 @@ class ExtractOp(MoeOp):
 
 
 @irdl_op_definition
-class GatherOp(MoeOp):
+class GatherOp(InferredOp):
     """The parts of an array at the indices of a selection, in slot order; empty slots are zero."""
 
     name = "moe.gather"
@@ -316,7 +253,7 @@ class GatherOp(MoeOp):
 
 
 @irdl_op_definition
-class SliceOp(MoeOp):
+class SliceOp(InferredOp):
     """`size` elements of an axis, from `offset`, `step` apart."""
 
     name = "moe.slice"
@@ -336,7 +273,7 @@ class SliceOp(MoeOp):
 
 
 @irdl_op_definition
-class ReshapeOp(MoeOp):
+class ReshapeOp(InferredOp):
     """The same elements in the same order under another shape."""
 
     name = "moe.reshape"
@@ -352,7 +289,7 @@ class ReshapeOp(MoeOp):
 
 
 @irdl_op_definition
-class TransposeOp(MoeOp):
+class TransposeOp(InferredOp):
     """The last two axes exchanged."""
 
     name = "moe.transpose"
@@ -367,7 +304,7 @@ class TransposeOp(MoeOp):
 
 
 @irdl_op_definition
-class ConcatOp(MoeOp):
+class ConcatOp(InferredOp):
     """Arrays joined along an axis."""
 
     name = "moe.concat"
@@ -387,7 +324,7 @@ class ConcatOp(MoeOp):
 
 
 @irdl_op_definition
-class TopOp(MoeOp):
+class TopOp(InferredOp):
     """The `count` largest elements of the last axis, largest first."""
 
     name = "moe.top"
@@ -399,7 +336,7 @@ class TopOp(MoeOp):
     def infer(self) -> Sequence[Attribute]:
         shape, count = shape_of(self.operand.type), dim_of(self.count)
         require(bool(shape), f"{self.operand.type} has no axis")
-        at_most(count, shape[-1], f"the {count} largest of {shape[-1]}")
+        require_at_most(count, shape[-1], f"the {count} largest of {shape[-1]}")
         return [with_shape(self.operand.type, (*shape[:-1], count))]
 
 
@@ -407,7 +344,7 @@ class TopOp(MoeOp):
 
 
 @irdl_op_definition
-class TopKOp(MoeOp):
+class TopKOp(InferredOp):
     """The `count` largest of a vector; with `slots`, among the slots that are not empty."""
 
     name = "moe.topk"
@@ -419,12 +356,12 @@ class TopKOp(MoeOp):
 
     def infer(self) -> Sequence[Attribute]:
         (size,), count = shape_of(self.operand.type), dim_of(self.count)
-        at_most(count, size, f"the {count} largest of {size}")
+        require_at_most(count, size, f"the {count} largest of {size}")
         return [selection_type(count, size, partial(self.slots))]
 
 
 @irdl_op_definition
-class WhereOp(MoeOp):
+class WhereOp(InferredOp):
     """Those that hold, in rising order."""
 
     name = "moe.where"
@@ -439,7 +376,7 @@ class WhereOp(MoeOp):
 
 
 @irdl_op_definition
-class GivenOp(MoeOp):
+class GivenOp(InferredOp):
     """The indices of a vector; those outside `0..domain` are empty slots."""
 
     name = "moe.given"
@@ -454,7 +391,7 @@ class GivenOp(MoeOp):
 
 
 @irdl_op_definition
-class CrossOp(MoeOp):
+class CrossOp(InferredOp):
     """All pairs of two selections, the first outside."""
 
     name = "moe.cross"
@@ -469,7 +406,7 @@ class CrossOp(MoeOp):
 
 
 @irdl_op_definition
-class ListedOp(MoeOp):
+class ListedOp(InferredOp):
     """The listed indices."""
 
     name = "moe.listed"
@@ -483,7 +420,7 @@ class ListedOp(MoeOp):
 
 
 @irdl_op_definition
-class RangeOp(MoeOp):
+class RangeOp(InferredOp):
     """The integers from `low` up to, not including, `high`."""
 
     name = "moe.range"
@@ -498,7 +435,7 @@ class RangeOp(MoeOp):
 
 
 @irdl_op_definition
-class ComposeOp(MoeOp):
+class ComposeOp(InferredOp):
     """The indices that a selection of slots stands for: `outer[inner[slot]]`."""
 
     name = "moe.compose"
@@ -513,7 +450,7 @@ class ComposeOp(MoeOp):
 
 
 @irdl_op_definition
-class IdsOp(MoeOp):
+class IdsOp(InferredOp):
     """The indices of a selection; an empty slot shows the domain's size."""
 
     name = "moe.ids"
@@ -526,7 +463,7 @@ class IdsOp(MoeOp):
 
 
 @irdl_op_definition
-class AtOp(MoeOp):
+class AtOp(InferredOp):
     """The index in one slot."""
 
     name = "moe.at"
@@ -541,7 +478,7 @@ class AtOp(MoeOp):
 
 
 @irdl_op_definition
-class ContainsOp(MoeOp):
+class ContainsOp(InferredOp):
     """Whether an index is in a selection."""
 
     name = "moe.contains"
@@ -556,7 +493,7 @@ class ContainsOp(MoeOp):
 
 
 @irdl_op_definition
-class MembersOp(MoeOp):
+class MembersOp(InferredOp):
     """For each index of the domain, whether a selection holds it."""
 
     name = "moe.members"
@@ -569,7 +506,7 @@ class MembersOp(MoeOp):
 
 
 @irdl_op_definition
-class FilledOp(MoeOp):
+class FilledOp(InferredOp):
     """For each slot, whether it holds an index."""
 
     name = "moe.filled"
@@ -585,7 +522,7 @@ class FilledOp(MoeOp):
 
 
 @irdl_op_definition
-class SumOp(MoeOp):
+class SumOp(InferredOp):
     """The sparse sum: the region's value for the index and the number of each slot, added in slot order."""
 
     name = "moe.sum"
@@ -600,7 +537,7 @@ class SumOp(MoeOp):
 
 
 @irdl_op_definition
-class EachOp(MoeOp):
+class EachOp(InferredOp):
     """The region's value for the index and the number of each slot, along a new first axis; empty slots are zero."""
 
     name = "moe.each"
@@ -615,7 +552,7 @@ class EachOp(MoeOp):
 
 
 @irdl_op_definition
-class MatchOp(MoeOp):
+class MatchOp(InferredOp):
     """One region an arm; arm i takes an index below `bounds[i]` that no earlier arm took."""
 
     name = "moe.match"
@@ -629,6 +566,13 @@ class MatchOp(MoeOp):
         types = {yielded(arm)[0].type for arm in self.arms}
         require(len(types) == 1, f"arms of different types: {sorted(map(str, types))}")
         return [types.pop()]
+
+
+def map_of(arrays: Sequence[SSAValue], make: Callable[..., Operation]) -> MapOp:
+    """A map of one operation, made of an element of each array."""
+    block = Block(arg_types=[element_of(array.type) for array in arrays])
+    operation = make(*block.args)
+    return MapOp.make(arrays, regions=[region_of([operation], [operation.results[0]], block)])
 
 
 def region_of(operations: Sequence[Operation], values: Sequence[SSAValue], block: Block) -> Region:

@@ -128,11 +128,8 @@ def element_name(type: Attribute) -> str:
 
 
 def with_shape(type: Attribute, shape: Iterable[Dim]) -> Attribute:
+    """An array of the same elements under another shape."""
     return array_type(element_of(type), tuple(shape))
-
-
-def with_element(type: Attribute, element: Attribute) -> Attribute:
-    return array_type(element, shape_of(type))
 
 
 def static_shape(type: Attribute) -> tuple[int, ...]:
@@ -145,6 +142,7 @@ def static_shape(type: Attribute) -> tuple[int, ...]:
 
 
 def selection_type(size: Dim, domain: Dim, partial: bool) -> SelectionType:
+    """The type of `size` slots that hold indices below `domain`; if `partial`, some may be empty."""
     return SelectionType(dim_attr(size), dim_attr(domain), StringAttr("partial" if partial else "full"))
 
 

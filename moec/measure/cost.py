@@ -15,6 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from moec.dialects import moe, plan
+from moec.dialects.inference import InferredOp
 from moec.dialects.types import SelectionType, element_name, integer, static_shape
 from moec.dtypes import DTYPES
 from moec.runtime import pack
@@ -210,7 +211,7 @@ _SILENT = frozenset({"extract", "at", "reshape", "slice", "yield", "broadcast"})
 
 def _verbs(op: plan.RowsOp) -> str:
     """What a stage does to a row, in the names of its operations."""
-    names = [inner.name.partition(".")[2] for inner in op.walk() if isinstance(inner, moe.MoeOp)]
+    names = [inner.name.partition(".")[2] for inner in op.walk() if isinstance(inner, InferredOp)]
     return " ".join(name for name in dict.fromkeys(names) if name not in _SILENT) or "copy"
 
 

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, OpResult, SSAValue
+from xdsl.ir import Block, OpResult, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from moec.dialects import moe
+from moec.dialects.types import element_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def _absorb(consumer: moe.MapOp) -> None:
     for operation in list(consumer.body.block.ops):
         operation.detach()
         block.add_op(operation)
-    fused = moe.MapOp.make(inputs, regions=[moe.Region(block)])
+    fused = moe.MapOp.make(inputs, regions=[Region(block)])
     fused.location = consumer.location
     fused.results[0].name_hint = consumer.results[0].name_hint
     Rewriter.replace_op(consumer, fused)
@@ -58,6 +59,7 @@ def _absorb(consumer: moe.MapOp) -> None:
 
 
 def _producers(consumer: moe.MapOp) -> list[moe.MapOp]:
+    """The maps in the same block whose results only this one reads."""
     found: list[moe.MapOp] = []
     for value in consumer.arrays:
         owner = value.owner
@@ -76,11 +78,12 @@ def _signature(
     inputs: dict[SSAValue, None] = {}
     for owner in (*producers, consumer):
         inputs.update({value: None for value in owner.arrays if value not in made})
-    block = Block(arg_types=[moe.element_of(value.type) for value in inputs])
+    block = Block(arg_types=[element_of(value.type) for value in inputs])
     return list(inputs), block, dict(zip(inputs, block.args, strict=True))
 
 
 def _inline(producer: moe.MapOp, block: Block, mapping: dict[SSAValue, SSAValue]) -> None:
+    """Moves a producer's work to the end of the joined block; its result is then known there."""
     for value, argument in zip(producer.arrays, producer.body.block.args, strict=True):
         argument.replace_all_uses_with(mapping[value])
     for operation in list(producer.body.block.ops):
@@ -91,6 +94,3 @@ def _inline(producer: moe.MapOp, block: Block, mapping: dict[SSAValue, SSAValue]
         else:
             operation.detach()
             block.add_op(operation)
-
-
-__all__ = ["FuseMaps"]

@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 
-from moec.dialects.moe import MoeOp
+from moec.dialects.inference import InferredOp
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ def _operation(operation: Operation) -> None:
     for region in operation.regions:
         for block in region.blocks:
             _block(block)
-    if isinstance(operation, MoeOp):
+    if isinstance(operation, InferredOp):
         operation.update_types()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
@@ -34,13 +35,7 @@ def _rounded(last: moe.ReturnOp, value: SSAValue, name: str) -> SSAValue:
     target = ELEMENTS[name]
     if element_of(value.type) == target:
         return value
-    convert = arith.ExtFOp if target == F32 else arith.TruncFOp
-    if not shape_of(value.type):
-        scalar = convert(value, target)  # pyright: ignore[reportArgumentType]
-        Rewriter.insert_op(scalar, InsertPoint.before(last))
-        return scalar.results[0]
-    block = Block(arg_types=[element_of(value.type)])
-    scalar = convert(block.args[0], target)  # pyright: ignore[reportArgumentType]
-    operation = moe.MapOp.make([value], regions=[moe.region_of([scalar], [scalar.results[0]], block)])
+    convert = partial(arith.ExtFOp if target == F32 else arith.TruncFOp, target_type=target)
+    operation = moe.map_of([value], convert) if shape_of(value.type) else convert(value)
     Rewriter.insert_op(operation, InsertPoint.before(last))
     return operation.results[0]

@@ -29,6 +29,7 @@ from moec.dialects.types import (
     element_of,
     shape_of,
 )
+from moec.dtypes import REALS
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Specialize(ModulePass):
     real: str = "f32"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        if self.real not in ("f32", "bf16", "f16"):
+        if self.real not in REALS:
             raise PassFailedException(f"`real` is f32, bf16 or f16, not `{self.real}`")
         binding = {name: int(value) for name, _, value in (item.partition("=") for item in self.dims)}
         substitute = _Substitution(binding, ELEMENTS[self.real])

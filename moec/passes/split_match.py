@@ -17,7 +17,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
-from moec.dialects.types import I64, element_of, integer, shape_of
+from moec.dialects.types import I64, integer, shape_of
 from moec.passes.views import is_matmul
 
 
@@ -59,9 +59,7 @@ class _Inserter:
     def add(self, left: SSAValue, right: SSAValue) -> SSAValue:
         if not shape_of(left.type):
             return self(arith.AddfOp(left, right))
-        block = Block(arg_types=[element_of(left.type)] * 2)
-        total = arith.AddfOp(block.args[0], block.args[1])
-        return self(moe.MapOp.make([left, right], regions=[moe.region_of([total], [total.result], block)]))
+        return self(moe.map_of([left, right], arith.AddfOp))
 
 
 def _arm(insert: _Inserter, index: SSAValue, region: Region, low: int, high: int) -> SSAValue:

@@ -7,6 +7,7 @@ stored wide, once, instead of being widened for every panel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from xdsl.context import Context
@@ -34,24 +35,24 @@ class WidenActivations(ModulePass):
         target = Target.parse(self.target) if self.target else Target.host()
         wide: dict[SSAValue, SSAValue] = {}
         for operation in list(op.walk()):
-            if isinstance(operation, moe.ContractOp) and _reads_rows(operation):
-                dtype, vector = element_name(operation.weight.type), operation.vector
-                if element_of(vector.type) != F32 and target.kernel(dtype).activation == "f32":
-                    if vector not in wide:
-                        wide[vector] = _widened(vector)
-                    operation.operands[1] = wide[vector]
+            if isinstance(operation, moe.ContractOp) and _reads_wide(operation, target):
+                vector = operation.vector
+                if vector not in wide:
+                    wide[vector] = _widened(vector)
+                operation.operands[1] = wide[vector]
 
 
-def _reads_rows(operation: moe.ContractOp) -> bool:
-    """Whether a kernel reads the vector as it stands in memory."""
-    return operation.activations is None and weight_view(operation.weight) is not None
+def _reads_wide(operation: moe.ContractOp, target: Target) -> bool:
+    """Whether the kernel reads f32, as it stands in memory, and the vector is something else."""
+    if operation.activations is not None or weight_view(operation.weight) is None:
+        return False
+    dtype = element_name(operation.weight.type)
+    return element_of(operation.vector.type) != F32 and target.kernel(dtype).activation == "f32"
 
 
 def _widened(vector: SSAValue) -> SSAValue:
     """The vector in f32, computed where the vector is."""
-    block = Block(arg_types=[element_of(vector.type)])
-    convert = arith.ExtFOp(block.args[0], F32)  # pyright: ignore[reportArgumentType]
-    operation = moe.MapOp.make([vector], regions=[moe.region_of([convert], [convert.result], block)])
+    operation = moe.map_of([vector], partial(arith.ExtFOp, target_type=F32))
     owner = vector.owner
     Rewriter.insert_op(operation, InsertPoint.at_start(owner) if isinstance(owner, Block) else InsertPoint.after(owner))
     return operation.results[0]
