@@ -33,6 +33,7 @@ FLOORS: Final = (
     ("checkpoint",),
     ("formats",),
     ("language",),
+    ("directories",),
     NOUNS,
 )
 HEIGHT: Final = {part: -i for i, floor in enumerate(FLOORS) for part in floor}

@@ -57,6 +57,8 @@ class Tables:
 @cache
 def tables() -> Tables:
     """The tables of the grammar: from the package, from the cache, or built anew."""
+    from moec.directories import cache_directory  # here, since grammar/build.py runs this file by itself
+
     text = grammar()
     name = file_name(text)
     kept = cache_directory() / name
@@ -79,15 +81,6 @@ def grammar() -> str:
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
     return (Path(__file__).parents[2] / "grammar" / "moe.lark").read_text(encoding="utf-8")
-
-
-def cache_directory() -> Path:
-    """Where moec keeps what it can make again: `MOEC_CACHE_DIR`, or the user's cache directory."""
-    if chosen := os.environ.get("MOEC_CACHE_DIR"):
-        return Path(chosen)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("moec"))
 
 
 def build(text: str) -> Tables:

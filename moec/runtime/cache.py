@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from moec.directories import cache_directory
 from moec.runtime.interface import Interface
 
 _MAGIC: Final = b"moec object 1\n"
@@ -44,7 +45,7 @@ class Cache:
     @staticmethod
     def default() -> Cache:
         """The user's cache: below `MOEC_CACHE_DIR`, or where the system keeps caches."""
-        return Cache(_root() / "objects")
+        return Cache(cache_directory() / "objects")
 
     def load(self, key: str) -> Program | None:
         """The entry of a key, or None where there is none that is whole. Being used keeps an entry young."""
@@ -116,11 +117,3 @@ def decode(data: bytes) -> Program | None:
         return Program(Interface.from_json(json.loads(body[8 : 8 + size])), body[8 + size :])
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-
-
-def _root() -> Path:
-    if chosen := os.environ.get("MOEC_CACHE_DIR"):
-        return Path(chosen)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("moec"))

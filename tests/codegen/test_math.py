@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from moec.codegen.math import FUNCTIONS, emit_powi
+from moec.codegen.math import FUNCTIONS
 from moec.target import Target
 
 F32 = ir.FloatType()
@@ -67,7 +67,6 @@ def cases() -> dict[str, Oracle]:
 
 ORACLES = cases()
 POW_BOUND = 0.55
-POWI_BOUNDS = {2: 0.5, 3: 1.3, 4: 1.92, 5: 0.501, 13: 0.501, 1: 0.0, 0: 0.0, -1: 0.5, -2: 0.501, -7: 0.501}
 
 Emit = Callable[..., Any]
 
@@ -129,11 +128,6 @@ def compile_loop(emit: Emit, arity: int, width: int, target: Target) -> Run:
         return output
 
     return run
-
-
-@cache
-def powi(n: int) -> Emit:
-    return lambda b, x: emit_powi(b, x, n)
 
 
 def padded(values: Any) -> Any:
@@ -289,17 +283,6 @@ def test_pow_edges(target: Target) -> None:
         np.array_equal(np.signbit(got), np.signbit(expected))
         or np.isnan(got[np.signbit(got) != np.signbit(expected)]).all()
     )
-
-
-@pytest.mark.parametrize("n", POWI_BOUNDS)
-@pytest.mark.parametrize("target", RUNNABLE.values(), ids=RUNNABLE)
-def test_powi_error_is_bounded(n: int, target: Target) -> None:
-    x = samples("math.absf")
-    got = compile_loop(powi(n), 1, 16, target)(x)
-    errors = measure_ulps(got, quietly(lambda v: v**n, x))
-    print(f"powi {n}: {errors.max():.4f} ulp")
-    assert errors.max() <= POWI_BOUNDS[n]
-    assert same_bits(got, compile_loop(powi(n), 1, 0, target)(x))
 
 
 @pytest.mark.parametrize("target", CROSS.values(), ids=CROSS)
