@@ -1,0 +1,57 @@
+"""What the documents name is there, and the tour quotes what the stages print."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from moec.cli import main
+from moec.opt import PASSES
+from moec.pipeline import STAGES, Compilation, Options, find_source
+from tests.test_floors import FLOORS
+
+ROOT: Final = Path(__file__).parents[1]
+PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+TOUR: Final = (ROOT / "docs" / "tour.md").read_text()
+README: Final = PAGES[0].read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_is_there(page: Path) -> None:
+    text = page.read_text()
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "code", text, flags=re.DOTALL)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", prose) if "://" not in link]
+    sources = re.findall(r"`((?:moec|tests|docs|grammar|benchmarks|examples)/[\w/.-]*)`", text)
+    assert not [link for link in links if not (page.parent / link).exists()]
+    assert not [name for name in sources if not (ROOT / name).exists()]
+
+
+def test_the_tour_quotes_what_the_stages_print() -> None:
+    compilation = Compilation(find_source(ROOT / "examples" / "mixtral.moe"), Options.of())
+    printed = {line.strip() for stage in ("moe", "moe-opt") for line in str(compilation.show(stage)).splitlines()}
+    quotes = [
+        line.strip() for block in re.findall(r"```mlir\n(.*?)```", TOUR, re.DOTALL) for line in block.splitlines()
+    ]
+    assert len(quotes) > 10
+    assert not [line for line in quotes if "…" not in line and line not in printed]
+
+
+def test_the_tour_has_every_stage_and_every_pass() -> None:
+    chapters = re.findall(r"`([a-z-]+)`", " ".join(re.findall(r"^## (.*)", TOUR, re.MULTILINE)))
+    assert [name for name in STAGES if name != "passes"] == chapters
+    table = re.findall(r"^\| (`.*?`) \|", TOUR, re.MULTILINE)
+    named = set(re.findall(r"`([a-z-]+)`", " ".join(table)))
+    assert named == {*PASSES, "cse", "canonicalize", "dce"} - {"schedule"}
+
+
+def test_the_readme_has_every_floor_and_every_command() -> None:
+    floors = README.split("The code has floors")[1].split("\n\n")[0].partition("): ")[2]
+    named = [set(re.findall(r"`(\w+)`", floor)) for floor in floors.split("·")]
+    assert named == [set(floor) for floor in FLOORS if not {"__main__", ""} & set(floor)]
+    page = (ROOT / "docs" / "command.md").read_text()
+    for name in main.list_commands(None):  # pyright: ignore[reportArgumentType]
+        assert f"`{name}`" in page
+        assert re.search(rf"`moec {name}\b", README)
