@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from tests.examples import Array
-from tests.parity.formulas import Arrays, chosen, gelu, silu, softmax, sparse_softmax
+from tests.parity.formulas import Arrays, gelu, largest, silu, softmax, sparse_softmax
 
 
 def seed(x: Array, w: Arrays, count: int) -> Array:
@@ -40,7 +40,7 @@ def moe_plus_plus(x: Array, w: Arrays, count: int, before: Array) -> Array:
         x[:, None],
         np.zeros_like(x)[:, None],
     ]
-    return np.einsum("te,teh->th", np.where(chosen(scores, count), p, 0), np.concatenate(experts, 1))
+    return np.einsum("te,teh->th", np.where(largest(scores, count), p, 0), np.concatenate(experts, 1))
 
 
 def hierarchical(x: Array, w: Arrays, count: int) -> Array:

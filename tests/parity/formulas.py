@@ -17,14 +17,14 @@ def softmax(v: Array) -> Array:
     return u / u.sum(-1, keepdims=True)
 
 
-def chosen(v: Array, count: int) -> Array:
+def largest(v: Array, count: int) -> Array:
     """Where the `count` largest of each row are."""
     return v >= np.sort(v, -1)[..., -count, None]
 
 
 def sparse_softmax(v: Array, count: int) -> Array:
     """The softmax over the `count` largest of each row, which is what renormalised weights are."""
-    return softmax(np.where(chosen(v, count), v, -np.inf))
+    return softmax(np.where(largest(v, count), v, -np.inf))
 
 
 def gelu(v: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from tests.examples import Array
-from tests.parity.formulas import Arrays, chosen, gelu, silu, softmax, sparse_softmax
+from tests.parity.formulas import Arrays, gelu, largest, silu, softmax, sparse_softmax
 
 Dims = Mapping[str, int]
 
@@ -50,7 +50,7 @@ def _mix(weights: Array, experts: Array) -> Array:
 
 def _top(p: Array, count: int) -> Array:
     """The `count` largest of each row, zero elsewhere."""
-    return np.where(chosen(p, count), p, 0)
+    return np.where(largest(p, count), p, 0)
 
 
 def _share(p: Array) -> Array:
@@ -73,7 +73,7 @@ def mixlora(x: Array, w: Arrays, dims: Dims) -> Array:
 def moefication(x: Array, w: Arrays, dims: Dims) -> Array:
     """The dense layer, the neurons of the other groups silenced."""
     cosine = x @ w["centre"].T / (_norm(w["centre"]) * _norm(x)[:, None])
-    awake = np.repeat(chosen(cosine, dims["K"]), dims["I"] // dims["E"], -1)
+    awake = np.repeat(largest(cosine, dims["K"]), dims["I"] // dims["E"], -1)
     return (_relu(x @ w["up"].T + w["up_bias"]) * awake) @ w["down"].T
 
 
@@ -280,7 +280,7 @@ def autonomy(x: Array, w: Arrays, dims: Dims) -> Array:
 def dynmoe(x: Array, w: Arrays, dims: Dims) -> Array:
     s = _sigmoid(x @ w["centre"].T / (_norm(w["centre"]) * _norm(x)[:, None]))
     chosen = s > _sigmoid(w["threshold"])
-    chosen = np.where(chosen.any(-1, keepdims=True), chosen, chosen(s, 1))
+    chosen = np.where(chosen.any(-1, keepdims=True), chosen, largest(s, 1))
     return _mix(_share(chosen.astype(float)), _plain(gelu, x, w))
 
 
