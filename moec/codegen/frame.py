@@ -40,11 +40,8 @@ class Frame:
     fields: dict[object, Field] = field(default_factory=dict[object, Field])
 
     def field(self, key: object) -> Field:
+        """The word of a key; a new one where it has none yet."""
         return self.fields.setdefault(key, Field(len(self.fields)))
-
-    @property
-    def size(self) -> int:
-        return 8 * len(self.fields)
 
 
 @dataclass(frozen=True)
@@ -84,6 +81,7 @@ def row_layout(type: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def row_bytes(type: Any) -> int:
+    """The bytes of one row's value."""
     dtype, shape = row_layout(type)
     return prod(shape) * SIZES[dtype]
 
@@ -99,9 +97,11 @@ class StageFrame:
         self._loaded: dict[tuple[object, bool], Value] = {}
 
     def pointer_of(self, key: object) -> Value:
+        """The address in a word."""
         return self._load(key, PTR)
 
     def number_of(self, key: object) -> Value:
+        """The number in a word."""
         return self._load(key, I64)
 
     def _load(self, key: object, type: Any) -> Value:
@@ -114,18 +114,37 @@ class StageFrame:
         return self._loaded[found]
 
 
-def ascend(e: Emitter, frame: StageFrame, domain: Domain, target: Domain, index: Value) -> Value:
+class RunFrame:
+    """The frame inside `run`, which fills it in: words are loaded where they are asked for."""
+
+    def __init__(self, e: Emitter, frame: Frame, pointer: Value) -> None:
+        self.e = e
+        self.frame = frame
+        self.pointer = pointer
+
+    def pointer_of(self, key: object) -> Value:
+        """The address in a word."""
+        return self.e.b.load(self._place(key), typ=PTR, align=8)
+
+    def number_of(self, key: object) -> Value:
+        """The number in a word."""
+        return self.e.b.load(self._place(key), typ=I64, align=8)
+
+    def put(self, key: object, value: Value) -> None:
+        """Writes a word."""
+        self.e.b.store(value, self._place(key), align=8)
+
+    def _place(self, key: object) -> Value:
+        return self.e.at(self.pointer, i64(self.frame.field(key).index), 8)
+
+
+def ascend(e: Emitter, frame: StageFrame | RunFrame, domain: Domain, target: Domain, index: Value) -> Value:
     """The row of an outer domain that a row was expanded from."""
     while domain is not target:
         assert domain.outer is not None
         index = e.load(e.at(frame.pointer_of(domain.keys("parent")), index, 8), "i64")
         domain = domain.outer
     return index
-
-
-def put_field(e: Emitter, frame: Frame, pointer: Value, key: object, value: Value) -> None:
-    """Writes a word of the frame."""
-    e.b.store(value, e.at(pointer, i64(frame.field(key).index), 8), align=8)
 
 
 def row_value(e: Emitter, type: Any, pointer: Value, row: Value) -> Any:
@@ -138,6 +157,6 @@ def row_value(e: Emitter, type: Any, pointer: Value, row: Value) -> Any:
     return View.dense(place, dtype, shape)
 
 
-def total(regions: Sequence[Region]) -> tuple[int, int]:
+def workspace_bytes(regions: Sequence[Region]) -> tuple[int, int]:
     """The bytes of a workspace: for each token, and fixed (with room to align each part)."""
     return sum(r.bytes_per_token for r in regions), sum(r.fixed + ALIGNMENT for r in regions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -10,9 +9,20 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
 from moec.codegen.amx import SLACK, emit_gather
-from moec.codegen.frame import ALIGNMENT, FLAG, Domain, Frame, Region, put_field, row_bytes, row_layout
+from moec.codegen.frame import (
+    ALIGNMENT,
+    FLAG,
+    Domain,
+    Frame,
+    Region,
+    RunFrame,
+    row_bytes,
+    row_layout,
+    workspace_bytes,
+)
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
+from moec.codegen.sort import sort_keys, sort_slots
 from moec.codegen.stages import Stage, Stages
 from moec.codegen.stored import find_matmul
 from moec.dialects import plan
@@ -149,119 +159,60 @@ class _Program:
             self.frame.field(key)
         for domain in self.domains.values():
             self.frame.field(domain.keys("count"))
-        frame = e.b.alloca(I64, size=len(self.frame.fields))
-        frame.type = PTR  # llvmlite would have it point to i64
+        words = e.b.alloca(I64, size=len(self.frame.fields))
+        words.type = PTR  # llvmlite would have it point to i64
+        frame = RunFrame(e, self.frame, words)
         for position, key in enumerate([*self.arguments, "workspace"]):
             pointer = e.b.load(e.at(arguments, i64(position), 8), typ=PTR, align=8)
-            put_field(e, self.frame, frame, key, pointer)
-        self._lay_out(e, frame, tokens)
-        put_field(e, self.frame, frame, self.domains[self.block.args[0]].keys("count"), tokens)
-        e.b.store(i64(0), self._pointer(e, frame, FLAG), align=8)
-        self._read_clock(e, frame, 0)
+            frame.put(key, pointer)
+        self._lay_out(frame, tokens)
+        frame.put(self.domains[self.block.args[0]].keys("count"), tokens)
+        e.b.store(i64(0), frame.pointer_of(FLAG), align=8)
+        self._read_clock(frame, 0)
         for position, steps in enumerate(stages, 1):
             for step in steps:
-                self._call(e, frame, step, pool)
-            self._read_clock(e, frame, position)
-        e.b.ret(e.b.load(self._pointer(e, frame, FLAG), typ=I64, align=8))
+                self._call(frame, step, pool)
+            self._read_clock(frame, position)
+        e.b.ret(e.b.load(frame.pointer_of(FLAG), typ=I64, align=8))
 
-    def _read_clock(self, e: Emitter, frame: Value, position: int) -> None:
+    def _read_clock(self, frame: RunFrame, position: int) -> None:
         if self.timed:
-            place = e.at(self._pointer(e, frame, _CLOCK), position, 8)
+            e = frame.e
+            place = e.at(frame.pointer_of(_CLOCK), position, 8)
             e.b.store(e.call("llvm.readcyclecounter", I64), place, align=8)
 
-    def _pointer(self, e: Emitter, frame: Value, key: object) -> Value:
-        return e.b.load(e.at(frame, i64(self.frame.field(key).index), 8), typ=PTR, align=8)
-
-    def _number(self, e: Emitter, frame: Value, key: object) -> Value:
-        return e.b.load(e.at(frame, i64(self.frame.field(key).index), 8), typ=I64, align=8)
-
-    def _lay_out(self, e: Emitter, frame: Value, tokens: Value) -> None:
+    def _lay_out(self, frame: RunFrame, tokens: Value) -> None:
         """Hands out the workspace: each part aligned, one after the other."""
-        place = e.b.ptrtoint(self._pointer(e, frame, "workspace"), I64)
+        e, place = frame.e, frame.e.b.ptrtoint(frame.pointer_of("workspace"), I64)
         for region in self.regions:
-            put_field(e, self.frame, frame, region.key, e.b.inttoptr(place, PTR))
+            frame.put(region.key, e.b.inttoptr(place, PTR))
             used = e.b.add(e.b.mul(tokens, i64(region.bytes_per_token)), i64(region.fixed + ALIGNMENT - 1))
             place = e.b.add(place, e.b.and_(used, i64(-ALIGNMENT)))
 
-    def _call(self, e: Emitter, frame: Value, step: Any, pool: Value) -> None:
+    def _call(self, frame: RunFrame, step: Any, pool: Value) -> None:
         match step:
             case Stage():
-                self._stage(e, frame, step, pool)
+                self._stage(frame, step, pool)
             case plan.ExpandOp():
-                self._sort_slots(e, frame, step)
+                sort_slots(frame, self.domains, step)
             case _:
-                self._sort_keys(e, frame, step)
+                sort_keys(frame, self.domains, step)
 
-    def _stage(self, e: Emitter, frame: Value, step: Stage, pool: Value) -> None:
+    def _stage(self, frame: RunFrame, step: Stage, pool: Value) -> None:
         """Runs a stage: alone, or cut among a pool's threads where it is long enough to be worth it."""
-        b, rows = e.b, self._number(e, frame, step.domain.keys("count"))
+        e, b, rows = frame.e, frame.e.b, frame.number_of(step.domain.keys("count"))
         units = rows if step.units is None else i64(step.units)
-        stage, scratch = self.module.globals[step.name], self._pointer(e, frame, "scratch")
+        stage, scratch = self.module.globals[step.name], frame.pointer_of("scratch")
         matrices = b.select(b.icmp_signed("<", rows, i64(step.keys)), rows, i64(step.keys))
         cost = b.add(b.mul(rows, i64(step.row_cost)), b.mul(matrices, i64(step.key_cost)))
         null = ir.Constant(PTR, None)
         many = b.and_(b.icmp_unsigned("!=", pool, null), b.icmp_signed(">", cost, i64(WORTH_SHARING)))
         with e.either(many) as otherwise:
             parallel = b.load(e.at(pool, Line.PARALLEL * LINE, 1), typ=PTR, align=8)
-            arguments = [pool, b.bitcast(stage, PTR), frame, units, scratch, i64(self.scratch)]
+            arguments = [pool, b.bitcast(stage, PTR), frame.pointer, units, scratch, i64(self.scratch)]
             call(b, parallel, PARALLEL_TYPE, arguments)
             otherwise()
-            b.call(stage, [frame, i64(0), units, scratch])
-
-    # sorting
-
-    def _sort_slots(self, e: Emitter, frame: Value, op: plan.ExpandOp) -> None:
-        """Counts the slots of each index, then gives each slot its row: a counting sort, so a stable one."""
-        domain = self.domains[op.rows]
-        outer = domain.outer
-        assert outer is not None
-        slots, rows = domain.slots, self._number(e, frame, outer.keys("count"))
-        ids = self._pointer(e, frame, op.slots)
-        offsets = self._pointer(e, frame, domain.keys("offsets"))
-        parent, position = (self._pointer(e, frame, domain.keys(name)) for name in ("parent", "position"))
-        index_at, slot_at = self._pointer(e, frame, op.index), self._pointer(e, frame, op.slot)
-        total = e.b.mul(rows, i64(slots))
-
-        def index_of(i: Value) -> Value:
-            row = self._ascend(e, frame, outer, self.domains[plan.domain_of(op.slots)], e.b.udiv(i, i64(slots)))
-            return e.load(e.at(ids, e.b.add(e.b.mul(row, i64(slots)), e.b.urem(i, i64(slots))), 8), "i64")
-
-        def place(i: Value, index: Value, to: Value) -> None:
-            e.store(e.b.udiv(i, i64(slots)), e.at(parent, to, 8), "i64")
-            e.store(index, e.at(index_at, to, 8), "i64")
-            e.store(e.b.urem(i, i64(slots)), e.at(slot_at, to, 8), "i64")
-            e.store(to, e.at(position, i, 8), "i64")
-
-        count = _counting_sort(e, index_of, offsets, total, domain.indices, place)
-        put_field(e, self.frame, frame, domain.keys("count"), count)
-
-    def _sort_keys(self, e: Emitter, frame: Value, op: plan.GroupOp) -> None:
-        """Orders rows by key. A key that no matrix has comes from an input: then the call fails."""
-        domain = self.domains[op.domain]
-        rows = self._number(e, frame, domain.keys("count"))
-        keys, offsets, order = (
-            self._pointer(e, frame, key) for key in (op.key, (op.result, "offsets"), (op.result, "order"))
-        )
-
-        source = self.domains[plan.domain_of(op.key)]
-
-        def key_of(i: Value) -> Value:
-            return e.load(e.at(keys, self._ascend(e, frame, domain, source, i), 8), "i64")
-
-        def place(i: Value, key: Value, to: Value) -> None:
-            e.store(i, e.at(order, to, 8), "i64")
-
-        count = _counting_sort(e, key_of, offsets, rows, integer(op.keys), place)
-        with e.when(e.b.icmp_signed("!=", count, rows)):
-            e.b.store(i64(1), self._pointer(e, frame, FLAG), align=8)
-
-    def _ascend(self, e: Emitter, frame: Value, domain: Domain, target: Domain, row: Value) -> Value:
-        """The row of an outer domain that a row was expanded from."""
-        while domain is not target:
-            assert domain.outer is not None
-            row = e.load(e.at(self._pointer(e, frame, domain.keys("parent")), row, 8), "i64")
-            domain = domain.outer
-        return row
+            b.call(stage, [frame.pointer, i64(0), units, scratch])
 
     def _interface(self, raw: list[SSAValue]) -> Interface:
         program, block, count = self.program, self.block, self.count
@@ -271,8 +222,7 @@ class _Program:
         ]
         names = [name.data for name in (*program.outputs, *program.aux)]
         outputs = [_array(name, value.type) for name, value in zip(names, self.outputs, strict=True)]
-        per_token = sum(region.bytes_per_token for region in self.regions)
-        fixed = sum(region.fixed + ALIGNMENT for region in self.regions)
+        per_token, fixed = workspace_bytes(self.regions)
         split = len(program.outputs)
         return Interface(
             program.sym_name.data,
@@ -291,48 +241,3 @@ class _Program:
 def _array(name: str, type: Any) -> Array:
     dtype, shape = row_layout(type.row if isinstance(type, plan.RowsType) else type)
     return Array(name, dtype, shape)
-
-
-def _counting_sort(
-    e: Emitter,
-    key_of: Callable[[Value], Value],
-    offsets: Value,
-    count: Value,
-    buckets: int,
-    place: Callable[[Value, Value, Value], None],
-) -> Value:
-    """Calls `place(i, key, position)` for each i below `count` whose key is below `buckets`; stable.
-
-    Returns how many there are. `offsets` has room for `buckets + 2` and ends as the first position of each key.
-    """
-    b = e.b
-    e.fill(offsets, 8 * (buckets + 2))
-
-    def each_key(use: Any) -> None:
-        def turn(i: Value) -> None:
-            key = key_of(i)
-            with e.when(b.icmp_unsigned("<", key, i64(buckets))):
-                use(i, key)
-
-        e.loop(0, count, turn)
-
-    def add_one(i: Value, key: Value) -> None:
-        slot = e.at(offsets, b.add(key, i64(2)), 8)
-        e.store(b.add(e.load(slot, "i64"), i64(1)), slot, "i64")
-
-    def advance(i: Value, key: Value) -> None:
-        slot = e.at(offsets, b.add(key, i64(1)), 8)
-        to = e.load(slot, "i64")
-        place(i, key, to)
-        e.store(b.add(to, i64(1)), slot, "i64")
-
-    def accumulate(i: Value, carried: Sequence[Value]) -> list[Value]:
-        slot = e.at(offsets, i, 8)
-        total = b.add(carried[0], e.load(slot, "i64"))
-        e.store(total, slot, "i64")
-        return [total]
-
-    each_key(add_one)
-    (total,) = e.fold(2, buckets + 2, [i64(0)], accumulate)
-    each_key(advance)
-    return total
