@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moec import pipeline
 from moec.diagnostics import CompileError
+from moec.options import Options
 from moec.runtime.kernel import Kernel
 from moec.runtime.weights import Weights
 from moec.source import Source
@@ -51,7 +52,7 @@ def compile(
     with them (docs/formats.md). Raises `CompileError` where the input is
     wrong.
     """
-    options = pipeline.Options.of(dims, dtype, threads, target, aux, storage=storage, activations=activations)
+    options = Options.of(dims, dtype, threads, target, aux, storage=storage, activations=activations)
     return pipeline.load(pipeline.find_source(source), options)
 
 
@@ -75,7 +76,7 @@ def load(
     """
     text = pipeline.find_source(source)
     found, real = pipeline.fit(text, path, prefix, bind, dims)
-    kernel = pipeline.load(text, pipeline.Options.of(found, dtype or real or "f32", threads))
+    kernel = pipeline.load(text, Options.of(found, dtype or real or "f32", threads))
     return kernel, kernel.load(path, prefix, bind, storage, packed, verify)
 
 

@@ -1,4 +1,4 @@
-"""The road of a layer, from text to machine code, in one screen.
+"""The road of a layer, from text to machine code.
 
     text ─► ast ─► moe ─► moe-opt ─► plan ─► llvm ─► llvm-opt ─► asm | obj
 
@@ -9,16 +9,15 @@ first needed, so a program that the cache has starts without it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from moec.dtypes import ACTIVATIONS, REALS
+from moec.keys import cache_key, digest, pool_key
+from moec.options import Options
 from moec.runtime.cache import Cache, Program
 from moec.runtime.interface import Storage
 from moec.target import Target
@@ -90,93 +89,6 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     yield HoistInvariants()
     yield FuseMaps()
     yield CommonSubexpressionElimination()
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Everything besides the text that a program depends on.
-
-    `dims` overrides dimensions, `dtype` is what `real` stands for, `aux` names the extra outputs to compute, `level` is
-    LLVM's (0 to 3). `storage` gives parameters their formats; `experts` stands for all stacks of experts. `activations`
-    says how the vectors beside stored weights enter their products: as they are, or quantised. Without `verify` the IR
-    is not checked between passes.
-
-    Two are for measuring. `without` leaves parts of the compiler out, to find what each is worth: `specialize` (the
-    program reads its dimensions from memory) and `pack` (weights are read where they lie, for one row after the other).
-    A `timed` program leaves a clock's readings around its stages, for `Kernel.clock`; x86 only.
-    """
-
-    target: Target
-    dims: tuple[tuple[str, int], ...] = ()
-    dtype: str = "f32"
-    threads: int | None = None
-    aux: tuple[str, ...] = ()
-    level: int = 2
-    verify: bool = True
-    storage: Storage = ()
-    activations: str = "real"
-    without: tuple[str, ...] = ()
-    timed: bool = False
-
-    @staticmethod
-    def of(
-        dims: Mapping[str, int] | None = None,
-        dtype: str = "f32",
-        threads: int | None = None,
-        target: Target | str | None = None,
-        aux: Sequence[str] = (),
-        level: int = 2,
-        storage: Mapping[str, str] | str | None = None,
-        activations: str = "real",
-    ) -> Options:
-        """The options that a caller asks for. Raises `CompileError` (E0303 to E0305) where there is no such thing."""
-        from moec.diagnostics import fail
-        from moec.formats import storage_of
-
-        if dtype not in REALS:
-            raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
-        if level not in range(4):
-            raise fail("E0305", f"{level} is not a level of optimisation", help="LLVM's levels are 0 to 3")
-        if threads is not None and threads < 1:
-            raise fail("E0305", f"{threads} threads cannot run anything")
-        if activations not in ACTIVATIONS:
-            text = f"`{activations}` is not a kind of activations"
-            raise fail("E0305", text, help=f"choose one of {', '.join(ACTIVATIONS)}")
-        names = tuple(sorted((dims or {}).items()))
-        extra, formats = tuple(sorted(set(aux))), storage_of(storage)
-        return Options(find_target(target), names, dtype, threads, extra, level, True, formats, activations)
-
-
-def find_target(target: Target | str | None) -> Target:
-    """The machine that a name stands for: None and `native` for this one, a triple, or a target as it prints.
-
-    Raises `CompileError` (E0303) where the text is none of these.
-    """
-    from moec.diagnostics import fail
-
-    if target is None or target == "native":
-        return Target.host()
-    if isinstance(target, Target):
-        return target
-    try:
-        return Target.parse(target) if ":" in target else Target.of(target)
-    except ValueError as error:
-        raise fail("E0303", f"`{target}` is not a target: {error}") from None
-
-
-def machine(triple: str | None, cpu: str | None) -> Target:
-    """The target of a triple and a cpu's name; this machine where neither is given.
-
-    Raises `CompileError` (E0303) where there is no such machine.
-    """
-    if triple is None and cpu in (None, "native"):
-        return Target.host()
-    try:
-        return Target.of(triple or Target.host().triple, cpu or "generic")
-    except ValueError as error:
-        from moec.diagnostics import fail
-
-        raise fail("E0303", str(error)) from None
 
 
 class Compilation:
@@ -292,8 +204,8 @@ class Compilation:
             dims=self.binding,
             extras=self.extras,
             real=self.options.dtype,
-            spec=_digest(*self.ast.functions, *self.ast.layers),
-            binds=_digest(*self.ast.binds),
+            spec=digest(*self.ast.functions, *self.ast.layers),
+            binds=digest(*self.ast.binds),
         )
 
     @property
@@ -434,7 +346,7 @@ def pool_image(cache: Cache | None = None) -> bytes:
     from moec.runtime.interface import Interface
 
     cache, target = cache or Cache.default(), Target.host()
-    key = _key("pool", str(target))
+    key = pool_key(target)
     program = cache.load(key)
     if program is None:
         program = Program(Interface("pool", (), (), (), (), (), (), 0, 0, 0), _compile_pool(target))
@@ -487,45 +399,3 @@ def find_stage(name: str) -> Stage:
         help = nearest(name, [*STAGES]) or f"the stages are {', '.join(STAGES)}"
         raise fail("E0305", f"`{name}` is not a stage", help=help)
     return STAGES[name]
-
-
-def cache_key(source: Source, options: Options) -> str:
-    """What a program depends on, as a digest: the compiler, the text, the options, LLVM."""
-    fields = asdict(options) | {"target": str(options.target), "threads": None}
-    return _key("layer", json.dumps(fields, sort_keys=True), source.text)
-
-
-def _digest(*nodes: syntax.Node) -> str:
-    """A digest of parts of a text: names and formulas count, comments and white space do not."""
-    from moec.language.dump import dump
-
-    return hashlib.sha256("".join(dump(node, places=False) for node in nodes).encode()).hexdigest()
-
-
-def _key(*parts: str) -> str:
-    import llvmlite
-
-    text = "\0".join((_compiler(), llvmlite.__version__, *parts))
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-@cache
-def _compiler() -> str:
-    """The digest of moec's own sources, and of the grammar, which a checkout has beside them."""
-    root, digest = Path(__file__).parent, hashlib.sha256()
-    grammar = root.parent / "grammar" / "moe.lark"
-    paths = [*_sources(root), str(grammar)] if grammar.is_file() else [*_sources(root)]
-    for path in sorted(paths):
-        digest.update(path.encode() + b"\0")
-        with open(path, "rb") as file:
-            digest.update(file.read())
-    return digest.hexdigest()
-
-
-def _sources(directory: Path | str) -> Iterator[str]:
-    with os.scandir(directory) as found:
-        for entry in found:
-            if entry.is_dir():
-                yield from _sources(entry.path)
-            elif entry.name.endswith((".py", ".moe", ".lark")):
-                yield entry.path

@@ -10,7 +10,8 @@ import pytest
 
 from moec.cli import main
 from moec.opt import PASSES
-from moec.pipeline import STAGES, Compilation, Options, find_source
+from moec.options import Options
+from moec.pipeline import STAGES, Compilation, find_source
 from tests.test_floors import FLOORS
 
 ROOT: Final = Path(__file__).parents[1]

@@ -24,6 +24,8 @@ FLOORS: Final = (
     ("",),  # moec/__init__.py
     ("integrations", "bench"),
     ("pipeline",),
+    ("keys",),
+    ("options",),
     ("measure",),
     ("codegen",),
     ("passes",),

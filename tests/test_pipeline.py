@@ -14,7 +14,8 @@ import pytest
 import moec
 from moec import pipeline
 from moec.diagnostics import CompileError
-from moec.pipeline import STAGES, Compilation, Options, compile_source, find_source
+from moec.options import Options
+from moec.pipeline import STAGES, Compilation, compile_source, find_source
 from moec.source import Source
 from tests.examples import EXAMPLES, SMALL
 

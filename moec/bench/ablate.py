@@ -23,7 +23,8 @@ from moec.bench.layer_files import layer_path
 from moec.bench.peers import all_peers
 from moec.bench.trial import Trial
 from moec.measure.feed import random_inputs, random_weights
-from moec.pipeline import Compilation, Options, find_source, load
+from moec.options import Options
+from moec.pipeline import Compilation, find_source, load
 from moec.runtime.kernel import forget_workspace
 from moec.runtime.pool import default_threads
 

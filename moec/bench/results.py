@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from moec.bench.peers import Peer
     from moec.measure.limits import Limits
-    from moec.pipeline import Options
+    from moec.options import Options
     from moec.source import Source
 
 _COLUMNS: Final = (

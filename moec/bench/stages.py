@@ -10,7 +10,8 @@ from itertools import pairwise
 from typing import Final
 
 from moec.measure.feed import random_inputs, random_weights
-from moec.pipeline import Compilation, Options, load
+from moec.options import Options
+from moec.pipeline import Compilation, load
 from moec.source import Source
 
 _CALLS: Final = (5, 200)

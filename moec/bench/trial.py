@@ -27,7 +27,8 @@ from moec.measure.compare import TOLERANCES, errors
 from moec.measure.cost import Analysis, analyse, param_bytes
 from moec.measure.feed import random_inputs, random_weights
 from moec.measure.limits import Limits
-from moec.pipeline import Compilation, Options, load
+from moec.options import Options
+from moec.pipeline import Compilation, load
 from moec.reference import reference
 from moec.runtime.stored import decoded
 from moec.source import Source

@@ -92,6 +92,7 @@ def command(
     from moec import __version__, pipeline
     from moec.bench.layer_files import layer_path
     from moec.bench.results import Results, show
+    from moec.options import Options
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     if ablate:
@@ -107,7 +108,7 @@ def command(
     for path in paths:
         source = pipeline.find_source(path)
         for kind in dtype:
-            options = pipeline.Options.of(dims, kind, 1, storage=storage, activations=activations)
+            options = Options.of(dims, kind, 1, storage=storage, activations=activations)
             for count in threads:
                 results.add(path.stem, source, replace(options, threads=count), peers, tokens, seconds)
     found = results.finish()

@@ -34,7 +34,8 @@ def check(file: str, dims: Dims) -> None:
     """Raises `CompileError` where a file is wrong; prints warnings."""
     from moec.language.read import read
     from moec.language.unused import unused
-    from moec.pipeline import Compilation, Options
+    from moec.options import Options
+    from moec.pipeline import Compilation
 
     compilation = Compilation(read(file), Options.of(dims))
     compilation.elaborate()

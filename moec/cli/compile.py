@@ -18,7 +18,8 @@ from moec.cli.shared import (
     file_argument,
     storage_option,
 )
-from moec.pipeline import STAGES, Compilation, Options
+from moec.options import Options, machine
+from moec.pipeline import STAGES, Compilation
 from moec.source import Source
 
 _STAGES = "\b\nStages:\n" + "\n".join(f"  {name:<9} {stage.about}" for name, stage in STAGES.items())
@@ -63,7 +64,7 @@ def command(
     """
     from moec import pipeline
 
-    options = Options.of(dims, dtype, None, pipeline.machine(target, mcpu), aux, level, storage, activations)
+    options = Options.of(dims, dtype, None, machine(target, mcpu), aux, level, storage, activations)
     source = pipeline.find_source(Path(file))
     if emit is None:
         if output is not None:

@@ -28,6 +28,7 @@ def command(plot: str) -> None:
     from moec.bench.layer_files import layer_path
     from moec.bench.peers import all_peers
     from moec.bench.results import Results, show
+    from moec.options import Options
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     path = layer_path("mixtral")
@@ -36,7 +37,7 @@ def command(plot: str) -> None:
     peers = [each for name in ("numpy", "numpy-naive", "torch") if (each := all_peers()[name]).python]
     results = Results(console, __version__)
     for kind in ("f32", "bf16"):
-        results.add(path.stem, source, pipeline.Options.of(_DIMS, kind, 1), peers, _TOKENS, 0.3)
+        results.add(path.stem, source, Options.of(_DIMS, kind, 1), peers, _TOKENS, 0.3)
     found = results.finish()
     show(found["rows"])
     if find_spec("matplotlib") is None:

@@ -22,6 +22,8 @@ from moec.cli.shared import (
 )
 
 if TYPE_CHECKING:
+    from moec.cli.report import Report
+    from moec.measure.cost import Analysis
     from moec.measure.limits import Limits
 
 _EXAMPLES = (
@@ -74,10 +76,11 @@ def command(
     from moec.cli import report
     from moec.measure.cost import analyse, packed_bytes, param_bytes
     from moec.measure.limits import measure as measure_limits
+    from moec.options import Options
     from moec.runtime.pool import default_threads
 
     given = _limits(rates) if rates else None
-    options = pipeline.Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations)
+    options = Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations)
     source = pipeline.find_source(Path(file))
     compilation = pipeline.Compilation(source, options)
     analysis = analyse(compilation.schedule(), tokens)
@@ -95,17 +98,24 @@ def command(
 
         times = time_stages(source, options, tokens, len(analysis.stages))
     screen.stages(analysis, limits, times)
-    flops, weights = report.amount(analysis.flops, "FLOP"), report.amount(analysis.weights, "B")
-    screen.say("in all", f"{flops}, {weights} of weights, {report.amount(analysis.moved, 'B')} of rows")
-    least = limits.seconds(analysis.flops, analysis.weights)
     origin = "as given" if given else f"measured just now on {report.plural(count, 'thread')}"
-    by = limits.by(analysis.flops, analysis.weights)
-    if times:
-        screen.say("took", f"{report.duration(sum(times))}; the limit is {least / sum(times):.0%} of it")
-    screen.say("limit", f"{report.duration(least)}, by {by}" if least else "nothing to do", f"{limits}, {origin}")
+    _say_limit(screen, analysis, limits, origin, sum(times))
     workspace = interface.bytes_per_token * tokens + interface.fixed_bytes + interface.scratch_bytes * count
     raw, packed = report.amount(param_bytes(interface), "B"), report.amount(packed_bytes(interface), "B")
     screen.say("memory", f"{raw} of weights, {packed} packed, {report.amount(workspace, 'B')} of workspace")
+
+
+def _say_limit(screen: Report, analysis: Analysis, limits: Limits, origin: str, took: float) -> None:
+    """All stages together: what they do, the least time for it, and the time that they `took`, if they ran."""
+    from moec.cli import report
+
+    flops, weights = report.amount(analysis.flops, "FLOP"), report.amount(analysis.weights, "B")
+    screen.say("in all", f"{flops}, {weights} of weights, {report.amount(analysis.moved, 'B')} of rows")
+    least = limits.seconds(analysis.flops, analysis.weights)
+    by = limits.by(analysis.flops, analysis.weights)
+    if took:
+        screen.say("took", f"{report.duration(took)}; the limit is {least / took:.0%} of it")
+    screen.say("limit", f"{report.duration(least)}, by {by}" if least else "nothing to do", f"{limits}, {origin}")
 
 
 def _limits(text: str) -> Limits:

@@ -64,6 +64,7 @@ def command(
     from moec.checkpoint.files import MappedFile
     from moec.checkpoint.moepack import is_moepack
     from moec.cli import report
+    from moec.options import Options
 
     screen = report.Report()
     if is_moepack(path):
@@ -75,7 +76,7 @@ def command(
         raise click.UsageError("--spec is missing: which layer's weights are they?")
     source = pipeline.find_source(Path(spec))
     found, _ = pipeline.fit(source, path, prefix, bind, dims)
-    kernel = pipeline.load(source, pipeline.Options.of(found, dtype, threads=1))
+    kernel = pipeline.load(source, Options.of(found, dtype, threads=1))
     screen.say("layer", report.layer(kernel.interface), report.signature(kernel.interface))
     start = time.perf_counter()
     weights = _load(kernel, screen, path, prefix, bind, storage)

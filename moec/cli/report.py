@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from moec.measure.cost import Analysis, StageCost
     from moec.measure.limits import Limits
-    from moec.pipeline import Options
+    from moec.options import Options
     from moec.runtime.interface import Array, Interface
     from moec.source import Source
 
@@ -166,7 +166,7 @@ def _typed(array: Array) -> str:
 
 def compiled(source: Source, options: Options, make: Callable[[], _Made]) -> tuple[_Made, str]:
     """What `make` makes of a layer, and how long that took, with or without the cache."""
-    from moec.pipeline import cache_key
+    from moec.keys import cache_key
     from moec.runtime.cache import Cache
 
     kept = not os.environ.get("MOEC_DUMP") and Cache.default().load(cache_key(source, options)) is not None

@@ -28,7 +28,7 @@ from moec.cli.shared import (
 )
 
 if TYPE_CHECKING:
-    from moec.pipeline import Options
+    from moec.options import Options
     from moec.reference import Reference
     from moec.runtime.weights import Weights
     from moec.source import Source
@@ -87,7 +87,7 @@ def command(
     Exit code 1 if the error is larger than the precision allows.
     """
     from moec import pipeline
-    from moec.pipeline import Options
+    from moec.options import Options
 
     source, loaded = pipeline.find_source(Path(file)), None
     if weights is not None:

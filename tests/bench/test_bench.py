@@ -16,7 +16,8 @@ from moec.cli import main
 from moec.language.read import read
 from moec.measure.cost import analyse
 from moec.measure.feed import random_inputs, random_weights
-from moec.pipeline import Compilation, Options, load
+from moec.options import Options
+from moec.pipeline import Compilation, load
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--dims", "H=32,I=48,E=6,K=2", "--tokens", "1,9", "--seconds", "0"]

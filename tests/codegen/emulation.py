@@ -17,7 +17,8 @@ import numpy as np
 from moec.codegen import native
 from moec.codegen.llvm import I8, I64, PTR
 from moec.codegen.tiles import INSTRUCTIONS, Instruction
-from moec.pipeline import Compilation, Options, find_source
+from moec.options import Options
+from moec.pipeline import Compilation, find_source
 from moec.runtime.cache import Program
 from moec.runtime.interface import Storage
 from moec.runtime.kernel import Kernel

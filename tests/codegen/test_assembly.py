@@ -11,7 +11,8 @@ from typing import Final
 import pytest
 
 from moec.language.read import read
-from moec.pipeline import Compilation, Options
+from moec.options import Options
+from moec.pipeline import Compilation
 from moec.target import KernelShape, Target
 from tests.examples import EXAMPLES, SMALL
 

@@ -23,7 +23,8 @@ from xdsl.printer import Printer
 from moec.dialects.moe import Moe
 from moec.dialects.plan import Plan
 from moec.language.read import read
-from moec.pipeline import Compilation, Options
+from moec.options import Options
+from moec.pipeline import Compilation
 from moec.target import Target
 from tests.examples import EXAMPLES, SMALL
 

@@ -134,7 +134,7 @@ def test_other_machines(name: str, cpu: str) -> None:
 
 @pytest.mark.parametrize("target", ["aarch64-linux-gnu", "riscv64-linux-gnu"])
 def test_machines_of_other_kinds_have_code(target: str) -> None:
-    options = moec.pipeline.Options.of({"H": 64, "N": 64}, target=target, storage={"w": "mxfp4"}, activations="int8")
+    options = moec.options.Options.of({"H": 64, "N": 64}, target=target, storage={"w": "mxfp4"}, activations="int8")
     assert moec.pipeline.Compilation(moec.pipeline.find_source(PRODUCT), options).image
 
 

@@ -20,8 +20,9 @@ from xdsl.passes import ModulePass
 from moec import pipeline
 from moec.dialects.moe import Moe
 from moec.dialects.plan import Plan
+from moec.options import Options
 from moec.passes.schedule import Schedule
-from moec.pipeline import Compilation, Options
+from moec.pipeline import Compilation
 from moec.runtime.kernel import Kernel
 from moec.source import Source
 from tests.examples import EXAMPLES, SMALL, load, random_inputs, random_weights

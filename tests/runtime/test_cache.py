@@ -13,6 +13,8 @@ import pytest
 
 import moec
 from moec import pipeline
+from moec.keys import cache_key
+from moec.options import Options
 from moec.runtime.cache import Cache, Program, decode, encode
 from moec.source import Source
 
@@ -21,7 +23,7 @@ SOURCE = Source("tiny.moe", "moe tiny[H=8](x: [H]) -> [H] {\n    return x * 2\n}
 
 @pytest.fixture(scope="module")
 def program() -> Program:
-    return pipeline.compile_source(SOURCE, pipeline.Options.of(threads=1)).program
+    return pipeline.compile_source(SOURCE, Options.of(threads=1)).program
 
 
 def test_what_is_stored_comes_back(tmp_path: Path, program: Program) -> None:
@@ -66,21 +68,21 @@ def test_a_cache_that_cannot_be_written_is_empty(tmp_path: Path, program: Progra
     cache = Cache(tmp_path / "file" / "objects")
     cache.store("key", program)
     assert cache.load("key") is None
-    assert pipeline.build(SOURCE, pipeline.Options.of(threads=1), cache) == program
+    assert pipeline.build(SOURCE, Options.of(threads=1), cache) == program
 
 
 def test_the_key_knows_everything_that_matters() -> None:
-    options = pipeline.Options.of(threads=1)
+    options = Options.of(threads=1)
     others = [
-        pipeline.Options.of({"H": 9}, threads=1),
-        pipeline.Options.of(dtype="bf16", threads=1),
+        Options.of({"H": 9}, threads=1),
+        Options.of(dtype="bf16", threads=1),
         replace(options, target=moec.Target.of("aarch64-linux-gnu")),
         replace(options, level=1),
     ]
-    keys = {pipeline.cache_key(SOURCE, each) for each in [options, *others]}
-    keys.add(pipeline.cache_key(Source("tiny.moe", SOURCE.text + "# more\n"), options))
+    keys = {cache_key(SOURCE, each) for each in [options, *others]}
+    keys.add(cache_key(Source("tiny.moe", SOURCE.text + "# more\n"), options))
     assert len(keys) == 6
-    assert pipeline.cache_key(SOURCE, options) == pipeline.cache_key(SOURCE, replace(options, threads=2))
+    assert cache_key(SOURCE, options) == cache_key(SOURCE, replace(options, threads=2))
 
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import moec
 from moec import pipeline
+from moec.options import Options
 from moec.runtime.jit import Code, Library
 from moec.source import Source
 
@@ -19,7 +20,7 @@ TWICE = Source("twice.moe", "moe twice[H=8](x: [H]) -> [H] {\n    return x * 2\n
 
 @pytest.fixture(scope="module")
 def image() -> bytes:
-    return pipeline.compile_source(TWICE, pipeline.Options.of(threads=1)).image
+    return pipeline.compile_source(TWICE, Options.of(threads=1)).image
 
 
 def call(code: Code, x: Any) -> Any:
