@@ -1,11 +1,7 @@
-"""The road: every stage of every kind of layer, targets that this machine is not, options, dumps, and its time."""
+"""The road: every stage of every kind of layer, targets that this machine is not, options, dumps."""
 
 from __future__ import annotations
 
-import os
-import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,29 +158,3 @@ def test_stages_are_dumped_where_the_environment_says(tmp_path: Path, monkeypatc
     monkeypatch.setenv("MOEC_DUMP", "plan,nonsense")
     with pytest.raises(CompileError):
         moec.compile(TEXT)
-
-
-# ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-CLOCK = """
-import sys, time, moec
-start = time.perf_counter()
-moec.compile(sys.argv[1], dtype=sys.argv[2], threads=1)
-print(1e3 * (time.perf_counter() - start))
-"""
-
-
-def milliseconds(dtype: str, directory: Path) -> float:
-    command = [sys.executable, "-c", CLOCK, str(EXAMPLES / "mixtral.moe"), dtype]
-    environment = {**os.environ, "MOEC_CACHE_DIR": str(directory)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
-
-
-@pytest.mark.skipif("MOEC_TIMING" not in os.environ, reason="needs a machine for itself; MOEC_TIMING=1 asks for it")
-@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
-def test_a_compile_takes_as_long_as_promised(tmp_path: Path, dtype: str) -> None:
-    cold = [milliseconds(dtype, tmp_path / str(run)) for run in range(3)]
-    warm = [milliseconds(dtype, tmp_path / "0") for _ in range(5)]
-    assert statistics.median(cold) <= 850, cold
-    assert statistics.median(warm) <= 45, warm
