@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,20 @@ def test_stages_are_dumped_where_the_environment_says(tmp_path: Path, monkeypatc
     monkeypatch.setenv("MOEC_DUMP", "plan,nonsense")
     with pytest.raises(CompileError):
         moec.compile(TEXT)
+
+
+# ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+EMIT = """
+import sys
+from moec.options import Options
+from moec.pipeline import Compilation, find_source
+sys.stdout.write(Compilation(find_source(sys.argv[1]), Options.of()).llvm)
+"""
+
+
+def test_every_process_makes_the_same_of_a_text() -> None:
+    """Objects lie elsewhere in each, so what is in the order of their addresses differs."""
+    command = [sys.executable, "-c", EMIT, str(EXAMPLES / "moe_plus_plus.moe")]
+    texts = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(4)}
+    assert len(texts) == 1
