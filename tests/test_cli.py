@@ -530,7 +530,7 @@ def test_a_fault_of_moec_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("moec.source.read", fail)
+    monkeypatch.setattr("moec.language.read.read", fail)
     done = moec("check", MIXTRAL)
     assert done.exit_code == 70
     assert "KeyError: 'surprise'" in done.stderr and "MOEC_DEBUG=1" in done.stderr
@@ -542,7 +542,7 @@ def test_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("moec.source.read", interrupt)
+    monkeypatch.setattr("moec.language.read.read", interrupt)
     done = moec("check", MIXTRAL)
     assert (done.exit_code, done.stdout) == (130, "")
 
