@@ -75,7 +75,7 @@ def _inline(builder: Evaluator, callee: Function, operands: Operands, node: synt
     for parameter in function.parameters:
         if parameter.name in given:
             scope.values[parameter.name] = given[parameter.name].value
-        else:
+        elif parameter.default is not None:
             scope.values[parameter.name] = builder.evaluate(parameter.default, scope)
         scope.places[parameter.name] = parameter.span
     builder.calls.append(node.span)

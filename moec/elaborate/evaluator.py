@@ -8,6 +8,7 @@ from typing import Any
 from moec.diagnostics import fail
 from moec.elaborate.builder import Builder
 from moec.elaborate.values import Scope, Value
+from moec.language import syntax
 from moec.source import Span
 
 
@@ -24,10 +25,9 @@ class Evaluator(Builder):
         self.calls: list[Span] = []
         self._rules = rules
 
-    def evaluate(self, node: Any, scope: Scope) -> Value:
+    def evaluate(self, node: syntax.Node, scope: Scope) -> Value:
         """The value of an expression. Raises `CompileError` (E01xx, E02xx, E0301)."""
-        kind: type[Any] = type(node)
-        rule = self._rules.get(kind)
+        rule = self._rules.get(type(node))
         if rule is None:
             raise fail("E0204", "this cannot stand in an expression here", node.span)
         outer, self.span = self.span, node.span
