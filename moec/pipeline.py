@@ -329,6 +329,11 @@ class _Text:
 
         return bind_weights(self._compilation.ast, name, tensors, dict(self._compilation.options.dims))
 
+    def called(self, name: str | None, tensors: Collection[str]) -> Mapping[str, str]:
+        from moec.runtime.bind import called
+
+        return called(self._compilation.ast, name, tensors)
+
     def choose_bind(self, tensors: Collection[str], kind: str) -> str | None:
         from moec.runtime.bind import choose_bind
 

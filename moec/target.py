@@ -24,6 +24,36 @@ _NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16", "codes
 
 
 @dataclass(frozen=True, slots=True)
+class PanelShape:
+    """How weights lie in a panel: `columns` weight rows side by side, and no more where they are stored in a format.
+
+    Dense ones are of `dtype`, `kstep` consecutive k of a column together, zeros up to a multiple of `depth`:
+    [steps][columns][kstep]. Kernels whose panels have one shape read each other's.
+    """
+
+    columns: int
+    dtype: str = ""
+    kstep: int = 1
+    depth: int = 1
+
+    def steps(self, k: int) -> int:
+        """How many groups of `kstep` hold `k` elements, whole `depth`s of them."""
+        return -(-k // self.depth) * (self.depth // self.kstep)
+
+    @staticmethod
+    def parse(text: str) -> PanelShape:
+        """The shape that prints as `text`. Raises `ValueError`."""
+        columns, *words = text.split()
+        if not words:
+            return PanelShape(int(columns))
+        dtype, _, kstep, _, depth = words
+        return PanelShape(int(columns), dtype, int(kstep), int(depth))
+
+    def __str__(self) -> str:
+        return f"{self.columns}" + (f" {self.dtype} kstep {self.kstep} depth {self.depth}" if self.dtype else "")
+
+
+@dataclass(frozen=True, slots=True)
 class KernelShape:
     """A register tile: up to `rows` tokens by exactly `columns` weight rows, in vectors of `lanes` f32.
 
@@ -62,9 +92,14 @@ class KernelShape:
         """How many k are multiplied at once; panels have zeros up to a multiple of it."""
         return 32 if self.form == "amx" else self.kstep
 
+    @property
+    def panel(self) -> PanelShape:
+        """How a panel of dense weights lies that this shape reads."""
+        return PanelShape(self.columns, self.dtype, self.kstep, self.depth)
+
     def steps(self, k: int) -> int:
         """How many groups of `kstep` hold `k` elements, whole `depth`s of them."""
-        return -(-k // self.depth) * (self.depth // self.kstep)
+        return self.panel.steps(k)
 
     @property
     def tile(self) -> str:

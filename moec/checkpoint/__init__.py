@@ -79,15 +79,29 @@ class Checkpoint(Mapping[str, NDArray[Any] | Blocks]):
         """`read` of something in these files, which now and then lets go of the pages read before."""
 
         def reading(index: int) -> Read:
-            if self._read > _HELD:
-                for shard in self.shards:
-                    shard.file.release()
-                self._read = 0
+            self._release()
             found = read(index)
             self._read += found.codes.nbytes if isinstance(found, Coded) else found.nbytes
             return found
 
         return reading
+
+    def pacing(self, scan: Callable[[], Iterator[int]]) -> Callable[[], Iterator[int]]:
+        """The same for what goes over bytes of these files, and tells how many."""
+
+        def scanning() -> Iterator[int]:
+            for passed in scan():
+                self._read += passed
+                self._release()
+                yield passed
+
+        return scanning
+
+    def _release(self) -> None:
+        if self._read > _HELD:
+            for shard in self.shards:
+                shard.file.release()
+            self._read = 0
 
 
 class _Shard:

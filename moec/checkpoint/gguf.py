@@ -34,19 +34,7 @@ _PLAIN: Final = {
     30: np.dtype(ml_dtypes.bfloat16),
 }
 #: Tensor types that are blocks: the storage format of each.
-FORMAT_OF: Final = {
-    2: "q4_0",
-    3: "q4_1",
-    6: "q5_0",
-    7: "q5_1",
-    8: "q8_0",
-    10: "q2_K",
-    11: "q3_K",
-    12: "q4_K",
-    13: "q5_K",
-    14: "q6_K",
-    39: "mxfp4",
-}
+FORMAT_OF: Final = {row.tensor_type: name for name, row in FORMATS.items() if row.tensor_type is not None}
 #: Tensor types that moec has no format for: name, weights of a block, bytes of a block.
 _UNKNOWN: Final = {
     9: ("q8_1", 32, 40),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -44,13 +45,18 @@ class Tensor:
         format = FORMATS[self.format]
         assert format.split is not None
         nbytes, (n, k) = int(format.nbytes), self.shape[-2:] if len(self.shape) > 1 else (1, *self.shape)
-        size, split = n * k // format.block * nbytes, format.split
+        size, split, kinds = n * k // format.block * nbytes, format.split, format.layout.kinds
 
-        def read(index: int) -> Coded:
-            place = self.offset + index * size
-            coded = split(self.file.view(place, np.dtype(np.uint8), (n, k // format.block, nbytes)))
-            if wrong := coded.wrong():
-                raise fail("E0407", f"tensor `{self.name}` in `{self.file.path}`, matrix {index}: {wrong}")
-            return coded
+        def matrix(index: int) -> NDArray[np.uint8]:
+            return self.file.view(self.offset + index * size, np.dtype(np.uint8), (n, k // format.block, nbytes))
 
-        return Blocks((*self.shape[:-2], n, k), self.format, read)
+        def scales(index: int) -> dict[str, NDArray[Any]]:
+            data = matrix(index)
+            return {
+                name: data[..., at : at + kinds[name].itemsize].view(kinds[name])[..., 0]
+                for name, at in format.places.items()
+            }
+
+        read: Callable[[int], Coded] = lambda index: split(matrix(index))  # noqa: E731
+        found = Blocks((*self.shape[:-2], n, k), self.format, read, scales)
+        return found.checked(f"tensor `{self.name}` in `{self.file.path}`")

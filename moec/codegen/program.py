@@ -29,7 +29,7 @@ from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.pool import LINE, Line
-from moec.target import Target
+from moec.target import KernelShape, PanelShape, Target
 
 #: The region of the workspace that a timed program's clock readings are left in.
 _CLOCK = "clock"
@@ -96,7 +96,14 @@ class _Program:
         views = tuple(tuple(step.data for step in steps) for steps in op.views)
         sizes = (integer(op.keys), integer(op.n), integer(op.k))
         storage = op.storage.data if op.storage else ""
-        return Packed(tuple(names), views, *sizes, op.dtype.data, op.tile.data, storage)
+        shape = _shape(op)
+        panel = PanelShape(shape.columns) if storage else shape.panel
+        return Packed(tuple(names), views, *sizes, str(panel), storage)
+
+    def _quantized(self) -> tuple[str, ...]:
+        """The parameters that are multiplied with quantised vectors."""
+        matmuls = [op for op in self.block.ops if isinstance(op, plan.MatmulOp) and _shape(op).form == "int8"]
+        return tuple(self._param_name(value) for op in matmuls for value in op.weights)
 
     def _param_name(self, value: SSAValue) -> str:
         assert isinstance(value.owner, Block)
@@ -235,7 +242,12 @@ class _Program:
             per_token,
             fixed,
             self.scratch,
+            self._quantized(),
         )
+
+
+def _shape(op: plan.MatmulOp) -> KernelShape:
+    return KernelShape.parse(op.tile.data, op.dtype.data)
 
 
 def _array(name: str, type: Any) -> Array:

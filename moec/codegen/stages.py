@@ -152,7 +152,7 @@ class Matmul:
         self.shares = self.SHARES if narrow else 1
         self.share: Value = None
         self.panel_bytes = shape.steps(self.k) * shape.step_bytes
-        self.expert_bytes = panel_bytes(shape, self.n, self.k, self.parts)
+        self.expert_bytes = panel_bytes(shape.panel, self.n, self.k, self.parts)
         limit = max(shape.step_bytes * 64, stages.target.l2 // 8)
         cuts = -(-self.panel_bytes // limit)
         self.cut = -(-shape.steps(self.k) // cuts) * shape.kstep

@@ -7,7 +7,7 @@ that a kernel streams through. Nothing else in moec knows a format by its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -15,9 +15,9 @@ import numpy as np
 
 from moec.diagnostics import fail, nearest
 from moec.formats import gguf, rows
-from moec.formats.layout import F32, Array, Bytes, Coded, Layout
+from moec.formats.layout import F32, KINDS, Array, Bytes, Coded, Layout, no_number
 
-__all__ = ["FORMATS", "Coded", "Format", "Layout", "encode", "find_format", "storable", "storage_of"]
+__all__ = ["FORMATS", "Coded", "Format", "Layout", "encode", "find_format", "finite", "storable", "storage_of"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Format:
     `block` consecutive weights of a row are what a writer encodes at once; with `whole`, k has to be a multiple of it.
     `nbytes` is what a block takes at its origin, `about` where that is defined. `split` takes an origin's bytes
     u8[n, blocks, nbytes] apart, `join` is its inverse; formats whose parts lie in several tensors have neither.
+    `places` has for each field that might be no number where it begins in these bytes, `tensor_type` is what GGUF
+    calls the format.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Format:
     whole: bool = False
     split: Callable[[Bytes], Coded] | None = None
     join: Callable[[Coded], Bytes] | None = None
+    places: Mapping[str, int] = field(default_factory=dict[str, int])
+    tensor_type: int | None = None
 
     @property
     def bits(self) -> float:
@@ -46,6 +50,7 @@ class Format:
 
 
 def _gguf(
+    tensor_type: int,
     name: str,
     layout: Layout,
     block: int,
@@ -53,8 +58,11 @@ def _gguf(
     encode: Callable[[F32], Coded],
     split: Callable[[Bytes], Coded],
     join: Callable[[Coded], Bytes],
+    *places: int,
 ) -> Format:
-    return Format(name, "GGUF", layout, block, nbytes, encode, True, split, join)
+    floats = [field.name for field in layout.fields if field.kind in ("f16", "e8m0")]
+    found = dict(zip(floats, places, strict=True))
+    return Format(name, "GGUF", layout, block, nbytes, encode, True, split, join, found, tensor_type)
 
 
 def _int4(group: int, zero: bool, kind: str) -> Format:
@@ -67,16 +75,16 @@ def _int4(group: int, zero: bool, kind: str) -> Format:
 
 _ROWS: Final = (
     Format("int8", "a scale for each row", rows.INT8, 1, 1, rows.encode_int8),
-    _gguf("q8_0", gguf.Q8_0, 32, 34, gguf.encode_q8_0, gguf.split_q8_0, gguf.join_q8_0),
-    _gguf("q4_0", gguf.Q4_0, 32, 18, gguf.encode_q4_0, gguf.split_q4_0, gguf.join_small),
-    _gguf("q4_1", gguf.Q4_1, 32, 20, gguf.encode_q4_1, gguf.split_q4_1, gguf.join_small),
-    _gguf("q5_0", gguf.Q5_0, 32, 22, gguf.encode_q5_0, gguf.split_q5_0, gguf.join_small),
-    _gguf("q5_1", gguf.Q5_1, 32, 24, gguf.encode_q5_1, gguf.split_q5_1, gguf.join_small),
-    _gguf("q2_K", gguf.Q2_K, 256, 84, gguf.encode_q2_k, gguf.split_q2_k, gguf.join_q2_k),
-    _gguf("q3_K", gguf.Q3_K, 256, 110, gguf.encode_q3_k, gguf.split_q3_k, gguf.join_q3_k),
-    _gguf("q4_K", gguf.Q4_K, 256, 144, gguf.encode_q4_k, gguf.split_q4_k, gguf.join_k),
-    _gguf("q5_K", gguf.Q5_K, 256, 176, gguf.encode_q5_k, gguf.split_q5_k, gguf.join_k),
-    _gguf("q6_K", gguf.Q6_K, 256, 210, gguf.encode_q6_k, gguf.split_q6_k, gguf.join_q6_k),
+    _gguf(8, "q8_0", gguf.Q8_0, 32, 34, gguf.encode_q8_0, gguf.split_q8_0, gguf.join_q8_0, 0),
+    _gguf(2, "q4_0", gguf.Q4_0, 32, 18, gguf.encode_q4_0, gguf.split_q4_0, gguf.join_small, 0),
+    _gguf(3, "q4_1", gguf.Q4_1, 32, 20, gguf.encode_q4_1, gguf.split_q4_1, gguf.join_small, 0, 2),
+    _gguf(6, "q5_0", gguf.Q5_0, 32, 22, gguf.encode_q5_0, gguf.split_q5_0, gguf.join_small, 0),
+    _gguf(7, "q5_1", gguf.Q5_1, 32, 24, gguf.encode_q5_1, gguf.split_q5_1, gguf.join_small, 0, 2),
+    _gguf(10, "q2_K", gguf.Q2_K, 256, 84, gguf.encode_q2_k, gguf.split_q2_k, gguf.join_q2_k, 80, 82),
+    _gguf(11, "q3_K", gguf.Q3_K, 256, 110, gguf.encode_q3_k, gguf.split_q3_k, gguf.join_q3_k, 108),
+    _gguf(12, "q4_K", gguf.Q4_K, 256, 144, gguf.encode_q4_k, gguf.split_q4_k, gguf.join_k, 0, 2),
+    _gguf(13, "q5_K", gguf.Q5_K, 256, 176, gguf.encode_q5_k, gguf.split_q5_k, gguf.join_k, 0, 2),
+    _gguf(14, "q6_K", gguf.Q6_K, 256, 210, gguf.encode_q6_k, gguf.split_q6_k, gguf.join_q6_k, 208),
     *(_int4(group, zero, kind) for group in (32, 64, 128) for zero in (False, True) for kind in ("f16", "bf16")),
     Format(
         "mxfp4",
@@ -88,11 +96,17 @@ _ROWS: Final = (
         True,
         gguf.split_mxfp4,
         gguf.join_mxfp4,
+        {"scale": 0},
+        39,
     ),
     Format("nvfp4", "e2m1, a scale in e4m3 for 16, one in f32 for all", rows.NVFP4, 16, 9, rows.encode_nvfp4),
     Format("fp8", "e4m3, a scale for each row", rows.FP8, 1, 1, rows.encode_fp8),
     Format("fp8_block", "e4m3, a scale for 128 × 128 (DeepSeek-V3)", rows.FP8_BLOCK, 128, 128, rows.encode_fp8_block),
 )
+#: The types of dense weights whose bits tell what is no number.
+_KINDS: Final = {KINDS[kind]: kind for kind in ("f32", "f16", "bf16")}
+#: The weights that are looked at together: what is computed of them stays in cache.
+_LOOKED_AT: Final = 1 << 16
 #: Every format by name.
 FORMATS: Final = {row.name: row for row in _ROWS}
 
@@ -105,29 +119,37 @@ def find_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def storable(format: Format, k: int, name: str) -> None:
-    """Raises `CompileError` (E0306) unless rows of `k` weights divide into a format's blocks."""
+def storable(format: Format, k: int, called: str) -> None:
+    """Raises `CompileError` (E0306) unless rows of `k` weights divide into a format's blocks; `called` is what the
+    error calls them."""
     if format.whole and k % format.block:
-        text = (
-            f"`{name}` cannot be stored as {format.name}: its rows have {k} weights, not a multiple of {format.block}"
-        )
-        raise fail("E0306", text)
+        why = f"its rows have {k} weights, not a multiple of {format.block}"
+        raise fail("E0306", f"{called} cannot be stored as {format.name}: {why}")
 
 
-def encode(format: Format, weights: Array, name: str) -> Coded:
+def finite(format: Format, weights: Array, called: str) -> None:
+    """Raises `CompileError` (E0407) where one of dense weights [n, k] is infinite or NaN."""
+    kind = _KINDS.get(weights.dtype)
+    step = max(1, _LOOKED_AT // max(1, weights.shape[1]))
+    for start in range(0, len(weights), step):
+        part = weights[start : start + step]
+        if (no_number(part, kind) if kind else ~np.isfinite(part)).any():
+            raise fail("E0407", f"{called} holds a weight that is not finite, which {format.name} cannot store")
+
+
+def encode(format: Format, weights: Array, called: str) -> Coded:
     """Dense weights [n, k], of any floating type, in a format.
 
     Raises `CompileError`: E0306 where rows do not divide into blocks, E0407 where a weight is not finite, or its scale
     would not be.
     """
-    storable(format, weights.shape[1], name)
+    storable(format, weights.shape[1], called)
     dense = np.ascontiguousarray(weights, np.float32)
-    if not np.isfinite(dense).all():
-        raise fail("E0407", f"`{name}` holds a weight that is not finite, which {format.name} cannot store")
+    finite(format, dense, called)
     with np.errstate(over="ignore", invalid="ignore"):
         coded = format.encode(dense)
     if wrong := coded.wrong():
-        raise fail("E0407", f"`{name}` cannot be stored as {format.name}: {wrong}")
+        raise fail("E0407", f"{called} cannot be stored as {format.name}: {wrong}")
     return coded
 
 

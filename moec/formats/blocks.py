@@ -2,32 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moec.formats.layout import Coded
+from moec.diagnostics import fail
+from moec.formats import FORMATS
+from moec.formats.layout import Coded, wrong_scale
+
+
+def nothing() -> Iterator[int]:
+    """Where there is nothing to look at before it is read."""
+    return iter(())
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """A parameter of `shape` in a storage format; `read(i)` gives the matrix [n, k] at place i of the leading axes,
-    counted together. Blocks run along the last axis, so views that keep rows whole are Blocks again."""
+    counted together. Blocks run along the last axis, so views that keep rows whole are Blocks again.
+
+    `scales(i)` gives of that matrix only the fields that might be no number, without its codes. `scan` looks at those
+    of all matrices, one after the other, and tells how many bytes it has passed.
+    """
 
     shape: tuple[int, ...]
     format: str
     read: Callable[[int], Coded]
+    scales: Callable[[int], Mapping[str, NDArray[Any]]] | None = None
+    scan: Callable[[], Iterator[int]] = nothing
+
+    def checked(self, called: str) -> Blocks:
+        """The same; `read` and `scan` raise `CompileError` (E0407) where a scale is no number. `called` is what that
+        calls it."""
+        scales, layout = self.scales, FORMATS[self.format].layout
+
+        def raise_for(index: int, wrong: str | None) -> None:
+            if wrong:
+                raise fail("E0407", f"{called}, matrix {index}: {wrong}")
+
+        def read(index: int) -> Coded:
+            coded = self.read(index)
+            raise_for(index, coded.wrong())
+            return coded
+
+        def scan() -> Iterator[int]:
+            each = int(prod(self.shape[-2:]) * FORMATS[self.format].bits / 8)
+            for index in range(prod(self.shape[:-2]) if scales else 0):
+                raise_for(index, scales and wrong_scale(layout, scales(index)))
+                yield each
+
+        return Blocks(self.shape, self.format, read, scales, scan)
 
     @staticmethod
     def stack(parts: Sequence[Blocks]) -> Blocks:
         """Blocks of one shape and format along a new first axis."""
         first, each = parts[0], prod(parts[0].shape[:-2])
-        return Blocks((len(parts), *first.shape), first.format, lambda index: parts[index // each].read(index % each))
+
+        def read(index: int) -> Coded:
+            return parts[index // each].read(index % each)
+
+        return Blocks((len(parts), *first.shape), first.format, read, scan=scan_all(parts))
 
     @property
     def rows(self) -> NDArray[np.intp]:
@@ -36,7 +75,8 @@ class Blocks:
 
     def pick(self, rows: NDArray[np.intp]) -> Blocks:
         """Rows by their numbers, [*lead, n] of them."""
-        return Blocks((*rows.shape, self.shape[-1]), self.format, _Picked(self, rows.reshape(-1, rows.shape[-1])).read)
+        read = _Picked(self, rows.reshape(-1, rows.shape[-1])).read
+        return Blocks((*rows.shape, self.shape[-1]), self.format, read, scan=self.scan)
 
     def decode(self) -> NDArray[np.float32]:
         """All of it, dense."""
@@ -65,16 +105,21 @@ class _Picked:
         return coded if len(rows) == len(coded.codes) and bool((np.diff(rows) == 1).all()) else coded.take(rows)
 
 
+def scan_all(parts: Sequence[Blocks]) -> Callable[[], Iterator[int]]:
+    """The scans of several, one after the other."""
+    return lambda: chain.from_iterable(part.scan() for part in parts)
+
+
 def join_blocks(parts: Sequence[Blocks], axis: int) -> Blocks:
     """Blocks of one format joined along an axis that is not the last."""
     if axis == len(parts[0].shape) - 2:
         shape = (*parts[0].shape[:-2], sum(part.shape[-2] for part in parts), parts[0].shape[-1])
-        return Blocks(shape, parts[0].format, lambda index: join_rows([part.read(index) for part in parts]))
+        read: Callable[[int], Coded] = lambda index: join_rows([part.read(index) for part in parts])  # noqa: E731
+        return Blocks(shape, parts[0].format, read, scan=scan_all(parts))
     counts, height = [prod(part.shape[:-2]) for part in parts], parts[0].shape[-2]
     homes = [(part, index) for part, count in zip(parts, counts, strict=True) for index in range(count)]
-    matrices = Blocks(
-        (len(homes), *parts[0].shape[-2:]), parts[0].format, lambda index: homes[index][0].read(homes[index][1])
-    )
+    each: Callable[[int], Coded] = lambda index: homes[index][0].read(homes[index][1])  # noqa: E731
+    matrices = Blocks((len(homes), *parts[0].shape[-2:]), parts[0].format, each, scan=scan_all(parts))
     rows = [part.rows + sum(counts[:i]) * height for i, part in enumerate(parts)]
     return matrices.pick(np.concatenate(rows, axis))
 

@@ -84,6 +84,11 @@ class Layout:
         return next((field for field in self.fields if field.name == name), None)
 
     @property
+    def kinds(self) -> dict[str, np.dtype[Any]]:
+        """How NumPy holds each field."""
+        return {field.name: KINDS[field.kind] for field in self.fields}
+
+    @property
     def span(self) -> int:
         """How many consecutive weights of a row share scale and offset; 0: all."""
         return min((field.span for field in self.fields if field.span), default=0)
@@ -159,17 +164,37 @@ class Coded:
 
     def wrong(self) -> str | None:
         """What is no number in a matrix: a scale or a code that is infinite or NaN."""
-        for field in self.layout.fields:
-            data = self.fields[field.name]
-            if field.kind in ("e8m0", "e4m3"):
-                bad = data == 0xFF if field.kind == "e8m0" else (data & 0x7F) == 0x7F
-            else:
-                bad = ~np.isfinite(data.astype(np.float32))
-            if bad.any():
-                return f"a {field.name.replace('_', ' ')} of row {int(np.nonzero(bad)[0][0])} is not finite"
-        if self.layout.values == "e4m3" and (bad := (self.codes & 0x7F) == 0x7F).any():
+        if wrong := wrong_scale(self.layout, self.fields):
+            return wrong
+        if self.layout.values == "e4m3" and (bad := no_number(self.codes, "e4m3")).any():
             return f"a weight of row {int(np.nonzero(bad)[0][0])} is NaN"
         return None
+
+
+def wrong_scale(layout: Layout, fields: Mapping[str, Array]) -> str | None:
+    """Which number of a matrix's fields, or of some of them, is infinite or NaN."""
+    for field in layout.fields:
+        if field.name in fields and field.kind in _EXPONENT:
+            bad = no_number(fields[field.name], field.kind)
+            if bad.any():
+                return f"a {field.name.replace('_', ' ')} of row {int(np.nonzero(bad)[0][0])} is not finite"
+    return None
+
+
+#: The bits of what is infinite or NaN, all of which are set.
+_EXPONENT: Final[dict[str, Any]] = {
+    "f32": np.uint32(0x7F800000),
+    "f16": np.uint16(0x7C00),
+    "bf16": np.uint16(0x7F80),
+    "e8m0": np.uint8(0xFF),
+    "e4m3": np.uint8(0x7F),
+}
+
+
+def no_number(data: Array, kind: str) -> NDArray[np.bool_]:
+    """Where numbers of a kind are infinite or NaN, told by their bits."""
+    mask = _EXPONENT[kind]
+    return (data.view(mask.dtype) & mask) == mask
 
 
 def number(data: Array, kind: str) -> F32:

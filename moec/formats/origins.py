@@ -20,6 +20,7 @@ from moec.formats.gguf import MXFP4
 from moec.formats.layout import Array, Bytes, Coded, Layout
 
 Parts = Mapping[str, Array]
+Fields = Mapping[str, Array]
 
 
 class Misfit(Exception):
@@ -74,6 +75,17 @@ def _matrix(parts: Parts, part: str, *types: Any) -> Array:
     return array
 
 
+def _blocks(
+    shape: tuple[int, ...],
+    format: str,
+    layout: Layout,
+    codes: Callable[[int], Bytes],
+    fields: Callable[[int], Fields],
+) -> Blocks:
+    """Blocks of the codes and fields of each matrix."""
+    return Blocks(shape, format, lambda index: Coded(layout, codes(index), fields(index)), fields)
+
+
 # ── fp8, int8 ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -90,11 +102,13 @@ def _open_rows(layout: Layout, format: str, type: Any, flip: int) -> Callable[[P
             scale = scale.reshape(shape)
         scales, matrices = _flat(_shaped(scale, "scales", shape), 2), _flat(codes, 2)
 
-        def read(index: int) -> Coded:
-            data = np.ascontiguousarray(matrices[index]).view(np.uint8) ^ np.uint8(flip)
-            return Coded(layout, data, {"scale": scales[index].astype(np.float32)})
+        def fields(index: int) -> Fields:
+            return {"scale": scales[index].astype(np.float32)}
 
-        return Blocks((*lead, n, k), format, read)
+        def codes_of(index: int) -> Bytes:
+            return np.ascontiguousarray(matrices[index]).view(np.uint8) ^ np.uint8(flip)
+
+        return _blocks((*lead, n, k), format, layout, codes_of, fields)
 
     return open
 
@@ -106,11 +120,13 @@ def _open_fp8_block(parts: Parts) -> Blocks:
     _shaped(scale, "scales", (*lead, -(-n // 128), -(-k // 128)))
     scales, matrices = _flat(scale, 2), _flat(codes, 2)
 
-    def read(index: int) -> Coded:
-        fields = {"scale": np.repeat(scales[index].astype(np.float32), 128, axis=0)[:n]}
-        return Coded(rows.FP8_BLOCK, np.ascontiguousarray(matrices[index]).view(np.uint8), fields)
+    def fields(index: int) -> Fields:
+        return {"scale": np.repeat(scales[index].astype(np.float32), 128, axis=0)[:n]}
 
-    return Blocks((*lead, n, k), "fp8_block", read)
+    def codes_of(index: int) -> Bytes:
+        return np.ascontiguousarray(matrices[index]).view(np.uint8)
+
+    return _blocks((*lead, n, k), "fp8_block", rows.FP8_BLOCK, codes_of, fields)
 
 
 # ── fp4 ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -124,11 +140,13 @@ def _open_mxfp4(parts: Parts) -> Blocks:
     scale = _shaped(_typed(parts, "scales", np.uint8, ml_dtypes.float8_e8m0fnu), "scales", (*lead, n, groups))
     scales, matrices = _flat(scale, 2), _flat(blocks, 3)
 
-    def read(index: int) -> Coded:
-        codes = _nibbles(matrices[index]).reshape(n, -1)
-        return Coded(MXFP4, codes, {"scale": np.ascontiguousarray(scales[index]).view(np.uint8)})
+    def fields(index: int) -> Fields:
+        return {"scale": np.ascontiguousarray(scales[index]).view(np.uint8)}
 
-    return Blocks((*lead, n, 32 * groups), "mxfp4", read)
+    def codes(index: int) -> Bytes:
+        return _nibbles(matrices[index]).reshape(n, -1)
+
+    return _blocks((*lead, n, 32 * groups), "mxfp4", MXFP4, codes, fields)
 
 
 def _open_nvfp4(parts: Parts) -> Blocks:
@@ -141,14 +159,11 @@ def _open_nvfp4(parts: Parts) -> Blocks:
     _shaped(wholes, "scales of all", (prod(lead),))
     scales, matrices = _flat(scale, 2), _flat(packed, 2)
 
-    def read(index: int) -> Coded:
-        fields = {
-            "super": np.full((n, 1), wholes[index], np.float32),
-            "scale": np.ascontiguousarray(scales[index]).view(np.uint8),
-        }
-        return Coded(rows.NVFP4, _nibbles(matrices[index]), fields)
+    def fields(index: int) -> Fields:
+        whole = np.full((n, 1), wholes[index], np.float32)
+        return {"super": whole, "scale": np.ascontiguousarray(scales[index]).view(np.uint8)}
 
-    return Blocks((*lead, n, 2 * half), "nvfp4", read)
+    return _blocks((*lead, n, 2 * half), "nvfp4", rows.NVFP4, lambda index: _nibbles(matrices[index]), fields)
 
 
 # ── int4 in groups ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -178,9 +193,14 @@ def _eights(words: Array, order: tuple[int, ...] = tuple(range(8))) -> Bytes:
 _AWQ: Final = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
-def _places(k: int, layout: Layout) -> Array:
-    """The group of each weight of a row, where groups lie one after the other."""
-    return np.arange(k) // layout.fields[0].span
+def _in_order(parts: Parts, k: int, layout: Layout) -> None:
+    """Raises `Misfit` unless the groups of a row lie one after the other. Where all of `g_idx` is -1 there is none."""
+    order, span = parts.get("order"), layout.fields[0].span
+    if order is None or (_shaped(order, "order", (k,)) == -1).all():
+        return
+    if (order != np.arange(k) // span).any():
+        why = f"`g_idx` gives its columns another order (act-order), so no {span} that lie together share a scale"
+        raise Misfit(f"{why}; moec has no format for that")
 
 
 def _open_gptq(zero: bool) -> Callable[[Parts], Blocks]:
@@ -194,20 +214,22 @@ def _open_gptq(zero: bool) -> Callable[[Parts], Blocks]:
         k, groups = 8 * eighth, scale.shape[0] if scale.ndim == 2 else 0
         format, layout = _grouped(k, _shaped(scale, "scales", (groups, n)), groups, zero)
         zeros = _shaped(_typed(parts, "zeros", np.int32), "zeros", (groups, n // 8))
-        order = parts.get("order")
-        if order is not None and np.any(_shaped(order, "order", (k,)) != _places(k, layout)):
-            raise Misfit("its columns were quantised in another order (`g_idx`), which moec does not read yet")
-
+        _in_order(parts, k, layout)
+        if (zeros.view(np.uint32) == 0x88888888).all():
+            raise Misfit("its zero points are kept as 8, which GPTQ's second version does; moec reads the first")
         if not (zero or (zeros == 0x77777777).all()):
             raise Misfit("its zero points are not all in the middle: it is `gptq_zp`")
+        if zero and (_eights(zeros) == 15).any():
+            raise Misfit("a zero point is kept as 15, one too small: its readers differ on whether that is 0 or 16")
 
-        def read(index: int) -> Coded:
-            fields: dict[str, Array] = {"scale": np.ascontiguousarray(scale.T)}
-            if zero:
-                fields["zero"] = np.ascontiguousarray((_eights(zeros) + np.uint8(1)).T)
-            return Coded(layout, np.ascontiguousarray(_eights(np.ascontiguousarray(words.T))), fields)
+        def fields(index: int) -> Fields:
+            scales = {"scale": np.ascontiguousarray(scale.T)}
+            return {**scales, "zero": np.ascontiguousarray((_eights(zeros) + np.uint8(1)).T)} if zero else scales
 
-        return Blocks((n, k), format, read)
+        def codes(index: int) -> Bytes:
+            return np.ascontiguousarray(_eights(np.ascontiguousarray(words.T)))
+
+        return _blocks((n, k), format, layout, codes, fields)
 
     return open
 
@@ -222,30 +244,55 @@ def _open_awq(parts: Parts) -> Blocks:
     format, layout = _grouped(k, _shaped(scale, "scales", (groups, n)), groups, True)
     zeros = _shaped(_typed(parts, "zeros", np.int32), "zeros", (groups, eighth))
 
-    def read(index: int) -> Coded:
-        fields = {"scale": np.ascontiguousarray(scale.T), "zero": np.ascontiguousarray(_eights(zeros, _AWQ).T)}
-        return Coded(layout, np.ascontiguousarray(_eights(words, _AWQ).T), fields)
+    def fields(index: int) -> Fields:
+        return {"scale": np.ascontiguousarray(scale.T), "zero": np.ascontiguousarray(_eights(zeros, _AWQ).T)}
 
-    return Blocks((n, k), format, read)
+    return _blocks((n, k), format, layout, lambda index: np.ascontiguousarray(_eights(words, _AWQ).T), fields)
 
 
 def _open_packed(parts: Parts) -> Blocks:
-    """compressed-tensors' `pack-quantized`: words hold eight k of a row, the lowest first; codes are less 8."""
+    """compressed-tensors' `pack-quantized`: words hold eight k of a row, the lowest first; codes are less 8.
+
+    Zero points, also less 8, are words of eight rows; older files have them as they are, as int8.
+    """
     words = _matrix(parts, "codes", np.int32)
     (*lead, n, eighth), scale = words.shape, parts["scales"]
     k, groups = 8 * eighth, scale.shape[-1] if scale.ndim else 0
-    format, layout = _grouped(k, _shaped(scale, "scales", (*lead, n, groups)), groups, False)
+    if "shape" in parts and (told := [int(length) for length in parts["shape"].reshape(-1)[-2:]]) != [n, k]:
+        raise Misfit(f"its codes are {[n, k]} if they have 4 bits, but its shape is {told}")
+    format, layout = _grouped(k, _shaped(scale, "scales", (*lead, n, groups)), groups, "zeros" in parts)
+    _in_order(parts, k, layout)
     scales, matrices = _flat(scale, 2), _flat(words, 2)
+    zeros = _packed_zeros(parts, lead, n, groups) if "zeros" in parts else None
 
-    def read(index: int) -> Coded:
-        return Coded(layout, _eights(matrices[index]), {"scale": np.ascontiguousarray(scales[index])})
+    def fields(index: int) -> Fields:
+        found = {"scale": np.ascontiguousarray(scales[index])}
+        return found if zeros is None else {**found, "zero": zeros(index)}
 
-    return Blocks((*lead, n, k), format, read)
+    return _blocks((*lead, n, k), format, layout, lambda index: _eights(matrices[index]), fields)
+
+
+def _packed_zeros(parts: Parts, lead: list[int], n: int, groups: int) -> Callable[[int], Bytes]:
+    """The zero points of each matrix, u8[n, groups]."""
+    zeros = _typed(parts, "zeros", np.int32, np.int8)
+    if zeros.dtype == np.int8:
+        plain = _flat(_shaped(zeros, "zeros", (*lead, n, groups)), 2)
+        if plain.size and not -8 <= plain.min() <= plain.max() <= 7:
+            raise Misfit("a zero point lies outside -8 .. 7")
+        return lambda index: (plain[index] + np.int8(8)).view(np.uint8)
+    packed = _flat(_shaped(zeros, "zeros", (*lead, -(-n // 8), groups)), 2)
+    return lambda index: np.ascontiguousarray(_eights(np.ascontiguousarray(packed[index].T))[:, :n].T)
 
 
 _GPTQ: Final = {"codes": "{}.qweight", "scales": "{}.scales", "zeros": "{}.qzeros", "order": "{}.g_idx"}
 _AWQ_PARTS: Final = {part: _GPTQ[part] for part in ("codes", "scales", "zeros")}
-_PACKED: Final = {"codes": "{}_packed", "scales": "{}_scale"}
+_PACKED: Final = {
+    "codes": "{}_packed",
+    "scales": "{}_scale",
+    "zeros": "{}_zero_point",
+    "order": "{}_g_idx",
+    "shape": "{}_shape",
+}
 _SCALED: Final = {"codes": "{}", "scales": "{}_scale"}
 _INVERSE: Final = {"codes": "{}", "scales": "{}_scale_inv"}
 _FP4: Final = {"codes": "{}_blocks", "scales": "{}_scales"}
@@ -261,7 +308,7 @@ _ROWS: Final = (
     Origin("gptq", "GPTQ, symmetric, 4 bits", _GPTQ, _open_gptq(False), _ORDER),
     Origin("gptq_zp", "GPTQ with zero points, 4 bits", _GPTQ, _open_gptq(True), _ORDER),
     Origin("awq", "AWQ, 4 bits", _AWQ_PARTS, _open_awq),
-    Origin("packed", "compressed-tensors, symmetric, 4 bits", _PACKED, _open_packed),
+    Origin("packed", "compressed-tensors, 4 bits", _PACKED, _open_packed, frozenset({"zeros", "order", "shape"})),
 )
 #: Every origin by its name behind `as`.
 ORIGINS: Final = {row.name: row for row in _ROWS}

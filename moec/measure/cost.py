@@ -140,7 +140,7 @@ class _Counter:
         shape = KernelShape.parse(op.tile.data, op.dtype.data)
         touched = self._touched(op, keys, domain)
         storage = op.storage.data if op.storage else ""
-        weights = touched * pack.packed_bytes(shape, n, k, len(op.weights), storage)
+        weights = touched * pack.packed_bytes(shape.panel, n, k, len(op.weights), storage)
         moved = domain.rows * (_bytes(_row(op.vector)) + _bytes(_row(op.value)))
         flops = 2.0 * domain.rows * n * k * len(op.weights)
         name = " ".join(value.name_hint or "?" for value in op.weights)

@@ -55,7 +55,7 @@ def _choose(layer: moe.LayerOp, chosen: dict[str, str]) -> None:
             format = find_format(wanted)
             if reason is not None:
                 raise fail("E0306", f"`{name}` cannot be stored as {wanted}: {reason}")
-            storable(format, shape[-1], name)
+            storable(format, shape[-1], f"`{name}`")
         formats.append(wanted or "")
     layer.properties["storage"] = ArrayAttr([StringAttr(format) for format in formats])
 

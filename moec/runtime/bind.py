@@ -22,7 +22,7 @@ from moec.formats.origins import ORIGINS, Misfit, Origin
 from moec.language import syntax
 from moec.runtime.arrays import as_numpy
 from moec.runtime.stack import Data, Stack
-from moec.runtime.stored import Source, checked, dense
+from moec.runtime.stored import Source, dense
 
 Tensors = Mapping[str, Any]
 Dims = Mapping[str, int]
@@ -118,6 +118,13 @@ def needed(file: syntax.File, name: str | None) -> Iterator[str]:
                 yield first
             else:
                 yield from (each for part, each in origin.names(first).items() if part not in origin.optional)
+
+
+def called(file: syntax.File, name: str | None, tensors: Collection[str]) -> dict[str, str]:
+    """What errors call the parameters that a `bind` block takes from a checkpoint: the tensors, and the file."""
+    entries, home = entries_of(file, name), where(tensors)
+    params = {param: strings(entries[param].value) if param in entries else [param] for param in parameters(file)}
+    return {param: f"{', '.join(f'`{each}`' for each in names)} in {home}" for param, names in params.items()}
 
 
 def strings(node: syntax.Expr) -> Iterator[str]:
@@ -307,7 +314,7 @@ class Binding:
             if part not in origin.optional or tensor in self.tensors
         }
         try:
-            return checked(origin.open(parts), f"`{names['codes']}` in {where(self.tensors)}")
+            return origin.open(parts).checked(f"`{names['codes']}` in {where(self.tensors)}")
         except Misfit as error:
             raise self._wrong(f"`{names['codes']}` is not stored `as {origin.name}`: {error}", node) from None
 

@@ -25,11 +25,12 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Weights that a program reads as panels: the parameters, how each becomes a stack of matrices, and the tile.
+    """Weights that a program reads as panels: the parameters, how each becomes a stack of matrices, and the panels.
 
     `views` has for each parameter the steps that turn it into [*lead, columns, depth] (`slice axis low high step`,
-    `reshape sizes…`, `transpose`, `cast dtype`); `keys` matrices of [`n`, `k`] come of it. `tile` is a `KernelShape`'s,
-    `storage` the format of the panels, empty where they are dense.
+    `reshape sizes…`, `transpose`, `cast dtype`); `keys` matrices of [`n`, `k`] come of it. `panel` prints a
+    `PanelShape`, `storage` is the format of the panels, empty where they are dense. Nothing here says what is computed,
+    so programs that differ in that alone read the same weights.
     """
 
     params: tuple[str, ...]
@@ -37,8 +38,7 @@ class Packed:
     keys: int
     n: int
     k: int
-    dtype: str
-    tile: str
+    panel: str
     storage: str = ""
 
 
@@ -50,7 +50,8 @@ class Interface:
     both. `dims` has the dimensions' values, `real` is the working precision, `spec` a digest of the layer's text
     without its comments and binds, `binds` one of these. `extras` names every auxiliary output that the layer could
     give, `aux` has those that this program does. The workspace of a call is `bytes_per_token` for each token,
-    `fixed_bytes`, and `scratch_bytes` for each thread after the first.
+    `fixed_bytes`, and `scratch_bytes` for each thread after the first. `quantized` are the parameters whose products
+    take quantised vectors.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Interface:
     bytes_per_token: int
     fixed_bytes: int
     scratch_bytes: int
+    quantized: tuple[str, ...] = ()
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
     extras: tuple[str, ...] = ()
     real: str = ""
@@ -73,11 +75,6 @@ class Interface:
     def storage(self) -> dict[str, str]:
         """The storage format of every parameter that has one."""
         return {name: packed.storage for packed in self.packed if packed.storage for name in packed.params}
-
-    @property
-    def quantized(self) -> tuple[str, ...]:
-        """The parameters whose products take quantised vectors."""
-        return tuple(name for packed in self.packed if packed.tile.startswith("int8 ") for name in packed.params)
 
     def to_json(self) -> dict[str, Any]:
         """The interface as plain data."""
@@ -97,6 +94,7 @@ class Interface:
             bytes_per_token=int(data["bytes_per_token"]),
             fixed_bytes=int(data["fixed_bytes"]),
             scratch_bytes=int(data["scratch_bytes"]),
+            quantized=tuple(map(str, data["quantized"])),
             dims={str(name): int(value) for name, value in data["dims"].items()},
             extras=tuple(map(str, data["extras"])),
             real=str(data["real"]),
@@ -113,5 +111,5 @@ def read_packed(item: Mapping[str, Any]) -> Packed:
     """The inverse of `asdict`. Raises `KeyError`, `TypeError` or `ValueError` on other data."""
     views = tuple(tuple(map(str, steps)) for steps in item["views"])
     keys, n, k = (int(item[name]) for name in ("keys", "n", "k"))
-    dtype, tile, storage = (str(item[name]) for name in ("dtype", "tile", "storage"))
-    return Packed(tuple(map(str, item["params"])), views, keys, n, k, dtype, tile, storage)
+    panel, storage = (str(item[name]) for name in ("panel", "storage"))
+    return Packed(tuple(map(str, item["params"])), views, keys, n, k, panel, storage)

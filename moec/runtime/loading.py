@@ -6,7 +6,7 @@ Nothing is read here but headers; packing then reads one expert after the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -28,6 +28,10 @@ class Text(Protocol):
 
     def bind(self, name: str | None, tensors: Mapping[str, Any]) -> Mapping[str, Source]:
         """The parameters, by a `bind` block."""
+        ...
+
+    def called(self, name: str | None, tensors: Collection[str]) -> Mapping[str, str]:
+        """What errors call the parameters then."""
         ...
 
     def choose_bind(self, tensors: Collection[str], kind: str) -> str | None:
@@ -98,7 +102,9 @@ def load_checkpoint(text: Text, request: Request) -> Loaded:
     bind = request.bind or text.choose_bind(checkpoint, checkpoint.kind)
     arrays = dict(text.bind(bind, checkpoint))
     storage = _formats(text, arrays, dict(request.storage or ()))
-    return Loaded({name: _paced(checkpoint, value) for name, value in arrays.items()}, storage, checkpoint, bind)
+    called = text.called(bind, checkpoint)
+    found = {name: _paced(checkpoint, value, called[name]) for name, value in arrays.items()}
+    return Loaded(found, storage, checkpoint, bind)
 
 
 def _formats(text: Text, arrays: dict[str, Source], chosen: dict[str, str]) -> Storage:
@@ -118,15 +124,16 @@ def _formats(text: Text, arrays: dict[str, Source], chosen: dict[str, str]) -> S
     return tuple(sorted(chosen.items()))
 
 
-def _paced(checkpoint: Checkpoint, value: Source) -> Source:
+def _paced(checkpoint: Checkpoint, value: Source, called: str) -> Source:
     """A parameter that lets go of the file's pages while it is read."""
     match value:
         case Blocks():
-            return Blocks(value.shape, value.format, checkpoint.paced(value.read))
+            return replace(value, read=checkpoint.paced(value.read), scan=checkpoint.pacing(value.scan))
         case Stack():
-            return Stack(value.shape, value.dtype, checkpoint.paced(value.read))
+            scan = checkpoint.pacing(value.scan) if value.scan else None
+            return replace(value, read=checkpoint.paced(value.read), called=called, scan=scan)
         case _ if value.ndim > 1:
-            return Stack(value.shape, value.dtype, checkpoint.paced(value.__getitem__))
+            return Stack(value.shape, value.dtype, checkpoint.paced(value.__getitem__), called)
         case _:
             return np.array(value)  # short, and nothing of the file stays in use
 

@@ -3,7 +3,7 @@
 A matrix becomes [ceil(N / NR)][ceil(K / kstep)][NR][kstep] in the kernel's dtype, zeros where N or K has run out; where
 a kernel multiplies several steps at once, K is taken up to a whole number of those.
 Matrices packed together share every panel: NR / 2 rows of the gate, then the same NR / 2 rows of the up projection,
-so that one tile of C holds what their activation needs. Imports nothing of the compiler but the noun `KernelShape`.
+so that one tile of C holds what their activation needs. Imports nothing of the compiler but the noun `PanelShape`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Packed
 from moec.runtime.memory import aligned_empty
-from moec.target import KernelShape
+from moec.target import PanelShape
 
 Array: TypeAlias = NDArray[Any]
 
@@ -33,7 +33,7 @@ _NUMPY: Final = {
 _BLOCK: Final = 128
 
 
-def panel_shape(shape: KernelShape, n: int, k: int, matrices: int = 1) -> tuple[int, int, int, int]:
+def panel_shape(shape: PanelShape, n: int, k: int, matrices: int = 1) -> tuple[int, int, int, int]:
     """The dimensions [panels, steps, columns, kstep] of `matrices` interleaved matrices of [n, k] each.
 
     Raises `ValueError` when a panel does not divide into `matrices` equal parts.
@@ -43,12 +43,12 @@ def panel_shape(shape: KernelShape, n: int, k: int, matrices: int = 1) -> tuple[
     return -(-n // (shape.columns // matrices)), shape.steps(k), shape.columns, shape.kstep
 
 
-def panel_bytes(shape: KernelShape, n: int, k: int, matrices: int = 1) -> int:
+def panel_bytes(shape: PanelShape, n: int, k: int, matrices: int = 1) -> int:
     """The bytes that the panels of one expert take: a multiple of 64 for every shape of a vector machine."""
     return prod(panel_shape(shape, n, k, matrices)) * _NUMPY[shape.dtype].itemsize
 
 
-def packed_bytes(shape: KernelShape, n: int, k: int, matrices: int, storage: str) -> int:
+def packed_bytes(shape: PanelShape, n: int, k: int, matrices: int, storage: str) -> int:
     """The bytes that the panels of one expert take, dense or in a storage format."""
     if not storage:
         return panel_bytes(shape, n, k, matrices)
@@ -57,12 +57,12 @@ def packed_bytes(shape: KernelShape, n: int, k: int, matrices: int, storage: str
 
 def all_bytes(packed: Packed) -> int:
     """The bytes of all panels of a `Packed`. Raises `ValueError` or `LookupError` where it is none that is known."""
-    shape = KernelShape.parse(packed.tile, packed.dtype)
+    shape = PanelShape.parse(packed.panel)
     return packed.keys * packed_bytes(shape, packed.n, packed.k, len(packed.params), packed.storage)
 
 
 def pack_panels(
-    matrices: Array | Sequence[Array], shape: KernelShape, out: NDArray[np.uint8] | None = None
+    matrices: Array | Sequence[Array], shape: PanelShape, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
     """The panels of `matrices`, as bytes [..., panels, steps, columns, kstep] in `out` (made here when None).
 

@@ -21,7 +21,7 @@ from moec.runtime.pack import all_bytes
 from moec.runtime.weights import Weights, converted
 
 #: How panels lie in memory (`moec.runtime.pack`, `moec.formats.panels`). Whoever changes that adds one.
-PANELS: Final = 3
+PANELS: Final = 4
 
 
 def save(
@@ -86,7 +86,7 @@ def describe(pack: Moepack) -> dict[str, str]:
     words = {"layer": f"{pack.header['layer']}: {', '.join(f'{name} {value}' for name, value in dims.items())}"}
     formats = ", ".join(f"{name} {format}" for name, format in storage_in(pack))
     words["weights"] = real + (f"; {formats}" if formats else "")
-    words["panels"] = ", ".join(dict.fromkeys(packed.tile for packed in _packed(pack)))
+    words["panels"] = ", ".join(dict.fromkeys(packed.panel for packed in _packed(pack)))
     if files := source.get("files"):
         words["from"] = ", ".join(str(name) for name, *_ in files) + f", below `{source.get('prefix')}`"
     return words
@@ -173,6 +173,8 @@ def _check_panels(pack: Moepack, found: Mapping[Packed, Data], interface: Interf
         if packed not in found:
             same = [other for other in found if other.params == packed.params]
             names = ", ".join(f"`{name}`" for name in packed.params)
-            if same and same[0].tile != packed.tile:
-                raise _other(pack, f"{names} in panels of `{same[0].tile}`, this kernel reads `{packed.tile}`")
+            if same and same[0].panel != packed.panel:
+                machine = "another machine's, or for other activations"
+                text = f"{names} in panels of {same[0].panel} columns ({machine}), this kernel reads {packed.panel}"
+                raise _other(pack, text)
             raise _other(pack, f"{names} in other panels")

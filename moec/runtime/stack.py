@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,11 +14,17 @@ Data: TypeAlias = NDArray[Any]
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Stack:
-    """Arrays of one shape along a new first axis, each read when it is asked for; `np.asarray` reads them all."""
+    """Arrays of one shape along a new first axis, each read when it is asked for; `np.asarray` reads them all.
+
+    `called` is what errors call them, with `{e}` for an array's number; what has a name lies in a file, and may be read
+    more than once. `scan` looks at what is quantised and might be no number before anything is read (see `Blocks`).
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[int], Data]
+    called: str = ""
+    scan: Callable[[], Iterator[int]] | None = None
 
     @staticmethod
     def of(array: Any) -> Stack:
@@ -40,11 +46,13 @@ class Stack:
     def map(self, function: Callable[[Data], Data]) -> Stack:
         """The stack of `function` of each array."""
         first = function(self.read(0))
-        return Stack((len(self), *first.shape), first.dtype, lambda index: function(self.read(index)))
+        read: Callable[[int], Data] = lambda index: function(self.read(index))  # noqa: E731
+        return Stack((len(self), *first.shape), first.dtype, read, self.called, self.scan)
 
     def part(self, indices: range) -> Stack:
         """The stack of some of the arrays."""
-        return Stack((len(indices), *self.shape[1:]), self.dtype, lambda index: self.read(indices[index]))
+        shape = (len(indices), *self.shape[1:])
+        return Stack(shape, self.dtype, lambda index: self.read(indices[index]), scan=self.scan)
 
 
 def apply_step(array: Data, step: str, copy: bool | None) -> Data:

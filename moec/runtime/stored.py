@@ -6,20 +6,20 @@ views that a layer takes of it nor on the panels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from moec.diagnostics import fail
-from moec.formats import FORMATS, Coded, encode
+from moec.formats import FORMATS, Coded, encode, finite
 from moec.formats.blocks import Blocks
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.memory import aligned_empty
 from moec.runtime.stack import Data, Stack, apply_step
-from moec.target import KernelShape
+from moec.target import PanelShape
 
 #: Where a parameter comes from.
 Source: TypeAlias = Data | Stack | Blocks
@@ -30,7 +30,7 @@ def stored_panels(packed: Packed, sources: list[tuple[Source, Array]], progress:
 
     Raises `CompileError`: E0306, E0407 where weights cannot be stored so, E0404 where they come in another format.
     """
-    shape, format = KernelShape.parse(packed.tile, packed.dtype), FORMATS[packed.storage]
+    shape, format = PanelShape.parse(packed.panel), FORMATS[packed.storage]
     place = PanelLayout(format.layout, shape.columns, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * place.nbytes)
     stacks = [
@@ -59,32 +59,49 @@ def in_format(source: Source, param: Array, storage: str) -> Blocks:
     if isinstance(source, Blocks):
         if source.format != storage:
             raise fail("E0404", f"`{param.name}` comes as {source.format}, not as {storage}")
-        return checked(source, f"`{param.name}`")
+        return source.checked(f"`{param.name}`")
 
     def read(index: int) -> Coded:
-        matrix: Any = source
-        for at in np.unravel_index(index, lead) if lead else ():
-            matrix = matrix[int(at)]
-        return encode(format, np.asarray(matrix), param.name)
+        matrix, at = _matrix(source, index, lead)
+        return encode(format, matrix, _called(source, param, at))
 
     return Blocks(param.shape, storage, read)
 
 
-def checked(source: Blocks, name: str) -> Blocks:
-    """Blocks whose scales are looked at when they are read: E0407 where one is no number."""
+def _matrix(source: Data | Stack, index: int, lead: tuple[int, ...]) -> tuple[Data, int]:
+    """The matrix at a place of the leading axes, counted together, and its place along the first."""
+    matrix: Any = source
+    places = [int(at) for at in np.unravel_index(index, lead)] if lead else [0]
+    for at in places if lead else ():
+        matrix = matrix[at]
+    return np.asarray(matrix), places[0]
 
-    def read(index: int) -> Coded:
-        coded = source.read(index)
-        if wrong := coded.wrong():
-            raise fail("E0407", f"{name}, matrix {index}: {wrong}")
-        return coded
 
-    return Blocks(source.shape, source.format, read)
+def _called(source: Data | Stack, param: Array, at: int) -> str:
+    """What an error calls a part of a parameter."""
+    return source.called.replace("{e}", str(at)) if isinstance(source, Stack) and source.called else f"`{param.name}`"
+
+
+def look(source: Source, param: Array, storage: str) -> Iterator[int]:
+    """Looks for what cannot be packed before memory is taken for it: scales that are no numbers, and weights, where
+    they are quantised here. Tells how many bytes it has passed, matrix after matrix. What can be read only once is
+    looked at when it is read.
+
+    Raises `CompileError` (E0407).
+    """
+    if not isinstance(source, np.ndarray) and source.scan is not None:
+        yield from source.scan()
+    elif storage and not isinstance(source, Blocks) and (not isinstance(source, Stack) or source.called):
+        lead = param.shape[:-2]
+        for index in range(prod(lead)):
+            matrix, at = _matrix(source, index, lead)
+            finite(FORMATS[storage], matrix, _called(source, param, at))
+            yield matrix.nbytes
 
 
 def dense(source: Blocks, name: str) -> Data | Stack:
     """Blocks as f32, decoded when they are read, along the first axis."""
-    blocks, each = checked(source, f"`{name}`"), prod(source.shape[1:-2])
+    blocks, each = source.checked(f"`{name}`"), prod(source.shape[1:-2])
     if len(source.shape) == 2:
         return blocks.read(0).decode()
 
@@ -92,7 +109,7 @@ def dense(source: Blocks, name: str) -> Data | Stack:
         parts = [blocks.read(index * each + i).decode() for i in range(each)]
         return np.stack(parts).reshape(source.shape[1:])
 
-    return Stack(source.shape, np.dtype(np.float32), read)
+    return Stack(source.shape, np.dtype(np.float32), read, scan=blocks.scan)
 
 
 def decoded(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from moec.runtime.interface import Interface, Packed
 from moec.runtime.pack import all_bytes, panel_shape
 from moec.runtime.stack import apply_step
 from moec.runtime.weights import Weights, parts
-from moec.target import KernelShape
+from moec.target import PanelShape
 
 
 def unpack(interface: Interface, weights: Weights) -> dict[str, Data]:
@@ -41,12 +41,12 @@ def _matrices(packed: Packed, data: Data) -> Iterator[list[Data]]:
 
 
 def _taken_apart(packed: Packed, data: Data) -> list[Data]:
-    shape, count = KernelShape.parse(packed.tile, packed.dtype), len(packed.params)
+    shape, count = PanelShape.parse(packed.panel), len(packed.params)
     if packed.storage:
         layout = PanelLayout(FORMATS[packed.storage].layout, shape.columns, packed.n, packed.k, count)
         return [coded.decode() for coded in layout.unpack(data)]
     panels, steps, columns, kstep = panel_shape(shape, packed.n, packed.k, count)
-    parted = data.view(NUMPY[packed.dtype]).reshape(panels, steps, count, columns // count, kstep)
+    parted = data.view(NUMPY[shape.dtype]).reshape(panels, steps, count, columns // count, kstep)
     rows = parted.transpose(2, 0, 3, 1, 4).reshape(count, -1, steps * kstep)
     return list(rows[:, : packed.n, : packed.k])
 

@@ -17,8 +17,8 @@ from moec.runtime.interface import Array, Interface, Packed, Storage
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import all_bytes, pack_panels, panel_bytes
 from moec.runtime.stack import Stack, apply_step
-from moec.runtime.stored import Source, dense, stored_panels
-from moec.target import KernelShape
+from moec.runtime.stored import Source, dense, look, stored_panels
+from moec.target import PanelShape
 
 #: Is told how many bytes more have been packed.
 Progress: TypeAlias = Callable[[int], object]
@@ -105,9 +105,11 @@ def pack(
     `arrays` has for each parameter an array of its shape: NumPy, torch, DLPack, or a sequence of one array for each
     index of the first axis (`len`, `[i]`, `shape`, `dtype`), which is read one at a time. Floating types are converted,
     rounded to nearest even where the parameter's type is narrower; integers have to fit. Besides the result no more
-    than one expert is held. Raises `CompileError` (E0401 to E0404) with every mistake there is.
+    than one expert is held, and before memory is taken for that, all scales have been looked at. Raises `CompileError`:
+    E0401 to E0404 with every mistake there is, E0407 where a number is none, E0306.
     """
     found = _check(interface, arrays)
+    _look(interface, found)
     read = {*interface.raw, *(name for packed in interface.packed for name in packed.params)}
     rest = {name: array for name, array in found.items() if name not in read}
     weights = Weights(interface.name, {}, {}, rest, storage)
@@ -137,6 +139,16 @@ def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Source]
     if mistakes:
         raise CompileError(*mistakes)
     return found
+
+
+def _look(interface: Interface, found: Mapping[str, Source]) -> None:
+    """Raises `CompileError` (E0407) where what will be packed holds a scale that is no number, or a weight that cannot
+    be quantised."""
+    params = {param.name: param for param in interface.params}
+    stored = interface.storage
+    for name, source in found.items():
+        for _ in look(source, params[name], stored.get(name, "")):
+            pass
 
 
 def _readable(value: Any, name: str) -> Source:
@@ -183,7 +195,7 @@ def _panels(packed: Packed, sources: list[tuple[Source, Array]], progress: Progr
     """The panels of a stack of matrices, packed one matrix after the other."""
     if packed.storage:
         return stored_panels(packed, sources, progress)
-    shape = KernelShape.parse(packed.tile, packed.dtype)
+    shape = PanelShape.parse(packed.panel)
     size = panel_bytes(shape, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * size)
     stacks = [

@@ -21,7 +21,7 @@ from moec.runtime.pack import pack_panels
 from moec.runtime.saved import PANELS
 from moec.runtime.stored import decoded
 from moec.runtime.unpack import unpack
-from moec.target import KernelShape
+from moec.target import PanelShape
 from tests.checkpoint.models import DIMS, weights, write_gguf
 from tests.examples import EXAMPLES, SMALL, load, random_weights
 
@@ -179,14 +179,14 @@ def test_what_only_an_aux_reads_is_kept(tmp_path: Path) -> None:
 
 
 #: `PANELS`, and the digest of what panels were like then.
-LAYOUT = (3, "42e0805fdb486b27")
+LAYOUT = (4, "42e0805fdb486b27")
 
 
 def test_the_layout_of_panels_has_a_version() -> None:
     """If this changes, files that were written before are laid out otherwise: raise `moec.runtime.saved.PANELS`."""
     numbers = np.arange(50 * 300, dtype=np.float32).reshape(50, 300) / 64 - 100
     digest = hashlib.sha256()
-    for shape in (KernelShape("f32", "fma", 8, 48, 1, 16), KernelShape("bf16", "dot", 8, 48, 2, 16)):
+    for shape in (PanelShape(48, "f32"), PanelShape(48, "bf16", 2, 2)):
         digest.update(pack_panels([numbers, numbers], shape).tobytes())
     for name in ("q8_0", "q4_K", "int4_g32_zp"):
         row = FORMATS[name]

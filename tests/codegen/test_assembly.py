@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from moec.dialects import plan
 from moec.language.read import read
 from moec.options import Options
 from moec.pipeline import Compilation
@@ -80,7 +81,8 @@ def spilled(lines: list[str]) -> list[str]:
 @pytest.mark.parametrize("target", ["zen4", "intel", "v3"])
 def test_products_are_multiply_adds_of_full_width_in_registers(target: str, dtype: str) -> None:
     layer, register = compilation("mixtral", target, dtype), REGISTER[TARGETS[target].vector_bits]
-    shapes = [KernelShape.parse(packed.tile, packed.dtype) for packed in layer.interface.packed]
+    products = [op for op in layer.schedule().walk() if isinstance(op, plan.MatmulOp)]
+    shapes = [KernelShape.parse(op.tile.data, op.dtype.data) for op in products]
     code = functions(layer.assembly)
     for shape in shapes:
         for rows in range(1, shape.rows + 1):

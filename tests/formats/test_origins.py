@@ -8,7 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from moec.diagnostics import CompileError
 from moec.formats import FORMATS
+from moec.formats.blocks import Blocks, nothing
 from moec.formats.origins import ORIGINS, Misfit
 
 N, K = 48, 256
@@ -26,29 +28,40 @@ def words(nibbles: Any, order: tuple[int, ...] = tuple(range(8))) -> Any:
     return np.bitwise_or.reduce(parts << np.array([4 * place for place in order], np.uint32), -1).view(np.int32)
 
 
-def gptq(zero: bool) -> tuple[dict[str, Any], Any]:
+def spread(numbers: Any, group: int, axis: int) -> Any:
+    """A number for each group as one for each weight."""
+    return np.repeat(numbers.astype(np.float32), group, axis)
+
+
+def gptq(zero: bool, group: int = 128) -> tuple[dict[str, Any], Any]:
     codes = rng().integers(0, 16, (K, N))
-    zeros = rng().integers(0, 16, (K // 128, N)) if zero else np.full((K // 128, N), 7)
-    scales = rng().random((K // 128, N)).astype(np.float16)
+    zeros = rng().integers(0, 15, (K // group, N)) if zero else np.full((K // group, N), 7)
+    scales = rng().random((K // group, N)).astype(np.float16)
     parts = {"codes": np.ascontiguousarray(words(codes.T).T), "zeros": words(zeros), "scales": scales}
-    parts["order"] = (np.arange(K) // 128).astype(np.int32)
-    spread = [np.repeat(part.astype(np.float32), 128, 0) for part in (zeros + 1, scales)]
-    return parts, ((codes - spread[0]) * spread[1]).T
+    parts["order"] = (np.arange(K) // group).astype(np.int32)
+    return parts, ((codes - spread(zeros + 1, group, 0)) * spread(scales, group, 0)).T
 
 
-def awq() -> tuple[dict[str, Any], Any]:
+def awq(group: int = 64) -> tuple[dict[str, Any], Any]:
     # A word's nibbles, lowest first, are the columns 0, 2, 4, 6, 1, 3, 5, 7.
     places = (0, 4, 1, 5, 2, 6, 3, 7)
-    codes, zeros = rng().integers(0, 16, (K, N)), rng().integers(0, 16, (K // 64, N))
-    scales = rng().random((K // 64, N)).astype(np.float16)
-    spread = [np.repeat(part.astype(np.float32), 64, 0) for part in (zeros, scales)]
+    codes, zeros = rng().integers(0, 16, (K, N)), rng().integers(0, 16, (K // group, N))
+    scales = rng().random((K // group, N)).astype(np.float16)
     parts = {"codes": words(codes, places), "zeros": words(zeros, places), "scales": scales}
-    return parts, ((codes - spread[0]) * spread[1]).T
+    return parts, ((codes - spread(zeros, group, 0)) * spread(scales, group, 0)).T
 
 
-def packed() -> tuple[dict[str, Any], Any]:
-    codes, scales = rng().integers(-8, 8, (3, N, K)), rng().random((3, N, K // 32)).astype(ml_dtypes.bfloat16)
-    return {"codes": words(codes + 8), "scales": scales}, codes * np.repeat(scales.astype(np.float32), 32, -1)
+def packed(zero: str = "", group: int = 32, kind: Any = ml_dtypes.bfloat16, n: int = N) -> tuple[dict[str, Any], Any]:
+    """Codes and zero points of -8 .. 7; zero points in words of eight rows, or as they are."""
+    codes, scales = rng().integers(-8, 8, (3, n, K)), rng().random((3, n, K // group)).astype(kind)
+    zeros = rng().integers(-8, 8, scales.shape) if zero else np.zeros(scales.shape)
+    parts = {"codes": words(codes + 8), "scales": scales, "shape": np.array([n, K])}
+    if zero == "words":
+        turned = np.pad((zeros + 8).swapaxes(1, 2), ((0, 0), (0, 0), (0, -n % 8)))
+        parts["zeros"] = np.ascontiguousarray(words(turned).swapaxes(1, 2))
+    elif zero:
+        parts["zeros"] = zeros.astype(np.int8)
+    return parts, (codes - spread(zeros, group, -1)) * spread(scales, group, -1)
 
 
 def mxfp4() -> tuple[dict[str, Any], Any]:
@@ -80,11 +93,21 @@ def int8() -> tuple[dict[str, Any], Any]:
     return {"codes": codes, "scales": scales}, codes * scales
 
 
+#: What int4 comes as: by its writer, for every group that moec has.
+INT4: dict[str, tuple[str, str, tuple[dict[str, Any], Any]]] = {}
+for size in (32, 64, 128):
+    INT4[f"gptq {size}"] = ("gptq", f"int4_g{size}", gptq(False, size))
+    INT4[f"gptq_zp {size}"] = ("gptq_zp", f"int4_g{size}_zp", gptq(True, size))
+    INT4[f"awq {size}"] = ("awq", f"int4_g{size}_zp", awq(size))
+    for name, kind in (("", np.float16), ("_bf16", ml_dtypes.bfloat16)):
+        INT4[f"packed {size}{name}"] = ("packed", f"int4_g{size}{name}", packed("", size, kind))
+        for zero in ("words", "bytes"):
+            case = ("packed", f"int4_g{size}_zp{name}", packed(zero, size, kind))
+            INT4[f"packed with zero points in {zero} {size}{name}"] = case
+INT4["packed, rows that end inside a word"] = ("packed", "int4_g32_zp_bf16", packed("words", n=45))
+
 CASES: dict[str, tuple[str, str, tuple[dict[str, Any], Any]]] = {
-    "gptq": ("gptq", "int4_g128", gptq(False)),
-    "gptq_zp": ("gptq_zp", "int4_g128_zp", gptq(True)),
-    "awq": ("awq", "int4_g64_zp", awq()),
-    "packed": ("packed", "int4_g32_bf16", packed()),
+    **INT4,
     "mxfp4": ("mxfp4", "mxfp4", mxfp4()),
     "nvfp4": ("nvfp4", "nvfp4", nvfp4()),
     "fp8, a scale for each row": ("fp8", "fp8", fp8(rng().random((2, N, 1), np.float32))),
@@ -119,9 +142,42 @@ def test_parts_that_do_not_fit_are_named(case: str) -> None:
                 ORIGINS[name].open({**parts, part: parts[part][:-1]})
 
 
-def test_what_gptq_may_be_and_moec_cannot_read() -> None:
-    parts, _ = gptq(True)
-    with pytest.raises(Misfit, match="gptq_zp"):
-        ORIGINS["gptq"].open(parts)
-    with pytest.raises(Misfit, match="g_idx"):
-        ORIGINS["gptq_zp"].open({**parts, "order": parts["order"][::-1].copy()})
+@pytest.mark.parametrize("case", CASES)
+def test_a_scale_that_is_no_number_is_found_before_codes_are_read(case: str) -> None:
+    name, _, (parts, _) = CASES[case]
+    for part in [part for part in parts if part.startswith("scale")]:
+        scales = parts[part].copy()
+        scales.reshape(-1)[-1] = 255 if scales.dtype == np.uint8 else np.nan
+        blocks = ORIGINS[name].open({**parts, part: scales}).checked("`w` in `file`")
+        with pytest.raises(CompileError, match=r"E0407.*`w` in `file`.*is not finite"):
+            list(blocks.scan())
+        with pytest.raises(CompileError, match="E0407"):
+            blocks.read(len(parts["codes"]) - 1 if len(blocks.shape) > 2 else 0)
+        assert Blocks.stack([blocks]).pick(blocks.rows[None]).scan is not nothing
+    list(ORIGINS[name].open(parts).checked("").scan())
+
+
+@pytest.mark.parametrize(
+    ("name", "case", "part", "change", "says"),
+    [
+        ("gptq", "gptq_zp 64", "zeros", lambda zeros: zeros, "it is `gptq_zp`"),
+        ("gptq_zp", "gptq_zp 64", "order", lambda order: order[::-1].copy(), "act-order.*no 64 that lie together"),
+        ("gptq", "gptq 64", "zeros", lambda zeros: zeros + 0x11111111, "second version"),
+        ("gptq_zp", "gptq_zp 64", "zeros", lambda zeros: zeros | 15, "whether that is 0 or 16"),
+        ("gptq", "gptq 64", "scales", lambda scales: scales.astype(np.float32), "float32, not float16"),
+        ("gptq", "gptq 64", "scales", lambda scales: scales[:1], "groups of 32, 64 and 128"),
+        ("packed", "packed 32", "order", lambda _: np.arange(K) % 8, "act-order"),
+        ("packed", "packed 32", "shape", lambda _: np.array([N, K // 2]), "if they have 4 bits"),
+        ("packed", "packed with zero points in bytes 32", "zeros", lambda zeros: zeros * 2, "outside -8"),
+    ],
+)
+def test_what_cannot_be_read_says_why(name: str, case: str, part: str, change: Any, says: str) -> None:
+    parts = CASES[case][2][0]
+    with pytest.raises(Misfit, match=says):
+        ORIGINS[name].open({**parts, part: change(parts.get(part))})
+
+
+def test_an_order_that_was_never_set_is_none() -> None:
+    parts, wanted = packed()
+    blocks = ORIGINS["packed"].open({**parts, "order": np.full(K, -1, np.int32)})
+    np.testing.assert_array_equal(blocks.decode(), wanted)

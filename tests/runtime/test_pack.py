@@ -10,17 +10,17 @@ import pytest
 
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import pack_panels, panel_bytes, panel_shape
-from moec.target import KernelShape
+from moec.target import PanelShape
 
 NUMPY = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16)}
 SHAPES = {
-    "f32": KernelShape("f32", "fma", 8, 48, 1, 16),
-    "bf16": KernelShape("bf16", "dot", 8, 48, 2, 16),
-    "f16": KernelShape("f16", "widen", 4, 6, 1, 1),
+    "f32": PanelShape(48, "f32"),
+    "bf16": PanelShape(48, "bf16", 2, 2),
+    "f16": PanelShape(6, "f16"),
 }
 
 
-def defined(matrices: list[np.ndarray], shape: KernelShape) -> np.ndarray:
+def defined(matrices: list[np.ndarray], shape: PanelShape) -> np.ndarray:
     """One expert's panels, element by element."""
     n, k = matrices[0].shape
     out = np.zeros(panel_shape(shape, n, k, len(matrices)), NUMPY[shape.dtype])

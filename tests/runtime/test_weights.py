@@ -38,7 +38,7 @@ def test_a_view_is_what_its_steps_say(name: str, lazy: bool) -> None:
     steps, wanted, keys = VIEWS[name]
     array = np.random.default_rng(0).standard_normal((6, 8, 10), dtype=np.float32)
     expected = np.asarray(wanted(array), np.float32)
-    packed = Packed(("w",), (steps,), keys, *expected.shape[1:], "f32", "fma 1x1 kstep 1 lanes 1")
+    packed = Packed(("w",), (steps,), keys, *expected.shape[1:], "1 f32 kstep 1 depth 1")
     found = [*matrices(Stack.of(array) if lazy else array, "f32", steps, packed)]
     assert np.array_equal(np.stack(found).astype(np.float32), expected)
 
@@ -52,7 +52,7 @@ def test_a_stack_is_read_one_expert_at_a_time() -> None:
         return array[index]
 
     steps = ("reshape 6 4 2 10", "slice 2 1 2 1", "transpose")
-    packed = Packed(("w",), (steps,), 6, 4, 10, "f32", "fma 1x1 kstep 1 lanes 1")
+    packed = Packed(("w",), (steps,), 6, 4, 10, "1 f32 kstep 1 depth 1")
     for key, _ in enumerate(matrices(Stack(array.shape, array.dtype, read), "f32", steps, packed)):
         assert reads[-1] == key
     assert reads.count(3) == 1

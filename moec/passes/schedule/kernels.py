@@ -18,8 +18,13 @@ def code_form(contract: moe.ContractOp, target: Target) -> Form | None:
     view = weight_view(contract.weight)
     if view is None or not view.storage:
         return None
-    if contract.activations is not None:
-        return "int8"
+    return "int8" if contract.activations is not None else _real_form(view, target)
+
+
+def _real_form(view: WeightView, target: Target) -> Form | None:
+    """`code_form` beside rows that are not quantised."""
+    if not view.storage:
+        return None
     layout = FORMATS[view.storage].layout
     return "codes" if layout.bits <= 6 and view.dtype == "bf16" and target.kernel("bf16").form == "dot" else None
 
@@ -27,10 +32,12 @@ def code_form(contract: moe.ContractOp, target: Target) -> Form | None:
 def common_shapes(layer: moe.LayerOp, target: Target) -> dict[str, KernelShape]:
     """For each element type of weights the one shape that does best for all products together.
 
-    One shape is one family of microkernels, and each of those costs LLVM some ten milliseconds.
+    One shape is one family of microkernels, and each of those costs LLVM some ten milliseconds. Whether vectors are
+    quantised makes no difference: the panels of what is dense are then the same, and so one file serves both.
     """
-    contracts = [op for op in layer.walk() if isinstance(op, moe.ContractOp) and weight_view(op.weight) is not None]
-    contracts = [op for op in contracts if code_form(op, target) is None]
+    contracts = [op for op in layer.walk() if isinstance(op, moe.ContractOp)]
+    views = [(op, view) for op in contracts if (view := weight_view(op.weight)) is not None]
+    contracts = [op for op, view in views if _real_form(view, target) is None]
     useful: dict[KernelShape, float] = {}
     for contract in contracts:
         view = weight_view(contract.weight)
