@@ -16,29 +16,26 @@ from moec.formats import FORMATS
 from moec.formats.layout import Coded, wrong_scale
 
 
-def nothing() -> Iterator[int]:
-    """Where there is nothing to look at before it is read."""
-    return iter(())
-
-
 @dataclass(frozen=True, eq=False)
 class Blocks:
     """A parameter of `shape` in a storage format; `read(i)` gives the matrix [n, k] at place i of the leading axes,
     counted together. Blocks run along the last axis, so views that keep rows whole are Blocks again.
 
-    `scales(i)` gives of that matrix only the fields that might be no number, without its codes. `scan` looks at those
-    of all matrices, one after the other, and tells how many bytes it has passed.
+    `scales(i)` gives of that matrix only the fields that might be no number, without its codes. `scan`, which blocks
+    have once they are `checked`, looks at those of all matrices and tells how many bytes it has passed.
     """
 
     shape: tuple[int, ...]
     format: str
     read: Callable[[int], Coded]
     scales: Callable[[int], Mapping[str, NDArray[Any]]] | None = None
-    scan: Callable[[], Iterator[int]] = nothing
+    scan: Callable[[], Iterator[int]] | None = None
 
     def checked(self, called: str) -> Blocks:
         """The same; `read` and `scan` raise `CompileError` (E0407) where a scale is no number. `called` is what that
-        calls it."""
+        calls it; what has been checked before keeps its name."""
+        if self.scan is not None:
+            return self
         scales, layout = self.scales, FORMATS[self.format].layout
 
         def raise_for(index: int, wrong: str | None) -> None:
@@ -105,9 +102,10 @@ class _Picked:
         return coded if len(rows) == len(coded.codes) and bool((np.diff(rows) == 1).all()) else coded.take(rows)
 
 
-def scan_all(parts: Sequence[Blocks]) -> Callable[[], Iterator[int]]:
-    """The scans of several, one after the other."""
-    return lambda: chain.from_iterable(part.scan() for part in parts)
+def scan_all(parts: Sequence[Blocks]) -> Callable[[], Iterator[int]] | None:
+    """The scans of several, one after the other, if all have one."""
+    scans = [part.scan for part in parts if part.scan is not None]
+    return None if len(scans) < len(parts) else lambda: chain.from_iterable(scan() for scan in scans)
 
 
 def join_blocks(parts: Sequence[Blocks], axis: int) -> Blocks:

@@ -128,9 +128,9 @@ def _paced(checkpoint: Checkpoint, value: Source, called: str) -> Source:
     """A parameter that lets go of the file's pages while it is read."""
     match value:
         case Blocks():
-            return replace(value, read=checkpoint.paced(value.read), scan=checkpoint.pacing(value.scan))
+            return replace(value, read=checkpoint.paced(value.read), scan=value.scan and checkpoint.pacing(value.scan))
         case Stack():
-            scan = checkpoint.pacing(value.scan) if value.scan else None
+            scan = value.scan and checkpoint.pacing(value.scan)
             return replace(value, read=checkpoint.paced(value.read), called=called, scan=scan)
         case _ if value.ndim > 1:
             return Stack(value.shape, value.dtype, checkpoint.paced(value.__getitem__), called)

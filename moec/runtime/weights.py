@@ -152,7 +152,7 @@ def _look(interface: Interface, found: Mapping[str, Source]) -> None:
 
 
 def _readable(value: Any, name: str) -> Source:
-    if isinstance(value, Blocks):
+    if isinstance(value, Blocks | Stack):
         return value
     lazy = all(hasattr(value, attribute) for attribute in ("shape", "dtype", "__getitem__", "__len__"))
     own = isinstance(value, np.ndarray) or is_torch(value) or hasattr(value, "__dlpack__") or not lazy

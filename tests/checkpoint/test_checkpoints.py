@@ -19,8 +19,10 @@ from moec.formats import FORMATS
 from moec.formats.blocks import Blocks
 from moec.language.parse import parse
 from moec.language.read import read
+from moec.runtime import stored
+from moec.runtime import weights as packing
 from moec.runtime.bind import needed
-from tests.checkpoint.models import DIMS, narrow, weights, write_gguf, write_sharded
+from tests.checkpoint.models import DIMS, narrow, on_disk, weights, write_gguf, write_sharded
 from tests.examples import EXAMPLES
 
 OLMOE = EXAMPLES / "olmoe.moe"
@@ -165,16 +167,49 @@ def test_a_dimension_that_nothing_tells_is_missed(tmp_path: Path) -> None:
     assert "`K`" in text and "`H`" not in text
 
 
-def test_a_scale_that_is_no_number_names_its_tensor(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "m.gguf", LAYERS[:1], {"gate": "Q8_0"})
-    tensor = (
-        open_checkpoint(tmp_path / "m.gguf")._homes["blk.0.ffn_gate_exps.weight"].tensors["blk.0.ffn_gate_exps.weight"]
-    )
-    data = bytearray((tmp_path / "m.gguf").read_bytes())
-    data[tensor.offset : tensor.offset + 2] = np.float16(np.nan).tobytes()
-    (tmp_path / "m.gguf").write_bytes(data)
-    text = refused(tmp_path / "m.gguf", "blk.0")
-    assert "E0407" in text and "blk.0.ffn_gate_exps.weight" in text and "m.gguf" in text
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be packed."""
+
+    def refuse(nbytes: int) -> Any:
+        raise AssertionError(f"{nbytes} bytes were taken")
+
+    for module in (stored, packing):
+        monkeypatch.setattr(module, "aligned_empty", refuse)
+
+
+def spoil(path: Path, name: str, back: int, number: bytes) -> None:
+    """Writes into the last bytes of a tensor."""
+    tensor = open_checkpoint(path)._homes[name].tensors[name]
+    data = bytearray(path.read_bytes())
+    place = tensor.offset + tensor.nbytes - back
+    data[place : place + len(number)] = number
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("kind", "back"), [("Q8_0", 34), ("Q5_1", 24), ("MXFP4", 17)])
+@pytest.mark.parametrize("spec", ["olmoe", "dbrx"])
+def test_a_scale_that_is_no_number_names_its_tensor(
+    tmp_path: Path, no_memory: None, kind: str, back: int, spec: str
+) -> None:
+    """The last one of the last matrix, before memory is taken; `dbrx` transposes `down`, so there it is decoded."""
+    write_gguf(tmp_path / "m.gguf", LAYERS[:1], {"down": kind})
+    spoil(tmp_path / "m.gguf", "blk.0.ffn_down_exps.weight", back, b"\xff\xff")
+    text = refused(tmp_path / "m.gguf", "blk.0", spec=EXAMPLES / f"{spec}.moe")
+    assert "E0407" in text and "`blk.0.ffn_down_exps.weight`" in text and "m.gguf" in text and "matrix 9" in text
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_a_weight_that_cannot_be_quantised_names_its_tensor(tmp_path: Path, no_memory: None, kind: Any) -> None:
+    layer = {name: array.astype(kind) for name, array in LAYERS[0].items()}
+    layer["down"][7, -1, -1] = np.nan
+    save_file(on_disk(0, layer), tmp_path / "m.safetensors")
+    kernel = moec.compile(OLMOE, dims=DIMS, threads=1)
+    with pytest.raises(CompileError, match="E0407") as error:
+        kernel.load(tmp_path / "m.safetensors", "model.layers.0.mlp", storage="q8_0")
+    assert "`experts.7.down_proj.weight` in" in str(error.value) and "m.safetensors" in str(error.value)
+    with pytest.raises(CompileError, match=r"E0407.*`down`"):
+        kernel.pack(layer, storage="q8_0")
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.moe")), ids=lambda path: path.stem)

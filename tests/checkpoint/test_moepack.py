@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 import moec
 from moec.checkpoint.moepack import PAGE, Moepack
 from moec.diagnostics import CompileError
+from moec.dtypes import ACTIVATIONS
 from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
+from moec.pipeline import Compilation, Options, find_source
 from moec.runtime.pack import pack_panels
 from moec.runtime.saved import PANELS
 from moec.runtime.stored import decoded
@@ -94,6 +96,34 @@ def test_storage_comes_with_the_file(kernel: Any, tmp_path: Path) -> None:
     x = np.ones((3, DIMS["H"]), np.float32)
     assert mapped.storage == narrow.storage
     np.testing.assert_array_equal(kernel(x, mapped), kernel(x, narrow))
+
+
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "qwen2_moe", "deepseek_v3"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_one_file_serves_both_kinds_of_activations(tmp_path: Path, name: str, dtype: str) -> None:
+    """Nothing in the key of panels tells what is computed with them; here they are of one width as well."""
+    dims = {**SMALL[name], "H": 64, "I": 64}
+    storage = {"experts": "q4_0"}
+    target = "x86_64-unknown-linux-gnu:znver4"
+    options = [Options.of(dims, dtype, target=target, storage=storage, activations=kind) for kind in ACTIVATIONS]
+    real, quantized = (Compilation(find_source(EXAMPLES / f"{name}.moe"), each).interface for each in options)
+    assert not real.quantized and quantized.quantized
+    assert set(real.packed) == set(quantized.packed) and real.raw == quantized.raw
+
+
+def test_weights_are_shared_by_kernels_that_differ_in_activations(tmp_path: Path) -> None:
+    dims = {**DIMS, "I": 64, "E": 8}
+    real, quantized = (
+        moec.compile(OLMOE, dims=dims, threads=1, storage="q8_0", activations=kind) for kind in ACTIVATIONS
+    )
+    if set(real.interface.packed) != set(quantized.interface.packed):
+        pytest.skip("panels of this machine differ")
+    packed, x = real.pack(weights(**dims)), np.ones((3, DIMS["H"]), np.float32)
+    real.save(packed, tmp_path / "w.moepack")
+    mapped = quantized.load(tmp_path / "w.moepack")
+    np.testing.assert_array_equal(quantized(x, mapped), quantized(x, quantized.pack(weights(**dims))))
+    np.testing.assert_array_equal(quantized(x, packed), quantized(x, mapped))
+    np.testing.assert_allclose(quantized(x, mapped), real(x, packed), rtol=0, atol=0.05)
 
 
 def test_another_layer_precision_dimension_or_machine_is_refused(kernel: Any, saved: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from moec.diagnostics import CompileError
-from moec.formats import FORMATS, encode, find_format
+from moec.formats import FORMATS, encode, find_format, finite
 from moec.formats.layout import E2M1_VALUES, KINDS, Coded
 from moec.formats.panels import PanelLayout
 
@@ -81,6 +81,30 @@ def test_encoding_gives_the_bits_of_the_package(name: str, data: Any) -> None:
         truth = gguf.quantize(dense, package_type(name))
         mine = format.join(format.encode(dense)).reshape(2, -1)
     assert np.array_equal(mine, truth)
+
+
+@pytest.mark.parametrize("name", GGUF)
+def test_places_are_those_of_the_fields_that_may_be_no_number(name: str) -> None:
+    format = FORMATS[name]
+    assert format.split is not None
+    kinds = {field.name: field.kind for field in format.layout.fields}
+    assert set(format.places) == {name for name, kind in kinds.items() if kind not in ("u8", "i8")}
+    for field, place in format.places.items():
+        raw = np.zeros((3, 2, int(format.nbytes)), np.uint8)
+        size = KINDS[kinds[field]].itemsize
+        raw[2, 1, place : place + size] = 255  # a NaN in f16 and in e8m0
+        assert format.split(raw).wrong() == f"a {field.replace('_', ' ')} of row 2 is not finite"
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, ml_dtypes.bfloat16, np.float64])
+def test_what_is_not_finite_is_seen_wherever_it_stands(kind: Any) -> None:
+    weights = np.full((300, 301), np.finfo(np.float16).max, kind)
+    weights[7, 8] = -0.0
+    finite(FORMATS["q8_0"], weights.T[::-1], "w")
+    for bad in (np.inf, -np.inf, np.nan):
+        weights[299, 300] = bad
+        with pytest.raises(CompileError, match="w holds a weight that is not finite"):
+            finite(FORMATS["q8_0"], weights.T[::-1], "w")
 
 
 def draw_coded(data: Any, name: str, n: int, k: int) -> Coded:

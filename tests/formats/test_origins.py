@@ -10,7 +10,7 @@ import pytest
 
 from moec.diagnostics import CompileError
 from moec.formats import FORMATS
-from moec.formats.blocks import Blocks, nothing
+from moec.formats.blocks import Blocks, join_blocks
 from moec.formats.origins import ORIGINS, Misfit
 
 N, K = 48, 256
@@ -153,7 +153,10 @@ def test_a_scale_that_is_no_number_is_found_before_codes_are_read(case: str) -> 
             list(blocks.scan())
         with pytest.raises(CompileError, match="E0407"):
             blocks.read(len(parts["codes"]) - 1 if len(blocks.shape) > 2 else 0)
-        assert Blocks.stack([blocks]).pick(blocks.rows[None]).scan is not nothing
+        joined = Blocks.stack([blocks, blocks])
+        for view in (joined, joined.pick(joined.rows[:, ..., ::2]), join_blocks([blocks, blocks], 0)):
+            with pytest.raises(CompileError, match=r"E0407.*`w` in `file`"):
+                list(view.checked("another name").scan())
     list(ORIGINS[name].open(parts).checked("").scan())
 
 
