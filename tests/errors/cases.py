@@ -156,7 +156,7 @@ CASES: Final[dict[str, Callable[[], object]]] = {
     "E0404": call(np.zeros((2, 4))),
     "E0405": bind,
     "E0406": look_up,
-    "E0407": lambda: encode(find_format("q8_0"), np.full((2, 32), np.inf), "down"),
+    "E0407": lambda: encode(find_format("q8_0"), np.full((2, 32), np.inf), "`down`"),
     "E0408": checkpoint(lambda path: path.write_bytes(b"\xff" * 16)),
     "E0409": repacked,
     "E0501": lambda: spread(SMALL),
