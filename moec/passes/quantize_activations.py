@@ -37,4 +37,5 @@ class QuantizeActivations(ModulePass):
 def _require_integers(storage: str) -> None:
     if FORMATS[storage].layout.center is None:
         text = f"weights in {storage} are no integers, so they cannot be multiplied with int8 activations"
-        raise fail("E0306", text, help='`activations="real"`, or a format of integers such as int8 or q8_0')
+        some = [name for name, format in FORMATS.items() if format.layout.center is not None][:3]
+        raise fail("E0306", text, help=f'`activations="real"`, or a format of integers such as {", ".join(some)}')

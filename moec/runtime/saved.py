@@ -83,10 +83,12 @@ def describe(pack: Moepack) -> dict[str, str]:
     """What a file has, in words, by subject."""
     dims, real = packed_for(pack, _field(pack, "layer", str))
     source = _field(pack, "source", dict)
+    _check_version(pack)
     words = {"layer": f"{pack.header['layer']}: {', '.join(f'{name} {value}' for name, value in dims.items())}"}
     formats = ", ".join(f"{name} {format}" for name, format in storage_in(pack))
     words["weights"] = real + (f"; {formats}" if formats else "")
-    words["panels"] = ", ".join(dict.fromkeys(packed.panel for packed in _packed(pack)))
+    panels = ((packed.storage or "dense", packed.panel.split()[0]) for packed in _packed(pack))
+    words["panels"] = ", ".join(f"{kind} {columns} wide" for kind, columns in dict.fromkeys(panels))
     if files := source.get("files"):
         words["from"] = ", ".join(str(name) for name, *_ in files) + f", below `{source.get('prefix')}`"
     return words
@@ -140,6 +142,10 @@ def compare(pack: Moepack, interface: Interface) -> None:
             if name == "spec":
                 raise _other(pack, f"the text of `{interface.name}` has changed since they were packed")
             raise _other(pack, f"{name} {_told(given)}, not {_told(wanted)}")
+    _check_version(pack)
+
+
+def _check_version(pack: Moepack) -> None:
     if pack.header.get("panels") != PANELS:
         raise _other(pack, "another version of moec lays panels out otherwise")
 

@@ -107,8 +107,37 @@ def test_what_is_not_finite_is_seen_wherever_it_stands(kind: Any) -> None:
             finite(FORMATS["q8_0"], weights.T[::-1], "w")
 
 
+#: Bits that a field may have: zero, negative zero, the smallest, the largest subnormal, one, the largest finite.
+EDGES: Final[dict[str, tuple[int, ...]]] = {
+    "f16": EXTREMES,
+    "bf16": (0x0000, 0x8000, 0x0001, 0x007F, 0x3F80, 0x7F7F, 0xFF7F),
+    "f32": (0x00000000, 0x80000000, 0x00000001, 0x007FFFFF, 0x3F800000, 0x7F7FFFFF, 0xFF7FFFFF),
+    "e8m0": (0, 1, 2, 127, 254),
+    "e4m3": (0x00, 0x80, 0x01, 0x07, 0x7E, 0xFE),
+    "u8": (0, 1, 15, 63, 255),
+    "i8": (0, 1, 127, 128, 255),
+}
+
+
+def representable(coded: Coded) -> Coded:
+    """The same with scales of at most 2^60 or so: of larger ones f32 cannot hold the products."""
+    fields = dict(coded.fields)
+    for field in coded.layout.fields:
+        numbers = fields[field.name]
+        if field.kind == "e8m0":
+            fields[field.name] = numbers.clip(0, 180)
+        elif field.kind == "e4m3":
+            fields[field.name] = np.where(numbers & 0x7F == 0x7F, np.uint8(0), numbers)
+        elif field.kind in ("f32", "bf16"):
+            fields[field.name] = np.where(np.abs(numbers.astype(np.float64)) > 2.0**60, numbers.dtype.type(1), numbers)
+    codes = coded.codes
+    if coded.layout.values == "e4m3":
+        codes = np.where(codes & 0x7F == 0x7F, np.uint8(0x7E), codes)
+    return Coded(coded.layout, codes, fields)
+
+
 def draw_coded(data: Any, name: str, n: int, k: int) -> Coded:
-    """A matrix of arbitrary finite content in a format."""
+    """A matrix of arbitrary finite content in a format; now and then codes are all alike, fields at their edges."""
     layout, random = FORMATS[name].layout, np.random.default_rng(data.draw(st.integers(0, 1 << 32)))
     fields: dict[str, Any] = {}
     for field in layout.fields:
@@ -116,8 +145,14 @@ def draw_coded(data: Any, name: str, n: int, k: int) -> Coded:
         content = random.integers(0, 256, (*shape, kind.itemsize), np.uint8).view(kind)[..., 0]
         if kind.kind not in "iu":
             content = np.where(np.isfinite(content.astype(np.float32)), content, kind.type(1))
+        if data.draw(st.booleans()):
+            word = np.dtype(f"u{kind.itemsize}")
+            edges = np.array(EDGES[field.kind], word).view(kind)
+            content = np.where(random.random(shape) < 0.3, random.choice(edges, shape), content)
         fields[field.name] = content.astype(kind)
-    return Coded(layout, random.integers(0, 1 << layout.bits, (n, k), np.uint8), fields)
+    codes = random.integers(0, 1 << layout.bits, (n, k), np.uint8)
+    alike = data.draw(st.sampled_from([None, None, 0, (1 << layout.bits) - 1]))
+    return Coded(layout, codes if alike is None else np.full_like(codes, alike), fields)
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -7,6 +7,8 @@ from typing import Any, Final
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import moec
 from moec.diagnostics import CompileError
@@ -16,6 +18,7 @@ from moec.measure.compare import TOLERANCES, errors
 from moec.runtime.kernel import Kernel
 from moec.runtime.stored import decoded
 from tests.examples import EXAMPLES, load, random_weights
+from tests.formats.test_formats import draw_coded, representable
 
 DIMS: Final = {
     "mixtral": {"H": 256, "I": 512, "E": 5, "K": 2},
@@ -26,6 +29,7 @@ DIMS: Final = {
 NUMPY: Final[dict[str, Any]] = {"f32": np.float32, "bf16": ml_dtypes.bfloat16, "f16": np.float16}
 #: A format for each way that codes and fields are laid out.
 LAYOUTS: Final = ("int8", "q8_0", "q4_1", "q5_0", "q2_K", "q3_K", "q4_K", "q6_K", "int4_g64_zp", "int4_g128_bf16")
+NAMES: Final = [*FORMATS]
 FLOATS: Final = ("mxfp4", "nvfp4", "fp8", "fp8_block")
 
 
@@ -53,11 +57,69 @@ def test_stored_weights_are_what_they_decode_to(layer: str, name: str) -> None:
     check(kernel, layer, "f32", arrays_of(layer))
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+PRODUCT: Final = """
+moe product[H, N](x: [H]) -> f32[N] {
+    param w: [N, H]
+    return w @ x
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((n, "f32") for n in FORMATS), *((n, "bf16") for n in (*LAYOUTS, *FLOATS))]
+)
+def test_products_of_any_blocks(name: str, dtype: str) -> None:
+    """Codes of every kind, scales of any finite size, zeros, subnormals: what they decode to is what is multiplied."""
+    k, n = 512 if FORMATS[name].block == 256 else 320, 70
+    kernel = moec.compile(PRODUCT, {"H": k, "N": n}, dtype, threads=1, storage={"w": name})
+    x = np.random.default_rng(0).standard_normal((65, k)).astype(NUMPY[dtype])
+
+    @settings(max_examples=12, deadline=None)
+    @given(st.data())
+    def hold(data: Any) -> None:
+        coded = representable(draw_coded(data, name, n, k))
+        rows = x[: data.draw(st.sampled_from([1, 2, 65]))].astype(np.float64)
+        y = kernel(x[: len(rows)], kernel.pack({"w": Blocks(coded.shape, name, lambda _: coded)}))
+        _, offset = coded.factors
+        span = coded.layout.span or k
+        terms = np.abs(coded.decode().astype(np.float64))
+        if offset is not None:
+            terms += 2 * np.repeat(np.abs(offset.astype(np.float64)), span, axis=1)[:, :k]
+        rounding = (4e-6 if dtype == "f32" else 2.0**-8) * np.abs(rows) @ terms.T + 1e-30
+        assert (np.abs(y - rows @ coded.decode().astype(np.float64).T) <= rounding).all()
+
+    hold()
+
+
+@pytest.mark.parametrize("layer", ["mixtral", "gpt_oss"])
+@pytest.mark.parametrize("names", [NAMES[i : i + 2] for i in range(0, len(NAMES), 2)], ids="-".join)
+def test_bf16(names: list[str], layer: str) -> None:
+    storage = {"experts": names[0], "down": names[-1]}
+    check(
+        moec.compile(EXAMPLES / f"{layer}.moe", DIMS[layer], "bf16", 1, storage=storage),
+        layer,
+        "bf16",
+        arrays_of(layer),
+    )
+
+
+@pytest.mark.parametrize("layer", ["qwen2_moe", "deepseek_v3"])
+@pytest.mark.parametrize("names", [NAMES[i : i + 4] for i in range(0, len(NAMES), 4)], ids="-".join)
+def test_bf16_beside_shared_experts(names: list[str], layer: str) -> None:
+    a, b, c, d = (names * 4)[:4]
+    storage = {"experts": a, "down": b, "shared_gate": c, "shared_up": c, "shared_down": d}
+    check(
+        moec.compile(EXAMPLES / f"{layer}.moe", DIMS[layer], "bf16", 1, storage=storage),
+        layer,
+        "bf16",
+        arrays_of(layer),
+    )
+
+
 @pytest.mark.parametrize("name", [*LAYOUTS, *FLOATS])
-def test_sixteen_bits(name: str, dtype: str) -> None:
-    kernel = moec.compile(EXAMPLES / "mixtral.moe", DIMS["mixtral"], dtype, threads=1, storage=name)
-    check(kernel, "mixtral", dtype, arrays_of("mixtral"))
+def test_f16(name: str) -> None:
+    kernel = moec.compile(EXAMPLES / "mixtral.moe", DIMS["mixtral"], "f16", threads=1, storage=name)
+    check(kernel, "mixtral", "f16", arrays_of("mixtral"))
 
 
 @pytest.mark.parametrize("cpu", ["x86-64", "haswell", "skylake-avx512"])
