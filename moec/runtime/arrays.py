@@ -31,6 +31,12 @@ NUMPY: Final[dict[str, np.dtype[Any]]] = {
 _NAMES: Final = {dtype: name for name, dtype in NUMPY.items()}
 
 
+def suits(dtype: np.dtype[Any], wanted: str) -> bool:
+    """Whether numbers of a type may be given for those of another: floats for floats, integers for integers."""
+    is_float = dtype.kind == "f" or element(dtype) == "bf16"
+    return is_float if wanted in ("f32", "bf16", "f16") else dtype.kind in "iu"
+
+
 def as_numpy(value: Any, name: str) -> Data:
     """Any array as NumPy sees it, without a copy. Raises `CompileError` (E0404) where it is none that can be read."""
     if isinstance(value, np.ndarray):

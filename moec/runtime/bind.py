@@ -20,7 +20,7 @@ from moec.dims import Dim, Unbound
 from moec.formats.blocks import Blocks, join_blocks
 from moec.formats.origins import ORIGINS, Misfit, Origin
 from moec.language import syntax
-from moec.runtime.arrays import as_numpy
+from moec.runtime.arrays import as_numpy, element, suits
 from moec.runtime.stack import Data, Stack
 from moec.runtime.stored import Source, dense
 
@@ -225,10 +225,13 @@ class Binding:
     def weight(self, type: syntax.Type, entry: syntax.Entry | None) -> Source:
         shape = tuple(whole(length, self.dims) for length in type.shape or ())
         value = self._value(entry.value, entry.storage) if entry else self.tensor(self.param, None, None)
+        source = f"`{entry.value.span.text}`" if entry else "the tensor of that name"
+        source, span = f"{source} in {where(self.tensors)}", entry.value.span if entry else type.span
         if value.shape != shape:
-            source = f"`{entry.value.span.text}`" if entry else "the tensor of that name"
-            message = f"`{self.param}` is {list(shape)}, but {source} is {list(value.shape)}"
-            raise fail("E0405", message, entry.value.span if entry else type.span)
+            raise fail("E0405", f"`{self.param}` is {list(shape)}, but {source} is {list(value.shape)}", span)
+        wanted = type.dtype or "real"
+        if not isinstance(value, Blocks) and not suits(value.dtype, "f32" if wanted == "real" else wanted):
+            raise fail("E0404", f"`{self.param}` is {wanted}, but {source} holds {element(value.dtype)}", span)
         return value
 
     def _value(self, node: syntax.Expr, storage: str | None) -> Source:
@@ -269,14 +272,21 @@ class Binding:
             tensor = name.replace(EXPERT, str(expert))
             data = first if expert == 0 else self._read(tensor, storage, node)
             if data.shape != first.shape:
-                raise self._wrong(f"`{tensor}` is {list(data.shape)}, the first is {list(first.shape)}", node)
+                found = f"`{tensor}` in {where(self.tensors)} is {list(data.shape)}"
+                raise self._wrong(f"{found}, the first is {list(first.shape)}", node)
+            if isinstance(data, np.ndarray) and isinstance(first, np.ndarray) and data.dtype != first.dtype:
+                found = f"`{tensor}` in {where(self.tensors)} holds {element(data.dtype)}"
+                raise self._wrong(f"{found}, the first {element(first.dtype)}", node)
             return data
 
         if isinstance(first, Blocks):
             parts = [part for part in map(read, range(count)) if isinstance(part, Blocks)]
             if len(parts) < count or any(part.format != first.format for part in parts):
-                raise self._wrong(f"`{name}` is not stored alike for all experts", node)
+                raise self._wrong(f"`{name}` in {where(self.tensors)} is not stored alike for all experts", node)
             return Blocks.stack(parts)
+        if isinstance(self.tensors, Checkpoint):  # whose views are there without reading
+            for expert in range(count):
+                read(expert)
         return Stack((count, *first.shape), first.dtype, lambda expert: self._dense(read(expert)))
 
     def _count(self, name: str, storage: str | None) -> int:
@@ -316,7 +326,8 @@ class Binding:
         try:
             return origin.open(parts).checked(f"`{names['codes']}` in {where(self.tensors)}")
         except Misfit as error:
-            raise self._wrong(f"`{names['codes']}` is not stored `as {origin.name}`: {error}", node) from None
+            stored = f"`{names['codes']}` in {where(self.tensors)}"
+            raise self._wrong(f"{stored} is not stored `as {origin.name}`: {error}", node) from None
 
     # operations: on a stack they go to its arrays wherever the first axis is left alone
 

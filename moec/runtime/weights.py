@@ -12,7 +12,7 @@ import numpy as np
 
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
 from moec.formats.blocks import Blocks
-from moec.runtime.arrays import NUMPY, Data, address, as_numpy, element, is_torch
+from moec.runtime.arrays import NUMPY, Data, address, as_numpy, element, is_torch, suits
 from moec.runtime.interface import Array, Interface, Packed, Storage
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import all_bytes, pack_panels, panel_bytes
@@ -168,9 +168,7 @@ def _differences(array: Source, param: Array) -> list[Diagnostic]:
             axis = next(i for i, (a, b) in enumerate(zip(shape, param.shape, strict=True)) if a != b)
             text += f": axis {axis} is {shape[axis]}, not {param.shape[axis]}"
         mistakes.append(Diagnostic("E0403", text))
-    wanted_float = param.dtype in ("f32", "bf16", "f16")
-    is_float = dtype.kind == "f" or element(dtype) == "bf16"
-    if wanted_float != is_float or (not wanted_float and dtype.kind not in "iu"):
+    if not suits(dtype, param.dtype):
         mistakes.append(Diagnostic("E0404", f"weight `{param.name}` holds {element(dtype)}, not {param.dtype}"))
     return mistakes
 

@@ -134,6 +134,17 @@ def test_parts_of_a_gguf_file_are_one_checkpoint(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kernel(tokens(), loaded), dense(LAYERS[0]))
 
 
+@pytest.fixture
+def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may be packed."""
+
+    def refuse(nbytes: int) -> Any:
+        raise AssertionError(f"{nbytes} bytes were taken")
+
+    for module in (stored, packing):
+        monkeypatch.setattr(module, "aligned_empty", refuse)
+
+
 def refused(*arguments: Any, spec: Path = OLMOE) -> str:
     with pytest.raises(CompileError) as error:
         moec.load(spec, *arguments, threads=1)
@@ -148,6 +159,26 @@ def test_what_does_not_fit_names_tensor_and_file(tmp_path: Path) -> None:
     assert "m.gguf" in text and "`ffn_gate_inp.weight` is below `blk.0`" in text
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
     assert "E0001" in (text := refused(tmp_path, "model.layers.0.mlp")) and "model-00002" in text
+
+
+def test_shapes_and_types_that_do_not_fit_name_tensor_and_file(tmp_path: Path, no_memory: None) -> None:
+    path, kernel = tmp_path / "m.safetensors", moec.compile(OLMOE, dims=DIMS, threads=1)
+    whole, below = on_disk(0, LAYERS[0]), "model.layers.0.mlp"
+    for name, change, words in (
+        ("gate.weight", lambda data: data[:, :5], ("gate.weight", "is [10, 5]")),
+        ("gate.weight", lambda data: data.astype(np.int32), ("gate.weight", "holds int32")),
+        (
+            "experts.8.down_proj.weight",
+            lambda data: data[:3],
+            ("`experts.8.down_proj.weight`", "is [3, 96], the first"),
+        ),
+        ("experts.9.up_proj.weight", lambda data: data.astype(np.int32), ("`experts.9.up_proj.weight`", "holds int32")),
+    ):
+        spoilt = np.ascontiguousarray(change(whole[f"{below}.{name}"]))
+        save_file({**whole, f"{below}.{name}": spoilt}, path)
+        with pytest.raises(CompileError) as error:
+            kernel.load(path, below)
+        assert str(path) in str(error.value) and all(word in str(error.value) for word in words), str(error.value)
 
 
 def test_several_binds_that_fit_have_to_be_named(tmp_path: Path) -> None:
@@ -165,17 +196,6 @@ def test_a_dimension_that_nothing_tells_is_missed(tmp_path: Path) -> None:
     (tmp_path / "open.moe").write_text(OLMOE.read_text().replace("K=8]", "K]"))
     assert "E0301" in (text := refused(tmp_path / "m.gguf", "blk.0", spec=tmp_path / "open.moe"))
     assert "`K`" in text and "`H`" not in text
-
-
-@pytest.fixture
-def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing may be packed."""
-
-    def refuse(nbytes: int) -> Any:
-        raise AssertionError(f"{nbytes} bytes were taken")
-
-    for module in (stored, packing):
-        monkeypatch.setattr(module, "aligned_empty", refuse)
 
 
 def spoil(path: Path, name: str, back: int, number: bytes) -> None:

@@ -139,7 +139,7 @@ def test_experts_that_differ_or_are_missing():
     found, text = code('w = "e.{e}"', {"e.0": counted(3, 4), "e.2": counted(3, 4)})
     assert found == "E0405" and "[1, 3, 4]" in text
     w = bound('w = "e.{e}"', {"e.0": counted(3, 4), "e.1": counted(4, 3)})
-    with pytest.raises(CompileError, match=r"`e\.1` is \[4, 3\]"):
+    with pytest.raises(CompileError, match=r"`e\.1` in the checkpoint is \[4, 3\]"):
         np.asarray(w)
 
 
