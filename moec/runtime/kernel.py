@@ -153,7 +153,11 @@ class Kernel:
     def _restore(self, pack: Moepack) -> Weights:
         saved.compare(pack, self.interface)
         storage = saved.storage_in(pack)  # compared first: of another layer these are not even weights
-        return saved.restore(pack, self._runner(self._names, storage).interface, storage)
+        try:
+            interface = self._runner(self._names, storage).interface
+        except CompileError as error:
+            raise saved.unusable(pack, error) from None
+        return saved.restore(pack, interface, storage)
 
     def _keep(self, request: Request, path: Path | str, verify: bool) -> Weights | None:
         """The weights that were saved for the same request, if they are still good."""

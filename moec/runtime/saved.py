@@ -63,11 +63,18 @@ def _identity(interface: Interface) -> dict[str, Any]:
 
 
 def storage_in(pack: Moepack) -> Storage:
-    """The storage formats of a file's weights. Raises `CompileError` (E0306, E0408)."""
+    """The storage formats of a file's weights. Raises `CompileError` (E0408)."""
     try:
         return storage_of({str(name): str(format) for name, format in _field(pack, "storage", list)})
     except (TypeError, ValueError):
         raise damaged(pack.path, "its header has no storage formats") from None
+    except CompileError as error:
+        raise unusable(pack, error) from None
+
+
+def unusable(pack: Moepack, error: CompileError) -> CompileError:
+    """The error for a file whose storage formats cannot be had."""
+    return damaged(pack.path, error.diagnostics[0].message, help="pack the weights again")
 
 
 def packed_for(pack: Moepack, layer: str) -> tuple[dict[str, int], str]:

@@ -31,7 +31,7 @@ DIMS = {"H": 32, "I": 32, "E": 8}
 PREFIX = {".safetensors": "model.layers.0.mlp", ".gguf": "blk.0", ".moepack": ""}
 #: In GGUF another type of a tensor is another kernel, and compiling it takes long: what is packed is of one format.
 STORAGE = {".gguf": "q8_0"}
-#: So many changed files of each kind; ten thousand of each have been tried.
+#: So many changed files of each kind; thousands of each have been tried.
 COUNT = 250
 #: What a number of a header may be changed to.
 NUMBERS = (0, 1, 2, 3, 7, 31, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
@@ -149,7 +149,7 @@ def test_loading_what_was_changed(good: Path, kernel: Any) -> None:
                 kernel.load(path, PREFIX[good.suffix], storage=STORAGE.get(good.suffix))
             except CompileError as error:
                 refused += 1
-                assert all(each.code.startswith("E") for each in error.diagnostics)
+                assert all(each.code in ("E0405", "E0408", "E0409", "E0901") for each in error.diagnostics)
             assert time.monotonic() - start < 10 and tracemalloc.get_traced_memory()[1] - before < MEMORY
     finally:
         tracemalloc.stop()
