@@ -15,7 +15,7 @@ import numpy as np
 
 from moec.diagnostics import fail, nearest
 from moec.formats import gguf, rows
-from moec.formats.layout import F32, KINDS, Array, Bytes, Coded, Layout, no_number
+from moec.formats.layout import F32, KINDS, Array, Bytes, Coded, Layout, join_rows, no_number
 
 __all__ = ["FORMATS", "Coded", "Format", "Layout", "encode", "find_format", "finite", "storable", "storage_of"]
 
@@ -27,8 +27,8 @@ class Format:
     `block` consecutive weights of a row are what a writer encodes at once; with `whole`, k has to be a multiple of it.
     `nbytes` is what a block takes at its origin, `about` where that is defined. `split` takes an origin's bytes
     u8[n, blocks, nbytes] apart, `join` is its inverse; formats whose parts lie in several tensors have neither.
-    `places` has for each field that might be no number where it begins in these bytes, `tensor_type` is what GGUF
-    calls the format.
+    `places` has for each field that might be no number where it begins in these bytes, `tensor_type` is what GGUF calls
+    the format. So many `rows` may be encoded without the others; 0: only all of them together.
     """
 
     name: str
@@ -42,6 +42,7 @@ class Format:
     join: Callable[[Coded], Bytes] | None = None
     places: Mapping[str, int] = field(default_factory=dict[str, int])
     tensor_type: int | None = None
+    rows: int = 128
 
     @property
     def bits(self) -> float:
@@ -99,7 +100,7 @@ _ROWS: Final = (
         {"scale": 0},
         39,
     ),
-    Format("nvfp4", "e2m1, a scale in e4m3 for 16, one in f32 for all", rows.NVFP4, 16, 9, rows.encode_nvfp4),
+    Format("nvfp4", "e2m1, a scale in e4m3 for 16, one in f32 for all", rows.NVFP4, 16, 9, rows.encode_nvfp4, rows=0),
     Format("fp8", "e4m3, a scale for each row", rows.FP8, 1, 1, rows.encode_fp8),
     Format("fp8_block", "e4m3, a scale for 128 × 128 (DeepSeek-V3)", rows.FP8_BLOCK, 128, 128, rows.encode_fp8_block),
 )
@@ -144,10 +145,14 @@ def encode(format: Format, weights: Array, called: str) -> Coded:
     would not be.
     """
     storable(format, weights.shape[1], called)
-    dense = np.ascontiguousarray(weights, np.float32)
-    finite(format, dense, called)
+    finite(format, weights, called)
+    step = format.rows or max(1, len(weights))  # a part at a time: what is computed on the way stays in cache
     with np.errstate(over="ignore", invalid="ignore"):
-        coded = format.encode(dense)
+        parts = [
+            format.encode(np.ascontiguousarray(weights[start : start + step], np.float32))
+            for start in range(0, max(1, len(weights)), step)
+        ]
+    coded = join_rows(parts)
     if wrong := coded.wrong():
         raise fail("E0407", f"{called} cannot be stored as {format.name}: {wrong}")
     return coded

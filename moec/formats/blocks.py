@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moec.diagnostics import fail
 from moec.formats import FORMATS
-from moec.formats.layout import Coded, wrong_scale
+from moec.formats.layout import Coded, join_rows, wrong_scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +120,3 @@ def join_blocks(parts: Sequence[Blocks], axis: int) -> Blocks:
     matrices = Blocks((len(homes), *parts[0].shape[-2:]), parts[0].format, each, scan=scan_all(parts))
     rows = [part.rows + sum(counts[:i]) * height for i, part in enumerate(parts)]
     return matrices.pick(np.concatenate(rows, axis))
-
-
-def join_rows(parts: Sequence[Coded]) -> Coded:
-    """Matrices of one format below each other."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in first.fields}
-    return Coded(first.layout, np.concatenate([part.codes for part in parts]), fields)

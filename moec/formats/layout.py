@@ -8,7 +8,7 @@ format's `join` gives the origin's bytes again. NumPy only; everything above may
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, TypeAlias
@@ -169,6 +169,15 @@ class Coded:
         if self.layout.values == "e4m3" and (bad := no_number(self.codes, "e4m3")).any():
             return f"a weight of row {int(np.nonzero(bad)[0][0])} is NaN"
         return None
+
+
+def join_rows(parts: Sequence[Coded]) -> Coded:
+    """Matrices of one format below each other."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    fields = {name: np.concatenate([part.fields[name] for part in parts]) for name in first.fields}
+    return Coded(first.layout, np.concatenate([part.codes for part in parts]), fields)
 
 
 def wrong_scale(layout: Layout, fields: Mapping[str, Array]) -> str | None:
