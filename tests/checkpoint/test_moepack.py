@@ -18,7 +18,8 @@ from moec.diagnostics import CompileError
 from moec.dtypes import ACTIVATIONS
 from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
-from moec.pipeline import Compilation, Options, find_source
+from moec.options import Options
+from moec.pipeline import Compilation, find_source
 from moec.runtime.pack import pack_panels
 from moec.runtime.saved import PANELS
 from moec.runtime.stored import decoded
