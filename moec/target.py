@@ -6,7 +6,8 @@ looks at a feature's name: it asks a `Target` for lanes, registers, caches and k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, Literal
 
@@ -15,8 +16,8 @@ from moec.dtypes import DTYPES
 
 #: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
 #: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`); `amx` tiles of 16
-#: rows and 32 k with tiles of 16 columns (`tdpbf16ps`); `int8` bytes of a stored weight with bytes of a quantised row;
-#: `codes` as `dot`, the pairs looked up by the codes of a stored weight.
+#: rows and 32 k with tiles of 16 columns (`tdpbf16ps`); `int8` bytes of a stored weight with bytes of a quantised row
+#: (`vpdpbusd`, for many rows `tdpbssd`); `codes` as `dot`, the pairs looked up by the codes of a stored weight.
 Form = Literal["fma", "widen", "dot", "amx", "int8", "codes"]
 _FORMS: Final[dict[str, Form]] = {form: form for form in ("fma", "widen", "dot", "amx", "int8", "codes")}
 #: The feature that a form needs; LLVM spells out the others on any machine.
@@ -228,6 +229,15 @@ class Target:
         bytes = vnni in has and self.vector_bits >= 256
         return "bytes" if bytes else "none" if self.vector_bits == 512 and "avx512bw" not in has else "pairs"
 
+    def tiled_from(self, stretch: int) -> int | None:
+        """From how many rows on bytes are multiplied in tiles, where weights of one scale are `stretch` long; None
+        where they never are. A tile takes as long for one row as for 16."""
+        rates = _machine(self).bytes
+        if "amx-int8" not in _enabled(self) or self.byte_dots != "bytes" or stretch not in rates:
+            return None
+        dots, tiles = rates[stretch]
+        return -(-16 * dots // tiles) if tiles > dots else None
+
     @property
     def looks_up_bytes(self) -> bool:
         """Whether every byte of a vector can be looked up in a table of sixteen (`pshufb`)."""
@@ -294,6 +304,8 @@ class _Machine:
     bf16: tuple[_Tile, ...]
     f16: tuple[_Tile, ...]
     prefetch: tuple[int, int] = (0, 1024)
+    #: For stretches of k of one scale: GOP/s of 16 rows of bytes through dot products and through tiles.
+    bytes: Mapping[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
     def tiles(self, dtype: str) -> tuple[_Tile, ...]:
         return {"f32": self.f32, "bf16": self.bf16, "f16": self.f16}[dtype]
@@ -311,7 +323,10 @@ _AVX512_FAST_DOT = _Machine(
 #: Intel (vectors measured on a Granite Rapids at the frequency that the kernel itself leaves): two 512-bit FMAs a
 #: cycle, `vdpbf16ps` at half their rate. Widening shares the FMAs' ports, so few columns and many rows do best; widened
 #: pairs of more than three vectors spill. bf16 is in shares of what tiles reach: on one core of an Emerald Rapids 2350
-#: GFLOP/s from the first cache (1550 from the second), beside 155 of f32's multiply-adds and 87 of `vdpbf16ps`.
+#: GFLOP/s from the first cache (1550 from the second), beside 155 of f32's multiply-adds and 87 of `vdpbf16ps`. Bytes
+#: on the same machine: with a scale for 32 k or more, tiles are ahead from 15 rows on, and twice as fast at 256. With
+#: one for 16 k a tile is a quarter full and has four times the integers to scale; that they lose is measured with both
+#: threads of a core at work.
 _AVX512 = _Machine(
     512,
     32,
@@ -322,6 +337,7 @@ _AVX512 = _Machine(
         *_tiles("dot", {(8, 48): 0.037}),
     ),
     f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
+    bytes={64: (217, 235), 32: (190, 210), 16: (104, 72)},
 )
 #: Measured with 256-bit code on the same machine.
 _AVX2 = _Machine(
@@ -351,6 +367,7 @@ _IMPLIED: Final = {
     "avxvnni": ("avx2",),
     "avx512f": ("avx2", "fma", "f16c"),
     "amx-bf16": ("amx-tile",),
+    "amx-int8": ("amx-tile",),
     "zvfh": ("zvfhmin",),
     "zvfhmin": ("v",),
 }
@@ -360,7 +377,7 @@ _VNNI3: Final = (*_V3, "avxvnni")
 _V4: Final = (*_V3, "avx512f", "avx512bw")
 _VNNI4: Final = (*_V4, "avx512vnni")
 _BF16: Final = (*_VNNI4, "avx512bf16")
-_AMX: Final = (*_BF16, "amx-bf16")
+_AMX: Final = (*_BF16, "amx-bf16", "amx-int8")
 _CPUS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake"), _V3),
     **dict.fromkeys(("alderlake", "raptorlake", "meteorlake", "arrowlake", "lunarlake", "pantherlake"), _VNNI3),

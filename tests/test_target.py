@@ -87,6 +87,14 @@ def test_every_choice_fits_the_registers(cpu: str, dtype: str) -> None:
         assert shape.kstep == (2 if dtype == "bf16" else 1)
 
 
+def test_bytes_go_through_tiles_where_the_machine_is_faster_so() -> None:
+    target = Target.of(LINUX, "emeraldrapids")
+    assert 1 < (target.tiled_from(64) or 0) <= 16 and 1 < (target.tiled_from(32) or 0) <= 16
+    assert target.tiled_from(16) is None
+    for other in (f"{LINUX}:emeraldrapids:-amx-int8", f"{LINUX}:emeraldrapids:-avx512vnni", f"{LINUX}:znver4:"):
+        assert Target.parse(other).tiled_from(64) is None
+
+
 def test_the_shape_pads_a_matrix_least() -> None:
     target = Target.of(LINUX, "znver4")
     assert 768 % target.kernel("bf16", 768).columns == 0

@@ -136,7 +136,7 @@ class Tiled(Matmul):
 
     def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
         super().__init__(stages, op, shape, name)
-        self.block = self.CUT_ROWS
+        self.block, self.grain = self.CUT_ROWS, shape.rows
 
     def emit_kernels(self) -> None:
         module, target = self.stages.module, self.stages.target
@@ -155,15 +155,6 @@ class Tiled(Matmul):
 
     def _ready(self, first: Value, stop: Value) -> None:
         """They are ready."""
-
-    def _block(self, first: Value, rows: Value, size: int, blocks: Value, at: Value) -> tuple[Value, Value]:
-        """Blocks are alike up to whole tiles, which begin where the gathered ones do."""
-        b = self.e.b
-        tall = i64(self.shape.rows)
-        pairs = self._count(rows, self.shape.rows)
-        low, high = (b.mul(b.udiv(b.mul(pairs, i), blocks), tall) for i in (at, b.add(at, i64(1))))
-        high = b.select(b.icmp_signed("<", high, rows), high, rows)
-        return b.add(first, low), b.add(first, high)
 
     def _call(
         self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value

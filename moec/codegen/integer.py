@@ -15,7 +15,7 @@ does not depend on the others.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from llvmlite import ir
 
@@ -36,16 +36,16 @@ def emit_products(
     module: Any, target: Target, place: PanelLayout, record: Record, name: str, kind: type[Products]
 ) -> ir.Function:
     """The function for panels of `place`, added to `module` (once; a second call finds it)."""
-    name = f"moec_{record.kind}_{name}_{place.columns}_{place.tile}"
+    name = f"moec_{kind.unit or record.kind}_{name}_{place.columns}_{place.tile}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64]), name)
+    function = ir.Function(module, ir.FunctionType(VOID, [*kind.parameters.values()]), name)
     for attribute in ("nounwind", "noinline"):
         function.attributes.add(attribute)
-    for argument, label in zip(function.args, ("panel", "rows", "sums", "count", "blocks"), strict=True):
+    for argument, label in zip(function.args, kind.parameters, strict=True):
         argument.name = label
-    for pointer in function.args[:3]:
-        pointer.add_attribute("noalias")
+        if argument.type == PTR:
+            argument.add_attribute("noalias")
     e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
     kind(e, place, record, *function.args).emit()
     e.b.ret_void()
@@ -72,6 +72,14 @@ def multiply_add(e: Emitter, sums: Value, codes: Value, q: Value) -> Value:
 class Products:
     """The loops over blocks, columns and rows, and what integers do inside."""
 
+    #: What the function takes.
+    parameters: ClassVar[dict[str, Any]] = {
+        **dict.fromkeys(("panel", "rows", "sums"), PTR),
+        **dict.fromkeys(("count", "blocks"), I64),
+    }
+    #: What multiplies, where the kind of the record does not say it.
+    unit: ClassVar[str] = ""
+
     def __init__(
         self,
         e: Emitter,
@@ -92,12 +100,10 @@ class Products:
         self.layout = place.layout
 
     def emit(self) -> None:
-        e, place = self.e, self.place
-        per_chunk = self.layout.chunk // BLOCK
+        e, per_chunk = self.e, self.place.blocks
 
         def turn(block: Value) -> None:
-            chunk, inside = (block, i64(0)) if per_chunk == 1 else _divided(e, block, per_chunk)
-            start = e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1)
+            start, inside = self._find(block)
             rows = e.at(self.rows, e.b.mul(block, e.b.mul(self.count, i64(self.record.nbytes))), 1)
             if per_chunk > 1:
                 self._prefetch_fields(start, inside, per_chunk)
@@ -106,6 +112,12 @@ class Products:
         e.loop(0, self.blocks, turn)
         if not self.layout.span:
             self._scale_rows()
+
+    def _find(self, block: Value) -> tuple[Value, Value]:
+        """Where the chunk of a block begins, and the number of the block in it."""
+        e, place = self.e, self.place
+        chunk, inside = (block, i64(0)) if place.blocks == 1 else _divided(e, block, place.blocks)
+        return e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1), inside
 
     def block(self, chunk: Value, block: Value, rows: Value) -> None:
         """A block of k of all columns."""
@@ -117,10 +129,7 @@ class Products:
         e, record = self.e, self.record
         codes = self.codes.start(chunk, block, column)
         self._prefetch(codes)
-        words: list[Value] = []
-        for group in range(BLOCK // GROUP):
-            planes = self.codes.load(e.at(codes, group * self.place.group, 1))
-            words += [self._bytes(planes, i) for i in range(GROUP // _WORD)]
+        words = self._words(codes)
         factors = [self._factors(chunk, block, column, at) for at in range(0, BLOCK, record.stretch)]
 
         def turn(row: Value) -> None:
@@ -155,6 +164,14 @@ class Products:
         self.e.call("llvm.prefetch.p0", VOID, place, *(ir.Constant(I32, value) for value in (0, locality, 1)))
 
     # weights
+
+    def _words(self, codes: Value) -> list[Value]:
+        """The unsigned bytes of a block, of four consecutive k in every lane."""
+        words: list[Value] = []
+        for group in range(BLOCK // GROUP):
+            planes = self.codes.load(self.e.at(codes, group * self.place.group, 1))
+            words += [self._bytes(planes, i) for i in range(GROUP // _WORD)]
+        return words
 
     def _bytes(self, planes: list[list[Value]], word: int) -> Value:
         """The unsigned bytes of four consecutive k, word `word` of a group, in every lane."""

@@ -39,8 +39,7 @@ class Record:
     @property
     def stretch(self) -> int:
         """How many k are summed before the weights' scale comes in."""
-        most = GROUP if self.kind == "bf16" else BLOCK
-        return min(self.layout.span or most, most)
+        return min(self.layout.stretch, GROUP) if self.kind == "bf16" else self.layout.stretch
 
     @property
     def stretches(self) -> int:

@@ -11,8 +11,10 @@ from typing import Final
 
 from llvmlite import ir
 
+from moec.codegen import tiles
 from moec.codegen.frame import Region, row_bytes
 from moec.codegen.integer import Products, emit_products
+from moec.codegen.integer_tiles import SLACK, Cell, TileProducts
 from moec.codegen.llvm import I8, Value, i64
 from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import Record, emit_quantize
@@ -31,6 +33,9 @@ _QUANTIZE_COST: Final = 200
 
 class QuantizedMatmul(Matmul):
     """Loops around the integer kernels of one `plan.matmul`."""
+
+    #: Records behind a block's that kernels may read.
+    SLACK = 0
 
     def emit_kernels(self) -> None:
         op, shape, stages = self.op, self.shape, self.stages
@@ -85,7 +90,7 @@ class QuantizedMatmul(Matmul):
 
     def take_scratch(self) -> None:
         super().take_scratch()
-        self.records = self.scratch.take(self.e, self.block * self.row_bytes)
+        self.records = self.scratch.take(self.e, self.block * self.row_bytes + self.SLACK * self.record.nbytes)
 
     def _key(self, key: Value, low: Value, high: Value) -> None:
         e = self.e
@@ -131,4 +136,36 @@ class QuantizedMatmul(Matmul):
     def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
         e, count = self.e, self.e.b.sub(high, low)
         e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
-        e.b.call(self.products, [panel, self.records, self.sums, count, i64(self.blocks)])
+        self._multiply(count, [panel, self.records, self.sums, count, i64(self.blocks)])
+
+    def _multiply(self, count: Value, arguments: list[Value]) -> None:
+        self.e.b.call(self.products, arguments)
+
+
+class QuantizedTiledMatmul(QuantizedMatmul):
+    """The same where blocks of many rows go through tiles, and blocks of few do not. Blocks are larger, of whole tiles,
+    since making a part of a panel ready costs as much as passing 16 rows over it."""
+
+    SLACK = SLACK
+
+    def emit_kernels(self) -> None:
+        super().emit_kernels()
+        module, target = self.stages.module, self.stages.target
+        least = target.tiled_from(self.record.stretch)
+        assert least is not None and self.op.storage is not None
+        self.least = least
+        self.tiled = emit_products(module, target, self.place, self.record, self.op.storage.data, TileProducts)
+        fitting = target.l2 // 2 // self.row_bytes // tiles.ROWS * tiles.ROWS
+        self.block, self.grain = min(max(fitting, self.shape.rows), self.CUT_ROWS), tiles.ROWS
+
+    def take_scratch(self) -> None:
+        super().take_scratch()
+        cell = Cell(self.record, self.shape.columns)
+        self.cells = self.scratch.take(self.e, cell.scratch(self.stages.target.l1))
+
+    def _multiply(self, count: Value, arguments: list[Value]) -> None:
+        e = self.e
+        with e.either(e.b.icmp_signed(">=", count, i64(self.least))) as otherwise:
+            e.b.call(self.tiled, [*arguments, self.cells])
+            otherwise()
+            super()._multiply(count, arguments)

@@ -157,6 +157,8 @@ class Matmul:
         cuts = -(-self.panel_bytes // limit)
         self.cut = -(-shape.steps(self.k) // cuts) * shape.kstep
         self.block = shape.rows if cuts == 1 else self.CUT_ROWS
+        #: What blocks of rows are multiples of, but for the last.
+        self.grain = 1
         self.emit_kernels()
 
     def emit_kernels(self) -> None:
@@ -300,10 +302,16 @@ class Matmul:
         return self.e.b.udiv(self.e.b.add(rows, i64(size - 1)), i64(size))
 
     def _block(self, first: Value, rows: Value, size: int, blocks: Value, at: Value) -> tuple[Value, Value]:
-        """The first row of a block and the one after its last: blocks are alike, so that none is left with few rows."""
+        """The first row of a block and the one after its last: blocks are alike up to whole grains, so that none
+        is left with few rows."""
         b = self.e.b
-        low, high = (b.add(first, b.udiv(b.mul(rows, i), blocks)) for i in (at, b.add(at, i64(1))))
-        return low, high
+        if self.grain == 1:
+            low, high = (b.add(first, b.udiv(b.mul(rows, i), blocks)) for i in (at, b.add(at, i64(1))))
+            return low, high
+        grains, grain = self._count(rows, self.grain), i64(self.grain)
+        low, high = (b.mul(b.udiv(b.mul(grains, i), blocks), grain) for i in (at, b.add(at, i64(1))))
+        high = b.select(b.icmp_signed("<", high, rows), high, rows)
+        return b.add(first, low), b.add(first, high)
 
     # panels
 

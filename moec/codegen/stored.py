@@ -10,7 +10,7 @@ from __future__ import annotations
 from moec.codegen.amx import Tiled, TiledMatmul
 from moec.codegen.llvm import Value, i64
 from moec.codegen.microkernel import emit_family
-from moec.codegen.quantized import QuantizedMatmul
+from moec.codegen.quantized import QuantizedMatmul, QuantizedTiledMatmul
 from moec.codegen.stages import Matmul, Stages
 from moec.codegen.unpack import emit_unpack
 from moec.dialects import plan
@@ -26,12 +26,18 @@ def find_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
     shape = KernelShape.parse(op.tile.data, op.dtype.data)
     match shape.form, op.storage is not None:
         case "int8" | "codes", _:
-            kind = QuantizedMatmul
+            kind = QuantizedTiledMatmul if _through_tiles(stages, op, shape) else QuantizedMatmul
         case "amx", stored:
             kind = StoredTiledMatmul if stored else TiledMatmul
         case _, stored:
             kind = StoredMatmul if stored else Matmul
     return kind(stages, op, shape, name)
+
+
+def _through_tiles(stages: Stages, op: plan.MatmulOp, shape: KernelShape) -> bool:
+    """Whether many quantised rows meet weights of this format in tiles."""
+    assert op.storage is not None
+    return shape.form == "int8" and stages.target.tiled_from(FORMATS[op.storage.data].layout.stretch) is not None
 
 
 class StoredMatmul(Matmul):

@@ -1,17 +1,18 @@
 """AMX's instructions: what LLVM calls each, and what it does to the tiles, in NumPy.
 
-Eight tiles of 16 rows of 64 bytes: kernels use one configuration, of whole tiles, so that no number of rows asks for
-another. What the rows that a block does not have hold comes to nothing, since each row of a product depends on its own
-row of the left tile only. Meanings after Intel's *Software Developer's Manual*, volume 2; there `tdpbf16ps` takes
-subnormal factors, sums and results for zero, rounds to nearest even, and never raises anything.
+Eight tiles of 16 rows of at most 64 bytes: kernels use one configuration for each depth of their products, always of 16
+rows, so that no number of rows asks for another. What the rows that a block does not have hold comes to nothing, since
+each row of a product depends on its own row of the left tile only. Meanings after Intel's *Software Developer's
+Manual*, volume 2; there `tdpbf16ps` takes subnormal factors, sums and results for zero, rounds to nearest even, and
+never raises anything.
 """
 
 from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import ml_dtypes
@@ -25,12 +26,18 @@ from moec.codegen.llvm import I8, I64, PTR, VOID, Value
 ROWS, BYTES = 16, 64
 #: k that one product of bf16 takes in.
 DEPTH: Final = 32
-#: What `ldtilecfg` reads: palette 1, then the bytes and the rows of each tile.
-CONFIGURATION: Final = struct.pack("<BB14x8H16x8B8x", 1, 0, *[BYTES] * 8, *[ROWS] * 8)
-
-#: The tiles, u8[8, ROWS, BYTES].
-Tiles: TypeAlias = NDArray[np.uint8]
+#: What `ldtilecfg` reads: palette 1, then the bytes of a row and the rows of each tile.
+_CONFIGURATION: Final = "<BB14x8H16x8B8x"
 _F32: TypeAlias = NDArray[np.float32]
+
+
+@dataclass
+class Tiles:
+    """The tiles, u8[8, ROWS, BYTES], zeros outside of what is configured; the bytes of a row and the rows of each."""
+
+    data: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((8, ROWS, BYTES), np.uint8))
+    bytes: Sequence[int] = (BYTES,) * 8
+    rows: Sequence[int] = (ROWS,) * 8
 
 
 @dataclass(frozen=True)
@@ -50,40 +57,52 @@ class Instruction:
 
 
 def _clear(tiles: Tiles) -> None:
-    tiles[:] = 0
+    tiles.data[:] = 0
 
 
 def _configure(tiles: Tiles, address: int) -> None:
-    assert ctypes.string_at(address, len(CONFIGURATION)) == CONFIGURATION
-    tiles[:] = 0
+    text = ctypes.string_at(address, struct.calcsize(_CONFIGURATION))
+    palette, start, *shape = struct.unpack(_CONFIGURATION, text)
+    assert (palette, start) == (1, 0)
+    tiles.bytes, tiles.rows = shape[:8], shape[8:]
+    tiles.data[:] = 0
 
 
 def _zero(tiles: Tiles, tile: int) -> None:
-    tiles[tile] = 0
+    tiles.data[tile] = 0
 
 
 def _load(tiles: Tiles, tile: int, address: int, stride: int) -> None:
-    for row in range(ROWS):
-        tiles[tile, row] = np.frombuffer(ctypes.string_at(address + row * stride, BYTES), np.uint8)
+    for row in range(tiles.rows[tile]):
+        text = ctypes.string_at(address + row * stride, tiles.bytes[tile])
+        tiles.data[tile, row, : tiles.bytes[tile]] = np.frombuffer(text, np.uint8)
 
 
 def _store(tiles: Tiles, tile: int, address: int, stride: int) -> None:
-    for row in range(ROWS):
-        ctypes.memmove(address + row * stride, tiles[tile, row].tobytes(), BYTES)
+    for row in range(tiles.rows[tile]):
+        ctypes.memmove(address + row * stride, tiles.data[tile, row].tobytes(), tiles.bytes[tile])
 
 
-def _dot(tiles: Tiles, to: int, left: int, right: int) -> None:
+def _dot_bf16(tiles: Tiles, to: int, left: int, right: int) -> None:
     """c[m, n] += sum of a[m, 2p] b[p, n, 0] + sum of a[m, 2p + 1] b[p, n, 1]: two chains, added to each other first."""
-    a = _flushed(tiles[left].view(ml_dtypes.bfloat16).astype(np.float32)).reshape(ROWS, ROWS, 1, 2)
-    b = _flushed(tiles[right].view(ml_dtypes.bfloat16).astype(np.float32)).reshape(ROWS, ROWS, 2)
+    a = _flushed(tiles.data[left].view(ml_dtypes.bfloat16).astype(np.float32)).reshape(ROWS, ROWS, 1, 2)
+    b = _flushed(tiles.data[right].view(ml_dtypes.bfloat16).astype(np.float32)).reshape(ROWS, ROWS, 2)
     sums = np.zeros((ROWS, ROWS, 2), np.float32)
     with np.errstate(all="ignore"):
         for pair in range(ROWS):
             # A product of two bf16 is exact in f64, and their sum too unless its terms are 2^29 apart.
             exact = a[:, pair].astype(np.float64) * b[pair].astype(np.float64) + sums
             sums = _flushed(exact.astype(np.float32))
-        c = tiles[to].view(np.float32)
+        c = tiles.data[to].view(np.float32)
         c[:] = _flushed(_flushed(c) + _flushed(sums[..., 0] + sums[..., 1]))
+
+
+def _dot_int8(tiles: Tiles, to: int, left: int, right: int) -> None:
+    """c[m, n] += sum of a[m, 4p + i] b[p, n, i], signed bytes, in 32 bits."""
+    a = tiles.data[left].view(np.int8).reshape(ROWS, ROWS, 4).astype(np.int32)
+    b = tiles.data[right].view(np.int8).reshape(ROWS, ROWS, 4).astype(np.int32)
+    assert tiles.bytes[left] == 4 * tiles.rows[right]
+    tiles.data[to].view(np.int32)[:] += np.einsum("mpi,pni->mn", a, b)
 
 
 def _flushed(values: _F32) -> _F32:
@@ -96,16 +115,26 @@ RELEASE: Final = Instruction("llvm.x86.tilerelease", (), _clear)
 ZERO: Final = Instruction("llvm.x86.tilezero", (I8,), _zero)
 LOAD: Final = Instruction("llvm.x86.tileloadd64", (I8, PTR, I64), _load)
 STORE: Final = Instruction("llvm.x86.tilestored64", (I8, PTR, I64), _store)
-DOT_BF16: Final = Instruction("llvm.x86.tdpbf16ps", (I8, I8, I8), _dot)
+DOT_BF16: Final = Instruction("llvm.x86.tdpbf16ps", (I8, I8, I8), _dot_bf16)
+DOT_INT8: Final = Instruction("llvm.x86.tdpbssd", (I8, I8, I8), _dot_int8)
 
-INSTRUCTIONS: Final = (CONFIGURE, RELEASE, ZERO, LOAD, STORE, DOT_BF16)
+INSTRUCTIONS: Final = (CONFIGURE, RELEASE, ZERO, LOAD, STORE, DOT_BF16, DOT_INT8)
 
 
-def configure(b: Any) -> None:
-    """Whole tiles from here to `RELEASE`."""
-    module = b.module
-    if "moec_tiles" not in module.globals:
-        data = ir.Constant(ir.ArrayType(I8, len(CONFIGURATION)), bytearray(CONFIGURATION))
-        constant = ir.GlobalVariable(module, data.type, "moec_tiles")
-        constant.linkage, constant.global_constant, constant.align, constant.initializer = "internal", True, 64, data
-    CONFIGURE.emit(b, b.bitcast(module.globals["moec_tiles"], PTR))
+def configure(b: Any, depth: int = BYTES) -> None:
+    """From here to `RELEASE`, tiles 4 and 5 have `depth` bytes of k in each of 16 rows, 6 and 7 as many in 16 columns
+    of 32 bits; the others are whole."""
+    module, name = b.module, f"moec_tiles_{depth}"
+    if name not in module.globals:
+        data = bytearray(
+            struct.pack(_CONFIGURATION, 1, 0, *_shape(BYTES, depth, BYTES), *_shape(ROWS, ROWS, depth // 4))
+        )
+        constant = ir.GlobalVariable(module, ir.ArrayType(I8, len(data)), name)
+        constant.linkage, constant.global_constant, constant.align = "internal", True, 64
+        constant.initializer = ir.Constant(constant.value_type, data)
+    CONFIGURE.emit(b, b.bitcast(module.globals[name], PTR))
+
+
+def _shape(sums: int, left: int, right: int) -> list[int]:
+    """A number for each tile."""
+    return [sums] * 4 + [left] * 2 + [right] * 2

@@ -94,6 +94,11 @@ class Layout:
         return min((field.span for field in self.fields if field.span), default=0)
 
     @property
+    def stretch(self) -> int:
+        """How many k of a block of quantised activations meet weights of one scale and offset."""
+        return min(self.span or BLOCK, BLOCK)
+
+    @property
     def chunk(self) -> int:
         """The k after which fields and codes repeat: the longest span that is not a whole row, at least `BLOCK`."""
         return max([BLOCK, *(field.span for field in self.fields)])

@@ -21,6 +21,7 @@ from llvmlite import ir
 
 from moec.codegen import native
 from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, i64
+from moec.formats.layout import BLOCK
 from moec.runtime.jit import Library
 from moec.runtime.memory import aligned_empty
 from moec.target import Target
@@ -30,8 +31,8 @@ Value: TypeAlias = Any
 #: Independent sums: enough to hide the latency of two multiply-adds a cycle.
 _CHAINS: Final = 12
 _TURNS: Final = 1 << 20
-#: FLOPs of four products of tiles.
-_TILE_FLOPS: Final = 4 * 2 * 16 * 16 * 32
+#: FLOPs of four products of tiles, of bf16 and of bytes.
+_TILE_FLOPS: Final = {"amx": 4 * 2 * 16 * 16 * 32, "amx int8": 4 * 2 * 16 * 16 * 64}
 #: What is read: more than any cache that one core has to itself.
 _BYTES: Final = 256 << 20
 _SAMPLES: Final = 7
@@ -66,7 +67,7 @@ def measure(dtype: str, threads: int = 1, activations: str = "real") -> Limits:
 def measure_again(dtype: str, threads: int = 1, activations: str = "real") -> Limits:
     """The limits as they are now. Takes about half a second."""
     target = Target.host()
-    form = "int8" if activations == "int8" else target.kernel(dtype).form
+    form = _integer_form(target) if activations == "int8" else target.kernel(dtype).form
     library = Library(native.object_code(native.parse(str(_module(target, form))), target), "fma", "read")
     prototype = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.c_int64)
     fma, read = (prototype(library.address(name)) for name in ("fma", "read"))
@@ -75,11 +76,16 @@ def measure_again(dtype: str, threads: int = 1, activations: str = "real") -> Li
     part = _BYTES // threads // 4096 * 4096
     lanes = target.vector_bits // 32
     each = {"dot": 2, "int8": {"bytes": 4, "pairs": 2, "none": 1}[target.byte_dots]}.get(form, 1)
-    flops = _TURNS * threads * (_TILE_FLOPS if form == "amx" else 2 * lanes * each * _CHAINS)
+    flops = _TURNS * threads * _TILE_FLOPS.get(form, 2 * lanes * each * _CHAINS)
     with ThreadPoolExecutor(threads) as pool:
         best = min(_times(pool, threads, lambda thread: fma(None, _TURNS)))
         reads = _times(pool, threads, lambda thread: read(memory.ctypes.data + thread * part, part))
     return Limits(flops / best * 1e-9, part * threads / statistics.median(reads) * 1e-9)
+
+
+def _integer_form(target: Target) -> str:
+    """What multiplies bytes fastest."""
+    return "amx int8" if target.tiled_from(BLOCK) is not None else "int8"
 
 
 def free_memory() -> int | None:
@@ -120,8 +126,8 @@ def _begin(module: Any, target: Target, name: str) -> tuple[Emitter, Any]:
 def _fma(module: Any, target: Target, form: str) -> None:
     """`f32 fma(ptr, turns)`: chains of multiply-adds that nothing else holds up."""
     e, function = _begin(module, target, "fma")
-    if form == "amx":
-        _multiply_tiles(e, function.args[1])
+    if form in _TILE_FLOPS:
+        _multiply_tiles(e, form, function.args[1])
         return
     vector = ir.VectorType(F32, e.lanes)
     factor = e.splat(e.b.sitofp(function.args[1], F32), e.lanes)
@@ -133,17 +139,18 @@ def _fma(module: Any, target: Target, form: str) -> None:
     e.b.ret(_add_up(e, e.fold(0, function.args[1], start, turn)))
 
 
-def _multiply_tiles(e: Emitter, turns: Value) -> None:
+def _multiply_tiles(e: Emitter, form: str, turns: Value) -> None:
     """Four sums of tiles, as a product has them."""
     from moec.codegen import tiles
 
+    dot = tiles.DOT_BF16 if form == "amx" else tiles.DOT_INT8
     tiles.configure(e.b)
     for tile in range(8):
         tiles.ZERO.emit(e.b, tile)
 
     def turn(_: Value) -> None:
         for n in range(4):
-            tiles.DOT_BF16.emit(e.b, n, 4 + n // 2, 6 + n % 2)
+            dot.emit(e.b, n, 4 + n // 2, 6 + n % 2)
 
     e.loop(0, turns, turn)
     tiles.RELEASE.emit(e.b)

@@ -12,11 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from moec.codegen import native
 from moec.codegen.llvm import I8, I64, PTR
-from moec.codegen.tiles import INSTRUCTIONS, Instruction
+from moec.codegen.tiles import INSTRUCTIONS, Instruction, Tiles
 from moec.options import Options
 from moec.pipeline import Compilation, find_source
 from moec.runtime.cache import Program
@@ -28,7 +26,7 @@ LINUX: Final = "x86_64-unknown-linux-gnu"
 AMX: Final = Target.of(LINUX, "emeraldrapids")
 
 #: The tiles of this thread; programs here run on one.
-tiles: Final = np.zeros((8, 16, 64), np.uint8)
+tiles: Final = Tiles()
 #: How often each instruction ran: a test that means to run tiles can see that it did.
 counts: Final[dict[str, int]] = {}
 
@@ -65,13 +63,17 @@ def compile_emulated(
     dims: Mapping[str, int] | None = None,
     storage: Mapping[str, str] | str | None = None,
     target: Target = AMX,
+    dtype: str = "bf16",
+    activations: str = "real",
 ) -> Kernel:
-    """A layer in bf16 for a machine with AMX, to be run on this one."""
+    """A layer for a machine with AMX, or any other `target` whose other instructions this one has, to be run here."""
     source = find_source(path)
-    options = Options.of(dims, "bf16", threads=1, target=target, storage=storage)
+    options = Options.of(dims, dtype, threads=1, target=target, storage=storage, activations=activations)
 
     def variant(aux: tuple[str, ...], stored: Storage) -> Program:
-        changed = Options.of(dims, "bf16", threads=1, target=target, aux=aux, storage=dict(stored))
+        changed = Options.of(
+            dims, dtype, threads=1, target=target, aux=aux, storage=dict(stored), activations=activations
+        )
         compilation = Compilation(source, changed)
         module = native.optimise(native.parse(emulated(compilation.llvm)), Target.host())
         return Program(compilation.interface, native.object_code(module, Target.host()))

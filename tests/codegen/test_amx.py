@@ -89,7 +89,7 @@ def test_tiles_give_what_the_emulation_gives(layer: str) -> None:
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
 
 
-def dot_program(target: Target) -> Library:
+def dot_program(target: Target, dot: tiles.Instruction) -> Library:
     """`void dot(ptr c, ptr a, ptr b)`: tiles of 64 bytes a row, c += a b."""
     module = ir.Module("dot")
     module.triple = target.triple
@@ -98,7 +98,7 @@ def dot_program(target: Target) -> Library:
     tiles.configure(e.b)
     for tile, place in enumerate(function.args):
         tiles.LOAD.emit(e.b, tile, place, i64(64))
-    tiles.DOT_BF16.emit(e.b, 0, 1, 2)
+    dot.emit(e.b, 0, 1, 2)
     tiles.STORE.emit(e.b, 0, function.args[0], i64(64))
     tiles.RELEASE.emit(e.b)
     e.b.ret_void()
@@ -108,7 +108,7 @@ def dot_program(target: Target) -> Library:
 @with_tiles
 def test_a_product_of_tiles_means_what_is_written_down() -> None:
     """Random numbers of like and of unlike size, subnormal ones, infinities and NaN."""
-    library = dot_program(Target.host())
+    library = dot_program(Target.host(), tiles.DOT_BF16)
     dot = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(library.address("dot"))
     random = np.random.default_rng(0)
     special = np.array([0, -0.0, 1e-39, -3e-39, 1e-20, 3e38, np.inf, -np.inf, np.nan, 1.0], np.float32)
@@ -123,11 +123,26 @@ def test_a_product_of_tiles_means_what_is_written_down() -> None:
         if turn % 4 == 3:
             drawn = np.where(random.random(drawn.shape) < 0.02, random.choice(special, drawn.shape), drawn)
         a, b = drawn.astype(ml_dtypes.bfloat16)
-        state = np.zeros((8, 16, 64), np.uint8)
-        state[:3] = c.view(np.uint8), a.view(np.uint8), b.view(np.uint8)
+        state = tiles.Tiles()
+        state.data[:3] = c.view(np.uint8), a.view(np.uint8), b.view(np.uint8)
         tiles.DOT_BF16.meaning(state, 0, 1, 2)
-        expected = state[0].view(np.float32)
+        expected = state.data[0].view(np.float32)
         dot(c.ctypes.data, a.ctypes.data, b.ctypes.data)
         numbers = ~np.isnan(expected)
         np.testing.assert_array_equal(np.isnan(c), ~numbers)
         np.testing.assert_array_equal(c[numbers].view(np.uint32), expected[numbers].view(np.uint32), f"turn {turn}")
+
+
+@with_tiles
+def test_a_product_of_bytes_means_what_is_written_down() -> None:
+    library = dot_program(Target.host(), tiles.DOT_INT8)
+    dot = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3)(library.address("dot"))
+    random = np.random.default_rng(0)
+    for _ in range(10):
+        a, b = random.integers(-128, 128, (2, 16, 64)).astype(np.int8)
+        c = random.integers(-(2**31), 2**31, (16, 16)).astype(np.int32)
+        state = tiles.Tiles()
+        state.data[:3] = c.view(np.uint8), a.view(np.uint8), b.view(np.uint8)
+        tiles.DOT_INT8.meaning(state, 0, 1, 2)
+        dot(c.ctypes.data, a.ctypes.data, b.ctypes.data)
+        np.testing.assert_array_equal(c, state.data[0].view(np.int32))

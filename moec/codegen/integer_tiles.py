@@ -1,0 +1,345 @@
+"""Products of stored weights with quantised rows through AMX's tiles, for many rows.
+
+    void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks, ptr scratch)
+
+computes what the function of `moec.codegen.integer` does, bit for bit: the sums of a stretch are integers and exact,
+and what follows them in f32 has the same order. Rows up to a multiple of 16 are computed, and written to `sums`; up to
+`SLACK` records behind the last are read.
+
+A part of the panel, a few blocks of k, is made ready in scratch memory that stays in the first cache: for every block
+of 16 columns a *cell*, its codes as signed bytes in tiles, one a stretch, then its scales and offsets in f32. All rows
+pass over it, step by step (`emit_steps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Final
+
+from llvmlite import ir
+
+from moec.codegen import tiles
+from moec.codegen.integer import Products
+from moec.codegen.llvm import F32, I8, I32, I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.quantize import Record
+from moec.formats.layout import BLOCK
+from moec.formats.panels import PanelLayout
+from moec.target import Target
+
+#: Steps that tiles are multiplied ahead of the step that is scaled. A power of two.
+_AHEAD: Final = 2
+#: Records behind the last that are read, and not used.
+SLACK: Final = 2 * tiles.ROWS
+_LINE: Final = 64
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where everything lies in a cell; scratch memory is the ring of integers, then cells [columns / 16][blocks]."""
+
+    record: Record
+    columns: int
+
+    @property
+    def stretches(self) -> int:
+        return self.record.stretches
+
+    @property
+    def tile(self) -> int:
+        """The bytes of the codes of a stretch."""
+        return self.record.stretch * tiles.ROWS
+
+    def scale(self, stretch: int) -> int:
+        """Where the scales of a stretch begin, after the tiles."""
+        return self.stretches * self.tile + stretch * tiles.BYTES
+
+    def offset(self, stretch: int) -> int:
+        return self.scale(self.stretches + stretch)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a stretch has scales; else a whole row has one."""
+        return bool(self.record.layout.span)
+
+    @property
+    def nbytes(self) -> int:
+        return self.scale(self.stretches * (self.scaled + self.record.layout.offset))
+
+    @property
+    def step(self) -> int:
+        """The bytes of the integers of a step."""
+        return self.stretches * tiles.ROWS * tiles.BYTES
+
+    @property
+    def ring(self) -> int:
+        """The bytes of the integers that are not yet scaled."""
+        return _AHEAD * self.step
+
+    def blocks(self, l1: int) -> int:
+        """How many blocks a part has: with the ring and the rows of a step, half of the first cache; sums and the panel
+        want the rest."""
+        each = self.columns // tiles.ROWS * self.nbytes + tiles.ROWS * self.record.nbytes
+        return max(1, (l1 // 2 - self.ring) // each)
+
+    def scratch(self, l1: int) -> int:
+        """The bytes of scratch memory."""
+        return self.ring + self.columns // tiles.ROWS * self.blocks(l1) * self.nbytes
+
+
+class TileProducts(Products):
+    """Makes parts of a panel ready, and lets the rows pass over each."""
+
+    parameters: ClassVar[dict[str, Any]] = {**Products.parameters, "scratch": PTR}
+    unit: ClassVar[str] = "tiles"
+
+    def __init__(self, e: Emitter, place: PanelLayout, record: Record, *arguments: Value) -> None:
+        *others, scratch = arguments
+        super().__init__(e, place, record, *others)
+        self.cell = Cell(record, place.columns)
+        self.ring, self.cells = scratch, e.at(scratch, self.cell.ring, 1)
+        self.steps = emit_steps(e.b.module, e.target, self.cell)
+
+    def emit(self) -> None:
+        e, b, size = self.e, self.e.b, self.cell.blocks(self.e.target.l1)
+        nbytes = self.place.chunk * BLOCK // self.layout.chunk
+        around = b.mul(_tiles_of(b, self.count), i64(self.place.columns // tiles.ROWS))
+        lines = b.udiv(b.add(i64(nbytes // _LINE), around), around)
+        tiles.configure(b, self.record.stretch)
+
+        def part(first: Value) -> None:
+            left = b.sub(self.blocks, first)
+            count = b.select(b.icmp_signed("<", left, i64(size)), left, i64(size))
+            e.loop(0, count, lambda i: self._make_ready(b.add(first, i), i, count))
+            rows = e.at(self.rows, b.mul(first, b.mul(self.count, i64(self.record.nbytes))), 1)
+            ahead = e.at(self.panel, b.add(b.mul(b.add(first, count), i64(nbytes)), i64(self.place.head)), 1)
+            b.call(self.steps, [rows, self.cells, self.sums, self.ring, self.count, count, ahead, lines])
+
+        e.loop(0, self.blocks, part, step=size)
+        tiles.RELEASE.emit(b)
+        if not self.layout.span:
+            self._scale_rows()
+
+    def _make_ready(self, block: Value, at: Value, count: Value) -> None:
+        """The cells of a block of k, the one at place `at` of `count`."""
+        e, b = self.e, self.e.b
+        chunk, inside = self._find(block)
+
+        def turn(column: Value) -> None:
+            index = b.add(b.mul(b.udiv(column, i64(tiles.ROWS)), count), at)
+            self._fill(chunk, inside, column, e.at(self.cells, b.mul(index, i64(self.cell.nbytes)), 1))
+
+        e.loop(0, self.place.columns, turn, step=tiles.ROWS)
+
+    def _fill(self, chunk: Value, block: Value, column: Value, to: Value) -> None:
+        """The cell of 16 columns."""
+        e, b, type = self.e, self.e.b, ir.VectorType(I8, 4 * self.lanes)
+        for i, word in enumerate(self._words(self.codes.start(chunk, block, column))):
+            if self.layout.center:
+                center = ir.Constant(type, [self.layout.center] * type.count)
+                word = b.sub(b.bitcast(word, type), center)
+            b.store(word, e.at(to, i * tiles.BYTES, 1), align=tiles.BYTES)
+        for stretch in range(self.cell.stretches):
+            scale, offset = self._factors(chunk, block, column, stretch * self.record.stretch)
+            if scale is not None:
+                b.store(scale, e.at(to, self.cell.scale(stretch), 1), align=tiles.BYTES)
+            if offset is not None:
+                b.store(offset, e.at(to, self.cell.offset(stretch), 1), align=tiles.BYTES)
+
+
+# ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_PARAMETERS: Final = {
+    **dict.fromkeys(("rows", "cells", "sums", "ring"), PTR),
+    **dict.fromkeys(("count", "blocks"), I64),
+    "ahead": PTR,
+    "lines": I64,
+}
+
+
+def emit_steps(module: Any, target: Target, cell: Cell) -> ir.Function:
+    """The function in which rows pass over a part, added to `module` (once; a second call finds it).
+
+        void NAME(ptr rows, ptr cells, ptr sums, ptr ring, i64 count, i64 blocks, ptr ahead, i64 lines)
+
+    A step is the product of 16 rows and 16 columns over a block. Tiles are multiplied `_AHEAD` steps before vectors
+    convert, scale and add what came out, so that the two units, and the memory between them, need not wait for each
+    other. The sums of 16 rows and 16 columns stay in registers for the blocks of the part. Each step prefetches `lines`
+    lines from `ahead` on.
+    """
+    record = cell.record
+    fields = f"{int(cell.scaled)}{int(record.layout.offset)}"
+    name = f"moec_steps_{record.stretch}_{fields}_{record.nbytes}_{record.total(0)}_{cell.columns}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(VOID, [*_PARAMETERS.values()]), name)
+    for attribute in ("nounwind", "noinline"):
+        function.attributes.add(attribute)
+    for argument, label in zip(function.args, _PARAMETERS, strict=True):
+        argument.name = label
+    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    _Steps(e, cell, *function.args).emit()
+    e.b.ret_void()
+    return function
+
+
+class _Steps:
+    """Tiles 0 to 3 are the sums of a step's stretches; 4 and 5 rows, 6 and 7 codes, in turns."""
+
+    def __init__(
+        self,
+        e: Emitter,
+        cell: Cell,
+        rows: Value,
+        cells: Value,
+        sums: Value,
+        ring: Value,
+        count: Value,
+        blocks: Value,
+        ahead: Value,
+        lines: Value,
+    ) -> None:
+        self.e, self.cell, self.record = e, cell, cell.record
+        self.rows, self.cells, self.sums, self.ring = rows, cells, sums, ring
+        self.count, self.blocks, self.ahead, self.lines = count, blocks, ahead, lines
+        self.floats, self.words = ir.VectorType(F32, tiles.ROWS), ir.VectorType(I32, tiles.ROWS)
+        self.stride = e.b.mul(count, i64(self.record.nbytes))
+        self.tall = i64(tiles.ROWS * self.record.nbytes)
+
+    def emit(self) -> None:
+        """Step after step: block after block, column after column, row after row. The places of the step that tiles
+        multiply are carried along beside."""
+        e, b, width = self.e, self.e.b, self.cell.columns // tiles.ROWS
+        self.behind = e.at(self.cells, b.mul(b.mul(self.blocks, i64(width)), i64(self.cell.nbytes)), 1)
+        lead = [self.rows, self.cells, i64(0), self.rows]
+        for i in range(_AHEAD):
+            for stretch in range(self.cell.stretches):
+                if i:
+                    self._store(i64((i - 1) * self.cell.step), stretch)
+                self._multiply(lead, stretch)
+            lead = self._advance(lead)
+
+        def row_turn(row: Value, carried: Sequence[Value]) -> Sequence[Value]:
+            rows = e.at(self.rows, b.mul(row, self.tall), 1)
+            to = e.at(self.sums, b.mul(row, i64(tiles.ROWS * 4 * self.cell.columns)), 1)
+
+            def column_turn(column: Value, carried: Sequence[Value]) -> Sequence[Value]:
+                cells = e.at(self.cells, b.mul(b.mul(column, self.blocks), i64(self.cell.nbytes)), 1)
+                return self._columns(rows, cells, e.at(to, b.mul(column, i64(tiles.BYTES)), 1), carried)
+
+            return e.fold(0, width, carried, column_turn)
+
+        e.fold(0, _tiles_of(b, self.count), [i64(0), self.ahead, *lead], row_turn)
+
+    def _columns(self, rows: Value, cells: Value, to: Value, carried: Sequence[Value]) -> Sequence[Value]:
+        """The steps of 16 rows and 16 columns, and their sums."""
+        e, b = self.e, self.e.b
+        places = [e.at(to, row * 4 * self.cell.columns, 1) for row in range(tiles.ROWS)]
+        sums = [b.load(place, typ=self.floats, align=4) for place in places]
+
+        def turn(block: Value, carried: Sequence[Value]) -> Sequence[Value]:
+            at, ahead, *carried = carried
+            lead, sums = carried[:4], carried[4:]
+            ahead = self._prefetch(ahead)
+            record = e.at(rows, b.mul(block, self.stride), 1)
+            cell = e.at(cells, b.mul(block, i64(self.cell.nbytes)), 1)
+            sums = self._step(at, lead, record, cell, sums)
+            at = b.and_(b.add(at, i64(self.cell.step)), i64(self.cell.ring - 1))
+            return [at, ahead, *self._advance(lead), *sums]
+
+        results = e.fold(0, self.blocks, [*carried, *sums], turn)
+        for place, value in zip(places, results[len(carried) :], strict=True):
+            b.store(value, place, align=4)
+        return results[: len(carried)]
+
+    def _step(
+        self, at: Value, lead: Sequence[Value], record: Value, cell: Value, sums: Sequence[Value]
+    ) -> Sequence[Value]:
+        """Between rows that are scaled, the step before the lead leaves its integers, then the lead is multiplied: so
+        no unit waits long for another, nor does the core's other thread."""
+        b, rows, stretches = self.e.b, tiles.ROWS, range(self.cell.stretches)
+        to = b.and_(b.add(at, i64((_AHEAD - 1) * self.cell.step)), i64(self.cell.ring - 1))
+        work = [partial(self._store, to, i) for i in stretches] + [partial(self._multiply, lead, i) for i in stretches]
+        factors, share = self._factors(cell), rows // len(work)
+        after: list[Value] = []
+        for i, emit in enumerate(work):
+            emit()
+            for row in range(i * share, (i + 1) * share):
+                after.append(self._scale(self.e.at(self.ring, at, 1), record, factors, row, sums[row]))
+        return after
+
+    # tiles
+
+    def _multiply(self, lead: Sequence[Value], stretch: int) -> None:
+        """The tile of a stretch of a step, from where its rows and its cell lie."""
+        e, (rows, cell, *_) = self.e, lead
+        left, right = 4 + stretch % 2, 6 + stretch % 2
+        tiles.ZERO.emit(e.b, stretch)
+        tiles.LOAD.emit(e.b, left, e.at(rows, stretch * self.record.stretch, 1), i64(self.record.nbytes))
+        tiles.LOAD.emit(e.b, right, e.at(cell, stretch * self.cell.tile, 1), i64(tiles.BYTES))
+        tiles.DOT_INT8.emit(e.b, stretch, left, right)
+
+    def _store(self, at: Value, stretch: int) -> None:
+        """The integers of a stretch of the step that was multiplied last, into the entry of the ring at `at`."""
+        to = self.e.at(self.e.at(self.ring, at, 1), stretch * tiles.ROWS * tiles.BYTES, 1)
+        tiles.STORE.emit(self.e.b, stretch, to, i64(tiles.BYTES))
+
+    def _advance(self, lead: Sequence[Value]) -> list[Value]:
+        """The places of the next step: its rows and cell, the number of its block, its rows in the first block."""
+        e, b = self.e, self.e.b
+        rows, cell, block, first = lead
+        following, cell = b.add(block, i64(1)), e.at(cell, self.cell.nbytes, 1)
+        around = b.icmp_unsigned("==", cell, self.behind)
+        first = b.select(around, e.at(first, self.tall, 1), first)
+        cell = b.select(around, self.cells, cell)
+        whole = b.icmp_signed("==", following, self.blocks)
+        rows = b.select(whole, first, e.at(rows, self.stride, 1))
+        return [rows, cell, b.select(whole, i64(0), following), first]
+
+    def _prefetch(self, ahead: Value) -> Value:
+        e = self.e
+        e.loop(0, self.lines, lambda i: e.prefetch(e.at(ahead, e.b.mul(i, i64(_LINE)), 1)))
+        return e.at(ahead, e.b.mul(self.lines, i64(_LINE)), 1)
+
+    # vectors
+
+    def _factors(self, cell: Value) -> list[tuple[Value | None, Value | None]]:
+        """The scale and the offset of each stretch, as far as there are any."""
+        return [
+            (
+                self._factor(cell, self.cell.scale(i)) if self.cell.scaled else None,
+                self._factor(cell, self.cell.offset(i)) if self.record.layout.offset else None,
+            )
+            for i in range(self.cell.stretches)
+        ]
+
+    def _scale(self, integers: Value, record: Value, factors: Any, row: int, before: Value) -> Value:
+        """The sums of a row after a step: as `Products` scales and adds the integers of a block."""
+        e, source, total = self.e, self.e.at(record, row * self.record.nbytes, 1), None
+        for stretch, (scale, offset) in enumerate(factors):
+            place = e.at(integers, (stretch * tiles.ROWS + row) * tiles.BYTES, 1)
+            value = e.b.sitofp(e.b.load(place, typ=self.words, align=tiles.BYTES), self.floats)
+            if scale is not None:
+                value = e.b.fmul(value, scale) if total is None else _fma(e, value, scale, total)
+            if offset is not None:
+                value = _fma(e, self._splat(source, self.record.total(stretch)), offset, value)
+            total = value
+        after = _fma(e, total, self._splat(source, self.record.scale), before)
+        e.b.fence("seq_cst", "singlethread")  # or LLVM reads every row's integers first, and the sums are spilled
+        return after
+
+    def _factor(self, cell: Value, at: int) -> Value:
+        return self.e.b.load(self.e.at(cell, at, 1), typ=self.floats, align=tiles.BYTES)
+
+    def _splat(self, source: Value, at: int) -> Value:
+        return self.e.splat(self.e.load(self.e.at(source, at, 1), "f32"), tiles.ROWS)
+
+
+def _fma(e: Emitter, a: Value, b: Value, c: Value) -> Value:
+    return e.overloaded("llvm.fmuladd", a, b, c)
+
+
+def _tiles_of(b: Any, count: Value) -> Value:
+    """The tiles that so many rows take."""
+    return b.udiv(b.add(count, i64(tiles.ROWS - 1)), i64(tiles.ROWS))
