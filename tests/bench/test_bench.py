@@ -26,6 +26,8 @@ KEYS = [
     "dims",
     "tokens",
     "dtype",
+    "experts",
+    "activations",
     "storage",
     "threads",
     "impl",

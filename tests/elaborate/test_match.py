@@ -23,3 +23,20 @@ def test_a_scalar_arm_has_the_shape_of_arms_out_of_range() -> None:
     wanted = moec.reference(TEXT)(x, i, {})
     assert np.allclose(found, wanted)
     assert np.array_equal(found[3], np.maximum(x[3], 1))
+
+
+#: The arm for 11.. lends its shape; the arms inside lie wholly beyond that range.
+BEYOND = """
+moe m[H=8, E=16](x: [H], i: i64) -> [H] {
+    fn far(e) = match e { ..1: match e { 14..: x, 5..14: 0, ..5: 1 }, 1..8: 1, 8..: 2 }
+    return sum e in {i % E}: match e { 0..11: x, 11..: flatten(split far(e) as [1, _]) }
+}
+"""
+
+
+def test_arms_that_lie_beyond_the_range_of_those_around_them_lend_their_shape() -> None:
+    x = np.random.default_rng(0).standard_normal((16, 8), dtype=np.float32)
+    kernel = moec.compile(BEYOND, threads=1)
+    found = kernel(x, np.arange(16), weights=kernel.pack({}))
+    assert np.allclose(found, moec.reference(BEYOND)(x, np.arange(16), {}))
+    assert np.array_equal(found[12], np.full(8, 2))

@@ -29,6 +29,9 @@ TOLERANCE: Final = {"f32": 2e-5, "bf16": 2e-2, "f16": 3e-3}
 #: Half a unit in the last place.
 ROUNDING: Final = {"f32": 2.0**-24, "bf16": 2.0**-9, "f16": 2.0**-12}
 
+#: The smallest normal number: what is below loses bits however it is computed.
+SMALLEST: Final = {"f32": 0.0, "bf16": 0.0, "f16": 2.0**-14}
+
 #: How many programs a test has; pytest-xdist hands the tests out.
 SHARD: Final = 20
 
@@ -57,7 +60,7 @@ def test_compiled_programs_agree_with_the_oracle(shard: int, count: int, pytestc
 def agree(program: Program, compiled: Callable[[Sequence[str]], moec.Kernel]) -> None:
     """Compares a compiled program with the oracle, at every number of tokens that it asks for. `compiled` takes the
     names of the auxiliary outputs."""
-    weights = program.weights()
+    weights, smallest = program.weights(), SMALLEST[program.real]
     oracle = reference(program.text, dims=program.dims, dtype=program.real)
     kernel = compiled(names_of_aux(oracle))
     packed = kernel.pack(weights)
@@ -71,7 +74,7 @@ def agree(program: Program, compiled: Callable[[Sequence[str]], moec.Kernel]) ->
         outputs, aux = kernel(*inputs, weights=packed, aux=True)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         found = {f"output {i}": array for i, array in enumerate(outputs)} | dict(aux)
-        for name, difference in differences(by_name(oracle, wanted), found, wanted.stable, program.coarsest):
+        for name, difference in differences(by_name(oracle, wanted), found, wanted.stable, program.coarsest, smallest):
             excuse = wavering(truth, name, wanted.stable)
             assert difference <= excuse, (
                 f"{name}, {tokens} tokens: off by {difference:.2e}, rounding explains {excuse:.2e}"
@@ -87,7 +90,7 @@ def by_name(oracle: Reference, result: Result) -> dict[str, Data]:
 
 
 def differences(
-    wanted: Mapping[str, Data], found: Mapping[str, Data], stable: Data, dtype: str
+    wanted: Mapping[str, Data], found: Mapping[str, Data], stable: Data, dtype: str, smallest: float
 ) -> Iterator[tuple[str, float]]:
     """The outputs that are off by more than the tolerance, and by how much, relative to the largest magnitude."""
     assert found.keys() == wanted.keys()
@@ -97,20 +100,21 @@ def differences(
         if right.dtype.kind in "ib":
             assert np.array_equal(left, right), f"{name}: {left} instead of {right}"
             continue
-        difference = distance(left.astype(np.float64), right)
+        difference = distance(left.astype(np.float64), right, smallest)
         if difference > TOLERANCE[dtype]:
             yield name, difference
 
 
-def distance(left: Data, right: Data) -> float:
-    """How far apart two arrays are; infinite where NaN or an infinity stands in one only."""
+def distance(left: Data, right: Data, smallest: float = 0) -> float:
+    """How far apart two arrays are, relative to the largest magnitude or the smallest that has a precision to be
+    relative to; infinite where NaN or an infinity stands in one only."""
     finite = np.isfinite(right)
     strange = ~finite & ~np.isnan(right)
     if not np.array_equal(np.isnan(left), np.isnan(right)) or not np.array_equal(left[strange], right[strange]):
         return float("inf")
     if not np.isfinite(left[finite]).all():
         return float("inf")
-    scale = float(np.max(np.abs(right[finite]), initial=0)) or 1.0
+    scale = max(float(np.max(np.abs(right[finite]), initial=0)), smallest) or 1.0
     return float(np.max(np.abs(left - right)[finite], initial=0)) / scale
 
 
