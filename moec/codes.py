@@ -31,7 +31,7 @@ CODES: Final[dict[str, str]] = {
     "E0203": "a selection takes more than there are",
     "E0204": "a value of one kind stands where another is needed",
     "E0205": "an index can lie outside its axis",
-    "E0206": "a dimension is not a positive integer",
+    "E0206": "a number is out of range: a dimension, a count, a constant",
     "E0207": "an axis does not exist",
     "E0208": "a `match` leaves a number out",
     # E03xx: compiling

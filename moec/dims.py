@@ -66,6 +66,11 @@ class Dim:
     def symbols(self) -> frozenset[str]:
         return frozenset(name for name in _names(self) if name not in _REALS)
 
+    @property
+    def finite(self) -> bool:
+        """Whether neither infinity nor NaN stands in the formula."""
+        return not any(name in _REALS and name != "pi" for name in _names(self))
+
     def evaluate(self, binding: Mapping[str, int]) -> Fraction | float:
         """The value under a binding of dimensions. Raises `Unbound`, `ZeroDivisionError`."""
         total: Fraction | float = Fraction(0)
@@ -122,13 +127,26 @@ class Dim:
         return text.replace("+ -", "- ")
 
 
-def ceiling(dim: Dim, divisor: int) -> Dim | None:
-    """`dim / divisor` rounded up, as a formula: where all but the constant divides, as in `(2*I - 1) / 2`."""
+def ceiling(dim: Dim, divisor: int, binding: Mapping[str, int] | None = None) -> Dim | None:
+    """`dim / divisor` rounded up, as a formula: where all but the constant divides, as in `(2*I - 1) / 2`; under a
+    `binding` also where it does so by its value, as `H / 2` does for an even `H`."""
+    if divisor == 1:
+        return dim
     constant = dict(dim.terms).get((), Fraction(0))
     rest = (dim - Dim.of(constant)) / Dim.of(divisor)
-    if constant.denominator != 1 or any(coefficient.denominator != 1 for _, coefficient in rest.terms):
+    if constant.denominator != 1 or not _divides(rest, binding or {}):
         return None
     return rest + Dim.of(-(-int(constant) // divisor))
+
+
+def _divides(dim: Dim, binding: Mapping[str, int]) -> bool:
+    if all(coefficient.denominator == 1 for _, coefficient in dim.terms):
+        return True
+    try:
+        value = dim.evaluate(binding)
+    except (Unbound, ZeroDivisionError):
+        return False
+    return isinstance(value, Fraction) and value.denominator == 1
 
 
 def product(dims: Iterable[Dim]) -> Dim:

@@ -60,9 +60,14 @@ class Options:
         if activations not in ACTIVATIONS:
             text = f"`{activations}` is not a kind of activations"
             raise fail("E0305", text, help=f"choose one of {', '.join(ACTIVATIONS)}")
-        names = tuple(sorted((dims or {}).items()))
+        names = tuple(sorted((name, _plain(size)) for name, size in (dims or {}).items()))
         extra, formats = tuple(sorted(set(aux))), storage_of(storage)
         return Options(find_target(target), names, dtype, threads, extra, level, True, formats, activations)
+
+
+def _plain(size: int) -> int:
+    """NumPy's and torch's integers as Python's; what is none stays, for the layer to refuse."""
+    return size.__index__() if hasattr(size, "__index__") and not isinstance(size, bool) else size
 
 
 def find_target(target: Target | str | None) -> Target:

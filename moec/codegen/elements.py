@@ -100,11 +100,15 @@ def _compare_integers(e: Emitter, operation: arith.CmpiOp, v: Sequence[Value]) -
 
 
 def _floor_division(e: Emitter, operation: Operation, v: Sequence[Value]) -> Value:
+    """Rounds down. Where processors trap: divided by zero is 0, and the one quotient beyond 64 bits wraps."""
     b, (left, right) = e.b, v
-    quotient, remainder = b.sdiv(left, right), b.srem(left, right)
+    zero, minus = (b.icmp_signed("==", right, e.like(right, value)) for value in (0, -1))
+    divisor = b.select(b.or_(zero, minus), e.like(right, 1), right)
+    quotient, remainder = b.sdiv(left, divisor), b.srem(left, divisor)
     inexact = b.icmp_signed("!=", remainder, e.like(remainder, 0))
-    opposite = b.icmp_signed("<", b.xor(left, right), e.like(left, 0))
-    return b.sub(quotient, b.zext(b.and_(inexact, opposite), left.type))
+    opposite = b.icmp_signed("<", b.xor(left, divisor), e.like(left, 0))
+    rounded = b.sub(quotient, b.zext(b.and_(inexact, opposite), left.type))
+    return b.select(zero, e.like(left, 0), b.select(minus, b.neg(left), rounded))
 
 
 def _widen(e: Emitter, operation: arith.ExtFOp, v: Sequence[Value]) -> Value:

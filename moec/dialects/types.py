@@ -80,9 +80,9 @@ BOOL: Final = ELEMENTS["bool"]
 
 
 def dim_attr(dim: Dim) -> Attribute:
-    """A formula as an attribute; an integer is one of MLIR's own."""
+    """A formula as an attribute; an integer of 64 bits is one of MLIR's own."""
     constant = dim.constant
-    if constant is not None and constant.denominator == 1:
+    if constant is not None and constant.denominator == 1 and -(1 << 63) <= constant < 1 << 63:
         return IntegerAttr(int(constant), 64)
     return DimAttr(StringAttr(str(dim)))
 

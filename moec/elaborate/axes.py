@@ -155,7 +155,7 @@ def _slice(builder: Evaluator, array: Array, axis: int, item: syntax.Slice, scop
     size = array.shape[axis]
     low = _end(builder, item.low, ZERO, size, scope)
     high = _end(builder, item.high, size, size, scope)
-    step = _end(builder, item.step, ONE, size, scope, least=1)
+    step = ONE if item.step is None else _integer_of(builder, item.step, scope, "a slice's step", 1)
     if not builder.at_most(ZERO, low) or not builder.at_most(low, high) or not builder.at_most(high, size):
         raise fail("E0205", f"slice {low}..{high} lies outside an axis of {size}", item.span)
     if low == ZERO and high == size and step == ONE:
@@ -165,16 +165,20 @@ def _slice(builder: Evaluator, array: Array, axis: int, item: syntax.Slice, scop
 
 def _count(builder: Evaluator, length: Dim, step: Dim) -> Dim:
     """How many elements a slice takes."""
-    if step.constant is not None and (count := ceiling(length, int(step.constant))) is not None:
+    if step.constant is not None and (count := ceiling(length, int(step.constant), builder.binding)) is not None:
         return count
     known = builder.known(length / step)
     return length / step if known is None else Dim.of(-((-known.numerator) // known.denominator))
 
 
-def _end(builder: Evaluator, node: Any, default: Dim, size: Dim, scope: Scope, least: int = _ANY) -> Dim:
+def _integer_of(builder: Evaluator, node: Any, scope: Scope, what: str, least: int = _ANY) -> Dim:
+    return builder.integer(builder.evaluate(node, scope), node.span, what, least)
+
+
+def _end(builder: Evaluator, node: Any, default: Dim, size: Dim, scope: Scope) -> Dim:
     if node is None:
         return default
-    dim = builder.integer(builder.evaluate(node, scope), node.span, "the end of a slice", least)
+    dim = _integer_of(builder, node, scope, "the end of a slice")
     return size + dim if (builder.known(dim) or 0) < 0 else dim
 
 

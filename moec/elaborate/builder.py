@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import ArrayAttr, FileLineColLoc, IntAttr, StringAttr
@@ -17,6 +18,9 @@ from moec.dialects.types import ELEMENTS, F32, FLOAT32, I64, dim_attr, element_o
 from moec.dims import ONE, ZERO, Dim, Unbound
 from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, shape_origin, show
 from moec.source import Span
+
+#: The least magnitude that f32 rounds to infinity.
+_BEYOND_F32: Final = 2**128 - 2**103
 
 #: Makes an element from elements: an operation's class, or a function that emits several and gives the last value.
 Make = Callable[..., Operation | SSAValue]
@@ -59,6 +63,8 @@ class Builder:
         except ZeroDivisionError:
             assert self.span is not None
             raise fail("E0202", f"`{dim}` divides by zero", self.span) from None
+        except OverflowError:
+            raise fail("E0206", "a number here is too large", self.span) from None
 
     def at_most(self, least: Dim, most: Dim) -> bool:
         """Whether `least <= most`, as far as is known."""
@@ -76,12 +82,19 @@ class Builder:
             raise fail("E0202", f"{what} `{span.text}` is {known}, which is not an integer", span)
         if known < least:
             raise fail("E0206", f"{what} `{span.text}` is {known}, less than {least}", span)
+        if not fits_i64(known):
+            raise fail("E0206", f"{what} `{span.text}` is beyond 64 bits", span)
         return value.dim
 
     # scalars and casts
 
     def number(self, dim: Dim, element: Attribute = F32) -> SSAValue:
-        """A compile-time number as a scalar of `element`."""
+        """A compile-time number as a scalar. Raises `CompileError` (E0206) where it is beyond the element type."""
+        value = self.known(dim)
+        if element == I64 and isinstance(value, Fraction) and not fits_i64(value):
+            raise fail("E0206", "this number is beyond 64 bits", self.span)
+        if element == F32 and isinstance(value, Fraction) and abs(value) >= _BEYOND_F32:
+            raise fail("E0206", "this number is beyond the largest of f32, 3.4e38", self.span, help="write `inf`")
         return self.emit(moe.NumberOp.make(value=dim, element=element))
 
     def cast(self, scalar: SSAValue, to: Attribute) -> SSAValue:
@@ -236,8 +249,18 @@ class Builder:
         return Selection(composed, size, outer.domain, is_partial, span, ((outer, inner), *further))
 
 
-def index_bounds(op: str, left: Array, right: Array) -> Bounds | None:
-    """Where the result of integer arithmetic lies, if that is known."""
+def fits_i64(value: Fraction) -> bool:
+    return -(1 << 63) <= value < 1 << 63
+
+
+def index_bounds(op: str, left: Array, right: Array, known: Callable[[Dim], Any]) -> Bounds | None:
+    """Where the result of integer arithmetic lies, if that is known. `known` is the value of a formula."""
+    bounds = _exact_bounds(op, left, right, known)
+    ends = [known(end) for end in (bounds.low, bounds.high - ONE)] if bounds is not None else []
+    return None if any(end is not None and not fits_i64(end) for end in ends) else bounds  # where it wraps, anything
+
+
+def _exact_bounds(op: str, left: Array, right: Array, known: Callable[[Dim], Any]) -> Bounds | None:
     a, b = left.bounds, right.bounds
     if b is None or not b.finite or ((a is None or not a.finite) and op != "%"):
         return None
@@ -247,16 +270,35 @@ def index_bounds(op: str, left: Array, right: Array) -> Bounds | None:
             return Bounds(a.low + b.low, a.high + b.high - ONE)
         case "-" if a:
             return Bounds(a.low - b.high + ONE, a.high - b.low)
-        case "*" if a and exact:
-            return Bounds(a.low * b.low, (a.high - ONE) * b.low + ONE)
         case "*" if a:
-            return Bounds(a.low * b.low, (a.high - ONE) * (b.high - ONE) + ONE)
+            corners = [x * y for x in (a.low, a.high - ONE) for y in (b.low, b.high - ONE)]
+            return Bounds(_extreme(corners, known, min), _extreme(corners, known, max) + ONE)
         case "/" if a and exact:
-            return Bounds(a.low / b.low, a.high / b.low)
+            if _negative(b.low, known):
+                return Bounds(_floor((a.high - ONE) / b.low, known), _floor(a.low / b.low, known) + ONE)
+            return Bounds(_floor(a.low / b.low, known), -_floor(-(a.high / b.low), known))
         case "%" if exact:
-            return Bounds(ZERO, b.low)
+            return Bounds(b.low + ONE, ONE) if _negative(b.low, known) else Bounds(ZERO, b.low)
         case _:
             return None
+
+
+def _negative(dim: Dim, known: Callable[[Dim], Any]) -> bool:
+    value = known(dim)
+    return value is not None and value < 0
+
+
+def _extreme(dims: Sequence[Dim], known: Callable[[Dim], Any], pick: Callable[[Sequence[Any]], Any]) -> Dim:
+    """The smallest or the largest of formulas, told by their values; without them that of positive factors."""
+    values = [known(dim) for dim in dims]
+    if None in values:
+        return dims[0] if pick is min else dims[-1]
+    return dims[values.index(pick(values))]
+
+
+def _floor(dim: Dim, known: Callable[[Dim], Any]) -> Dim:
+    value = known(dim)
+    return dim if value is None or value.denominator == 1 else Dim.of(value.numerator // value.denominator)
 
 
 def _exactly(value: Number) -> Bounds:

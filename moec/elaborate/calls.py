@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from moec.diagnostics import CompileError, Diagnostic, Label, fail, nearest
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.functions import FUNCTIONS, Called, Operand
-from moec.elaborate.values import Array, Function, Scope, Selection, Value
+from moec.elaborate.values import Array, Function, Scope, Selection, Value, kind_of
 from moec.language import syntax
 from moec.source import Span
 
@@ -40,6 +40,8 @@ def _results(builder: Evaluator, node: syntax.Call, scope: Scope) -> Sequence[Va
         return _inline(builder, callee, operands, node)
     row_name = callee.name if isinstance(callee, Function) else name
     if row_name not in FUNCTIONS:
+        if found is not None:
+            raise fail("E0204", f"`{name}` is {kind_of(found)}, not a function", node.function.span)
         raise unknown(node.function, [*builder.functions.names(), *FUNCTIONS])
     return [_builtin(builder, row_name, operands, node)]
 
@@ -73,6 +75,9 @@ def _inline(builder: Evaluator, callee: Function, operands: Operands, node: synt
     scope = Scope(callee.scope)
     given = _by_name(function, operands, node)
     for parameter in function.parameters:
+        if parameter.name in scope.places:
+            before = Label(scope.places[parameter.name], "first defined here")
+            raise fail("E0102", f"`{parameter.name}` is defined twice", parameter.span, causes=[before])
         if parameter.name in given:
             scope.values[parameter.name] = given[parameter.name].value
         elif parameter.default is not None:

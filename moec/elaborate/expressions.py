@@ -109,8 +109,9 @@ def _if(builder: Evaluator, node: syntax.If, scope: Scope) -> Value:
     pair = [builder.evaluate(branch, scope) for branch in (node.then, node.otherwise)]
     spans = (node.then.span, node.otherwise.span)
     integral = join_as_integers(pair)
+    logical = all(isinstance(value, Array) and value.element == "bool" for value in pair)
     arrays = [
-        builder.array(value, span, I64) if integral else builder.f32(value, span)
+        builder.array(value, span, I64) if integral or logical else builder.f32(value, span)
         for value, span in zip(pair, spans, strict=True)
     ]
     result = builder.pointwise([flags, *arrays], node.span, arith.SelectOp)

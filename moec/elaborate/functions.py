@@ -79,12 +79,14 @@ class Called:
         """The axis that the call names, counted from 0."""
         operand = self.named.get("axis") or (self.operands[position] if len(self.operands) > position else None)
         number = operand.value if operand else Number(Dim.of(default), self.span)
-        axis = number.dim.constant if isinstance(number, Number) else None
         span = operand.span if operand else self.operands[0].span
+        if not isinstance(number, Number):
+            raise fail("E0204", f"an axis is a compile-time number, not {kind_of(number)}", span)
+        axis = self.builder.known(number.dim)
         if not array.shape:
             raise fail("E0204", f"`{self.name}` takes an array, not a scalar", self.operands[0].span)
-        if axis is None or axis.denominator != 1 or not -len(array.shape) <= axis < len(array.shape):
-            raise fail("E0207", f"an array of shape {show(array.shape)} has no axis `{axis}`", span)
+        if not isinstance(axis, Fraction) or axis.denominator != 1 or not -len(array.shape) <= axis < len(array.shape):
+            raise fail("E0207", f"an array of shape {show(array.shape)} has no axis `{number.dim}`", span)
         return int(axis) % len(array.shape)
 
 

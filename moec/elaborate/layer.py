@@ -40,7 +40,35 @@ def elaborate(file: syntax.File, dims: Mapping[str, int] | None = None) -> Elabo
     """
     layer = _only_layer(file)
     binding = bind_dimensions(layer, dims or {})
+    outputs: dict[str, Span] = {}
+    for output in layer.outputs:
+        if output.name is not None:
+            _once(output.name, output.span, outputs, "output")
+    _check_binds(file, layer)
     return Elaborated(_Layer(file, layer, binding).build(), layer.name.id, binding)
+
+
+def _once(name: str, span: Span, seen: dict[str, Span], what: str) -> None:
+    """Raises `CompileError` (E0102) where a name was given before."""
+    if name in seen:
+        causes = [Label(seen[name], "first defined here")]
+        raise fail("E0102", f"{what} `{name}` is defined twice".strip(), span, causes=causes)
+    seen[name] = span
+
+
+def _check_binds(file: syntax.File, layer: syntax.Layer) -> None:
+    """What can be said of `bind` blocks without a checkpoint: no name twice, entries of the layer's weights only."""
+    weights = [name.id for node in layer.body if isinstance(node, syntax.Param) for name in node.names]
+    blocks: dict[str, Span] = {}
+    for block in file.binds:
+        _once(block.name.id, block.name.span, blocks, "bind")
+        entries: dict[str, Span] = {}
+        for entry in block.entries:
+            _once(entry.param.id, entry.param.span, entries, "entry")
+            if entry.param.id not in weights:
+                help = nearest(entry.param.id, weights)
+                text = f"`{entry.param.id}` is not a weight of `{layer.name.id}`"
+                raise fail("E0405", text, entry.param.span, help=help)
 
 
 def _only_layer(file: syntax.File) -> syntax.Layer:
@@ -67,14 +95,11 @@ def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, i
                 "E0302", f"`{name}` is not a dimension of `{layer.name.id}`", layer.name.span, help=nearest(name, names)
             )
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise fail("E0206", f"dimension `{name}` is {value}, not a positive integer")
+            raise fail("E0206", f"dimension `{name}` is {value!r}, not a positive integer")
     binding: dict[str, int] = {}
     seen: dict[str, Span] = {}
     for dimension in layer.dimensions:
-        if dimension.name in seen:
-            causes = [Label(seen[dimension.name], "first defined here")]
-            raise fail("E0102", f"`{dimension.name}` is defined twice", dimension.span, causes=causes)
-        seen[dimension.name] = dimension.span
+        _once(dimension.name, dimension.span, seen, "")
         if dimension.name in dims:
             binding[dimension.name] = dims[dimension.name]
         elif dimension.default is not None:
@@ -112,11 +137,8 @@ def _functions(file: syntax.File) -> Scope:
         outer.values[function.name.id] = Function(function.name.id, function, outer)
     scope = Scope(outer)
     for function in file.functions:
-        if function.name.id in scope.places:
-            causes = [Label(scope.places[function.name.id], "first defined here")]
-            raise fail("E0102", f"function `{function.name.id}` is defined twice", function.name.span, causes=causes)
+        _once(function.name.id, function.name.span, scope.places, "function")
         scope.values[function.name.id] = Function(function.name.id, function, scope)
-        scope.places[function.name.id] = function.name.span
     return scope
 
 
@@ -171,6 +193,8 @@ class _Layer(Evaluator):
         for position, statement in enumerate(self._layer.body):
             match statement:
                 case syntax.Param():
+                    if statement.type.dtype == "bool":
+                        raise fail("E0107", "weights are numbers, not `bool`", statement.type.span, help="use `i64`")
                     for name in statement.names:
                         value = self._argument(name, statement.type)
                         self._params.append((name.id, value))

@@ -42,6 +42,15 @@ _COMPARE: Final = {
     "!=": ("une", "ne"),
 }
 _LOGIC: Final[dict[str, Callable[..., Operation]]] = {"and": arith.AndIOp, "or": arith.OrIOp}
+_LIMITS: Final[dict[str, Callable[[float, float], float]]] = {
+    "+": float.__add__,
+    "-": float.__sub__,
+    "*": float.__mul__,
+    "/": float.__truediv__,
+}
+
+#: How many binary digits a compile-time number, or its denominator, may have.
+_MAX_BITS: Final = 8192
 
 
 def _truth(condition: bool, span: Span) -> Number:
@@ -100,17 +109,44 @@ def _fold(builder: Builder, node: syntax.Binary, left: Dim, right: Dim) -> Numbe
             dim = left / right
         case _:
             dim = _remainder(builder, node, left, right)
-    return Number(dim, node.span)
+    if not (left.finite and right.finite):
+        dim = _limit(builder, node.op, left, right) or dim
+    return _in_range(builder, dim, node.span)
+
+
+def _limit(builder: Builder, op: str, left: Dim, right: Dim) -> Dim | None:
+    """Arithmetic with infinity, which no formula knows: `inf - inf` is NaN."""
+    a, b = builder.known(left), builder.known(right)
+    if a is None or b is None or op not in _LIMITS:
+        return None
+    signs = [value if isinstance(value, float) else float((value > 0) - (value < 0)) for value in (a, b)]
+    return Dim.of(_LIMITS[op](*signs))
+
+
+def _in_range(builder: Builder, dim: Dim, span: Span) -> Number:
+    """A number that is not too large to be written down. Raises `CompileError` (E0206)."""
+    value = builder.known(dim)
+    if isinstance(value, Fraction) and max(abs(value.numerator), value.denominator).bit_length() > _MAX_BITS:
+        raise fail("E0206", "this number has too many digits", span)
+    return Number(dim, span)
 
 
 def _remainder(builder: Builder, node: syntax.Binary, left: Dim, right: Dim) -> Dim:
     a, b = builder.known(left), builder.known(right)
-    if a is None or not b:
+    if a is None or b is None:
         raise fail("E0301", "`%` of dimensions needs their values", node.span)
+    if not all(isinstance(value, Fraction) and value.denominator == 1 for value in (a, b)):
+        raise fail("E0204", "`%` works on integers", node.span)
+    if b == 0:
+        raise fail("E0202", f"`{node.right.span.text}` is zero", node.right.span)
     return Dim.of(a % b)
 
 
 def _integers(builder: Builder, op: str, left: Array, right: Array, span: Span) -> Array:
+    ends = (right.bounds.low, right.bounds.high - ONE) if right.bounds is not None and op in ("/", "%") else ()
+    if ends and all(builder.known(end) == 0 for end in ends):
+        raise fail("E0202", f"`{span.text}` divides by zero", span)
+
     def emit(a: SSAValue, b: SSAValue) -> SSAValue:
         if op != "%":
             return builder.emit(_INTEGER_OPS[op](a, b))
@@ -118,7 +154,7 @@ def _integers(builder: Builder, op: str, left: Array, right: Array, span: Span) 
         return builder.emit(arith.SubiOp(a, builder.emit(arith.MuliOp(quotient, b))))
 
     result = builder.pointwise([left, right], span, emit)
-    bounds = None if result.shape else index_bounds(op, left, right)
+    bounds = None if result.shape else index_bounds(op, left, right, builder.known)
     return Array(result.ssa, result.origin, result.restriction, bounds)
 
 
@@ -129,9 +165,12 @@ def _power(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> 
             raise fail("E0204", "the power of a number needs a known exponent", node.right.span)
         if abs(exponent) > 1024:
             raise fail("E0206", f"the exponent {exponent} of a number is beyond 1024", node.right.span)
-        if builder.known(left.dim) == 0 and exponent < 0:
+        base = builder.known(left.dim)
+        if base == 0 and exponent < 0:
             raise fail("E0202", f"`{node.span.text}` divides by zero", node.span)
-        return Number(left.dim**exponent, node.span)
+        if base is not None and base < 0 and exponent.denominator != 1:
+            raise fail("E0202", f"`{node.span.text}` is a root of a negative number", node.span)
+        return _in_range(builder, left.dim**exponent, node.span)
     return _raise_to(builder, builder.f32(left, node.left.span), right, node.span, node.right.span)
 
 

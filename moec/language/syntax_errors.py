@@ -251,6 +251,13 @@ def _update(mistake: Mistake) -> CompileError | None:
     return None
 
 
+def _ternary(mistake: Mistake) -> CompileError | None:
+    """`a if c else b`."""
+    if mistake.token.kind == "if" and mistake.line(mistake.previous) == mistake.line(mistake.token):
+        return mistake.fail("`if` stands before its condition and both results", help="write `if c then a else b`")
+    return None
+
+
 # ── brackets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -473,6 +480,7 @@ RULES: tuple[Callable[[Mistake], CompileError | None], ...] = (
     _character,
     _comment,
     _update,
+    _ternary,
     _closing,
     _unclosed,
     _keyword,

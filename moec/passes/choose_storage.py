@@ -14,7 +14,7 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
-from moec.diagnostics import fail, nearest
+from moec.diagnostics import CompileError, fail, nearest
 from moec.dialects import moe
 from moec.dialects.types import integer, static_shape
 from moec.formats import find_format, storable
@@ -27,7 +27,7 @@ EXPERTS = "experts"
 @dataclass(frozen=True)
 class ChooseStorage(ModulePass):
     """`storage` is `("gate=q4_K", …)`; the name `experts` stands for every parameter of three axes or more that can be
-    stored, unless it has an entry of its own."""
+    stored, unless it has an entry of its own; where nothing is stored at all, that is an error."""
 
     name: ClassVar[str] = "choose-storage"
 
@@ -43,21 +43,36 @@ class ChooseStorage(ModulePass):
 def _choose(layer: moe.LayerOp, chosen: dict[str, str]) -> None:
     names = [name.data for name in layer.params]
     formats: list[str] = []
+    dense: dict[str, str] = {}
     for name in chosen:
         if name not in names and name != EXPERTS:
             raise fail("E0402", f"`{name}` is not a weight of the layer", help=nearest(name, names))
     for name, value in zip(names, layer.body.block.args[len(layer.inputs) :], strict=True):
         shape, reason = list(static_shape(value.type)), _unstorable(value)
         wanted = chosen.get(name)
-        if wanted is None and EXPERTS in chosen and len(shape) >= 3 and reason is None:
-            wanted = chosen[EXPERTS]
+        if wanted is None and EXPERTS in chosen and len(shape) >= 3:
+            if reason is None:
+                wanted = chosen[EXPERTS]
+            else:
+                dense[name] = reason
         if wanted is not None:
             format = find_format(wanted)
             if reason is not None:
                 raise fail("E0306", f"`{name}` cannot be stored as {wanted}: {reason}")
             storable(format, shape[-1], f"`{name}`")
         formats.append(wanted or "")
+    if EXPERTS in chosen and not any(formats):
+        params = zip(names, layer.body.block.args[len(layer.inputs) :], strict=True)
+        raise _nothing_stored(chosen[EXPERTS], dense, [name for name, value in params if _unstorable(value) is None])
     layer.properties["storage"] = ArrayAttr([StringAttr(format) for format in formats])
+
+
+def _nothing_stored(wanted: str, dense: dict[str, str], others: list[str]) -> CompileError:
+    """Why a format for all experts finds none: better said than a layer that stays dense unnoticed."""
+    for name, reason in dense.items():
+        return fail("E0306", f"`{name}` cannot be stored as {wanted}: {reason}")
+    help = f"name the weights: `{others[0]}={wanted}`" if others else ""
+    return fail("E0306", f"the layer has no stack of experts to store as {wanted}", help=help)
 
 
 def storable_params(module: ModuleOp) -> list[str]:

@@ -64,13 +64,20 @@ def _storage(param: SSAValue) -> str:
     return layer.storage.data[param.index - len(layer.inputs)].data if layer.storage else ""
 
 
+def _is_param(value: SSAValue) -> bool:
+    """Whether a layer's argument is one of its parameters: an input of several axes is different for every token."""
+    assert isinstance(value, BlockArgument)
+    layer = value.owner.parent_op()
+    return isinstance(layer, moe.LayerOp) and value.index >= len(layer.inputs)
+
+
 _Trace = tuple[SSAValue, tuple[str, ...], tuple[SSAValue, ...], tuple[int, ...]]
 
 
 def _trace(value: SSAValue) -> _Trace | None:
     owner = value.owner
     if isinstance(owner, Block):
-        return (value, (), (), ()) if isinstance(owner.parent_op(), moe.LayerOp) else None
+        return (value, (), (), ()) if _is_param(value) else None
     if not isinstance(owner, moe.ExtractOp | moe.SliceOp | moe.ReshapeOp | moe.TransposeOp | moe.MapOp):
         return None
     found = _trace(owner.operands[0])

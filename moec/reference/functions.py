@@ -63,8 +63,8 @@ def _arithmetic(exactly: Function, integers: Function, floats: Function) -> Call
             return _exactly(exactly, left, right)
         numbers(left, right)
         if whole(left) and whole(right):
-            if integers in (np.floor_divide, np.mod) and not lift(right).data.all():
-                raise Fault("E0204", "division by zero")
+            if integers in (_quotient, _remainder) and constant(right) and not integer(right):
+                raise Fault("E0202", "division by zero")
             return pointwise(integers, I64, _whole(left), _whole(right))
         return pointwise(floats, F32, left, right)
 
@@ -77,6 +77,15 @@ def _whole(value: Value) -> Array:
 
 def _divide(left: Any, right: Any) -> Any:
     return left / right
+
+
+def _quotient(left: Data, right: Data) -> Data:
+    """Rounded down; an integer divided by zero is 0."""
+    return np.where(right == 0, 0, np.floor_divide(left, np.where(right == 0, 1, right)))
+
+
+def _remainder(left: Data, right: Data) -> Data:
+    return left - _quotient(left, right) * right
 
 
 def _raise(left: Any, right: Any) -> Any:
@@ -188,8 +197,8 @@ OPERATORS: dict[str, Callable[[Any, Any], Value]] = {
     "+": _arithmetic(operator.add, np.add, np.add),
     "-": _arithmetic(operator.sub, np.subtract, np.subtract),
     "*": _arithmetic(operator.mul, np.multiply, np.multiply),
-    "/": _arithmetic(_divide, np.floor_divide, np.divide),
-    "%": _arithmetic(_modulo, np.mod, _no_modulo),
+    "/": _arithmetic(_divide, _quotient, np.divide),
+    "%": _arithmetic(_modulo, _remainder, _no_modulo),
     "**": _power,
     "@": contract,
     "<": _comparison(operator.lt),

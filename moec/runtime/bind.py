@@ -312,7 +312,8 @@ class Binding:
     def _find(self, name: str, node: syntax.Node | None) -> Any:
         if name not in self.tensors:
             message = f"`{self.param}` needs the tensor `{name}`, which {where(self.tensors)} lacks"
-            raise fail("E0405", message, node.span if node else None, help=nearest(name, list(self.tensors)))
+            help = nearest(name, list(self.tensors)) or ("" if node else "a `bind` says which tensor a weight is")
+            raise fail("E0405", message, node.span if node else None, help=help)
         return self.tensors[name]
 
     def _open(self, origin: Origin, name: str, node: syntax.Node | None) -> Blocks:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import erf
 from typing import Final
 
 import numpy as np
@@ -331,6 +332,107 @@ def ultramem(x: Array, w: Arrays, dims: Dims) -> Array:
 
 
 #: The layer as its paper has it: x, weights, dimensions and further inputs to [T, H].
+def _rmsnorm(v: Array) -> Array:
+    return v / np.sqrt((v * v).mean(-1, keepdims=True) + 1e-6)
+
+
+def hyper_connections(x: Array, w: Arrays, dims: Dims) -> Array:
+    z = _rmsnorm(x.reshape(len(x), -1)) * w["norm_weight"]
+    m = np.exp((z @ w["mix"].T).reshape(len(x), dims["C"], -1) + w["mix_bias"])
+    for _ in range(3):
+        m = m / (m.sum(1, keepdims=True) + 1e-6)
+        m = m / (m.sum(2, keepdims=True) + 1e-6)
+    h = np.einsum("tc,tch->th", _sigmoid(z @ w["before"].T), x)
+    y = _mix(_top(softmax(h @ w["router"].T), dims["K"]), _swiglu(h, w))
+    return m @ x + 2 * _sigmoid(z @ w["after"].T)[..., None] * y[:, None]
+
+
+def memories(x: Array, w: Arrays, dims: Dims, state: Array) -> Array:
+    p = _top(softmax(x @ w["router"].T), dims["K"])
+    keys, values = (np.einsum("th,mdh->tmd", x, w[name]) for name in ("wk", "wv"))
+    written = state + (p > 0)[..., None, None] * keys[..., None] * values[:, :, None]
+    return np.einsum("tm,tmij,ti->tj", _share(p), written, x @ w["wq"].T)
+
+
+def nexus(x: Array, w: Arrays, dims: Dims) -> Array:
+    left, right = np.split(w["domain"] @ w["p1"].T, 2, axis=1)
+    router = (silu(left) * right) @ w["p2"].T
+    return _mix(_top(softmax(x @ router.T), dims["K"]), _swiglu(x, w))
+
+
+def hyper_moe(x: Array, w: Arrays, dims: Dims) -> Array:
+    p = softmax(x @ w["router"].T)
+    z = _share(np.where(largest(p, dims["K"]), 0, p)) @ w["embedding"]
+    a = (z @ w["make_a"].T).reshape(len(x), dims["R"], dims["H"])
+    b = (z @ w["make_b"].T).reshape(len(x), dims["H"], dims["R"])
+    adapter = np.einsum("thr,tr->th", b, _relu(np.einsum("trh,th->tr", a, x)))
+    return _mix(_top(p, dims["K"]), _plain(_relu, x, w)) + adapter
+
+
+def engram(x: Array, w: Arrays, dims: Dims, id: Array, last: Array, second: Array) -> Array:
+    hashes = (id[:, None] * w["factor"] + last[:, None] * 7 + second[:, None] * w["factor"] * 131) % dims["N"]
+    m = w["table"][np.arange(dims["G"]), hashes].reshape(len(x), -1)
+    s = (_rmsnorm(m @ w["wk"].T) * _rmsnorm(x)).sum(-1, keepdims=True) / dims["H"] ** 0.5
+    return x + _sigmoid(np.sign(s) * np.sqrt(np.maximum(np.abs(s), 1e-6))) * (m @ w["wv"].T)
+
+
+def nested(x: Array, w: Arrays, dims: Dims) -> Array:
+    p, total = softmax(x @ w["router"].T), np.zeros_like(x)
+    for expert, part in enumerate((4, 2, 1)):
+        h, i = dims["H"] // part, dims["I"] // part
+        y = gelu(x[:, :h] @ w["up"][:i, :h].T) @ w["down"][:h, :i].T
+        total[:, :h] += _top(p, 1)[:, expert, None] * y
+    return total
+
+
+def kan(x: Array, w: Arrays, dims: Dims) -> Array:
+    basis = np.exp(-4 * (np.tanh(x)[..., None] - w["grid"]) ** 2).reshape(len(x), -1)
+    experts = np.einsum("tg,eog->teo", basis, w["spline"]) + np.einsum("th,eoh->teo", silu(x), w["base"])
+    return _mix(_top(softmax(x @ w["router"].T), dims["K"]), experts)
+
+
+def sparsemax(x: Array, w: Arrays, dims: Dims) -> Array:
+    z = 2 * x @ w["router"].T
+    falling = -np.sort(-z, axis=-1)
+    sums, count = falling.cumsum(-1), np.arange(1, dims["E"] + 1)
+    last = (1 + count * falling > sums).sum(-1, keepdims=True)
+    p = np.maximum(z - (np.take_along_axis(sums, last - 1, -1) - 1) / last, 0)
+    return _mix(p, _plain(silu, x, w))
+
+
+def attention_over_experts(x: Array, w: Arrays, dims: Dims) -> Array:
+    answers = _plain(gelu, x, w)
+    scores = np.einsum("teh,dh,td->te", answers, w["wk"], x @ w["wq"].T) / dims["D"] ** 0.5
+    chosen = largest(x @ w["router"].T, dims["K"])
+    return _mix(softmax(np.where(chosen, scores, -np.inf)), answers)
+
+
+def deja_vu(x: Array, w: Arrays, dims: Dims) -> Array:
+    neurons = silu(x @ w["gate"].T) * (x @ w["up"].T)
+    return np.where(largest(x @ w["narrow"].T @ w["wide"].T, dims["K"]), neurons, 0) @ w["down"]
+
+
+def s_lora(x: Array, w: Arrays, dims: Dims, adapters: Array, strength: Array) -> Array:
+    share = np.zeros((len(x), dims["A"]))
+    np.add.at(share, (np.arange(len(x))[:, None], adapters), strength)
+    return x @ w["w"].T + np.einsum("ta,aor,arh,th->to", share * w["alpha"] / dims["R"], w["b"], w["a"], x)
+
+
+def activations(x: Array, w: Arrays, dims: Dims) -> Array:
+    functions: tuple[Callable[[Array], Array], ...] = (
+        lambda v: v * np.tanh(np.logaddexp(0, v)),
+        lambda v: v * np.clip(v + 3, 0, 6) / 6,
+        lambda v: np.where(v > 0, v, np.expm1(v)),
+        lambda v: np.where(v > 0, v, w["slope"] * v),
+        lambda v: v / (1 + np.abs(v)),
+        lambda v: v * _sigmoid(1.702 * v),
+        lambda v: np.logaddexp(0, v),
+        np.vectorize(erf),
+    )
+    experts = [act(x @ up.T) @ down.T for act, up, down in zip(functions, w["up"], w["down"], strict=True)]
+    return _mix(_top(softmax(x @ w["router"].T), dims["K"]), np.stack(experts, 1))
+
+
 PAPERS: Final[dict[str, Callable[..., Array]]] = {
     paper.__name__: paper
     for paper in (
@@ -374,6 +476,18 @@ PAPERS: Final[dict[str, Callable[..., Array]]] = {
         fast_bert,
         smear_literal,
         ultramem,
+        hyper_connections,
+        memories,
+        nexus,
+        hyper_moe,
+        engram,
+        nested,
+        kan,
+        sparsemax,
+        attention_over_experts,
+        deja_vu,
+        s_lora,
+        activations,
     )
 }
 
@@ -419,6 +533,18 @@ DIMS: Final[dict[str, Mapping[str, int]]] = {
     "fast_bert": {"H": 29},
     "smear_literal": {"H": 27, "I": 11, "E": 5},
     "ultramem": {"H": 33, "D": 9, "R": 2, "M": 7, "K": 4, "V": 25},
+    "hyper_connections": {"C": 4, "H": 19, "I": 11, "E": 7, "K": 3},
+    "memories": {"H": 27, "D": 7, "M": 5, "K": 2},
+    "nexus": {"H": 33, "I": 21, "E": 7, "D": 13, "R": 9, "K": 2},
+    "hyper_moe": {"H": 31, "I": 22, "E": 7, "D": 9, "R": 5, "K": 3},
+    "engram": {"H": 35, "D": 11, "N": 53, "G": 3},
+    "nested": {"H": 44, "I": 36},
+    "kan": {"H": 21, "O": 17, "G": 5, "E": 6, "K": 2},
+    "sparsemax": {"H": 37, "I": 23, "E": 9},
+    "attention_over_experts": {"H": 33, "I": 25, "D": 9, "E": 7, "K": 3},
+    "deja_vu": {"H": 29, "I": 67, "R": 5, "K": 22},
+    "s_lora": {"H": 35, "O": 27, "R": 3, "A": 9, "N": 4},
+    "activations": {"H": 34, "I": 23, "K": 3},
 }
 
 #: What the integers of a layer count, as in `tests.examples`.
@@ -426,4 +552,6 @@ BELOW: Final[dict[str, Mapping[str, str]]] = {
     "hash_layer": {"table": "E", "id": "V"},
     "multihash": {"table": "E", "id": "V"},
     "lookup_experts": {"id": "V"},
+    "engram": {"factor": "N", "id": "N", "last": "N", "second": "N"},
+    "s_lora": {"adapters": "A"},
 }

@@ -25,7 +25,7 @@ LAYERS: Final = Path(__file__).parent / "layers" / "papers"
 TOLERANCE: Final = {"f32": 1e-5, "bf16": 2e-2, "f16": 3e-3}
 
 #: These compare equal numbers on purpose, which the oracle takes for ties.
-EQUAL: Final = ("remoe", "top_p")
+EQUAL: Final = ("remoe", "sparsemax", "top_p")
 
 
 @cache

@@ -29,3 +29,19 @@ def test_parameters_are_multiplied_with_parameters(real: str) -> None:
     dims = {"H": 32, "I": 12, "E": 6}
     program = Program(LAYER, dims, real, (1, 17, 0), 0, 0.0, {"j": "I", "z": "I"}, frozenset())
     agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 2, aux=aux))
+
+
+#: An input of several axes has rows to multiply with, as weights have; but they are different for every token.
+STREAMS = """\
+moe m[C=3, H=16, D=5](x: [C, H], s: f32[D, H, H]) -> (y: [H], z: f32[D, H]) {
+    param mix: [C]
+    h = x.T @ mix + x.T @ (x @ x[0])
+    return h, s @ h
+}
+"""
+
+
+@pytest.mark.parametrize("real", ["f32", "bf16"])
+def test_inputs_are_multiplied_as_matrices(real: str) -> None:
+    program = Program(STREAMS, {"C": 3, "H": 16, "D": 5}, real, (1, 17, 0), 0, 0.0, {}, frozenset())
+    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 2, aux=aux))

@@ -87,7 +87,7 @@ class Program:
             elif item.type.dtype == "bool":
                 inputs.append(rng.random(extents) < 0.5)
             else:
-                data = rng.standard_normal(extents).clip(-3, 3)
+                data = rng.standard_normal(extents).clip(-3, 3) * (deviation(extents[1:]) if len(extents) > 2 else 1)
                 hit = (rng.random(extents) < 1.5 / (1 + data[0].size if tokens else 1)).T & strange
                 odd = rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0], extents)
                 inputs.append(np.where(hit.T, odd, data).astype(self._numpy(item.type)))
@@ -648,9 +648,14 @@ class Writer:
         if self.chance(12) and self.room([length, "3"], [width]):
             flat = call("sum", Expr(f"{self.weight(length, '3', width).at(POWER)} @ {v.at(PREFIX)}"), shape=(length,))
             return flat
-        return Expr(
-            f"{self.weight(length, width).at(POWER)} @ {v.at(PREFIX, True)}", CONTRACT, (length,), reaches=v.reaches
-        )
+        rows = self.brought(length, width) if self.chance(8) else self.weight(length, width).at(POWER)
+        return Expr(f"{rows} @ {v.at(PREFIX, True)}", CONTRACT, (length,), reaches=v.reaches)
+
+    def brought(self, length: str, width: str) -> str:
+        """A matrix that every token brings itself."""
+        name = self.name("in")
+        self.inputs.append(f"{name}: {self.pick('f32', '', 'real')}[{length}, {width}]")
+        return name
 
     def of_matrix(self, length: str) -> Expr:
         """A matrix that a parameter gives, as a vector."""

@@ -1,0 +1,31 @@
+"""Names that are given twice, and names that are not what they are used as."""
+
+from __future__ import annotations
+
+import pytest
+
+from moec.diagnostics import CompileError
+from moec.elaborate import elaborate
+from moec.language.parse import parse
+from moec.source import Source
+
+HEAD = "moe m[H=4](x: [H]) -> [H] {\n    param w: [H]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("moe m[H=4](x: [H]) -> (y: [H], y: [H]) {\n    return x, x\n}\n", "E0102"),
+        (HEAD + "    fn f(v, v) = v\n    return f(x, w)\n}\n", "E0102"),
+        (HEAD + '    return x * w\n}\nbind a {\n    w = "p"\n}\nbind a {\n    w = "q"\n}\n', "E0102"),
+        (HEAD + '    return x * w\n}\nbind a {\n    w = "p"\n    w = "q"\n}\n', "E0102"),
+        (HEAD + '    return x * w\n}\nbind a {\n    v = "p"\n}\n', "E0405"),
+        (HEAD + "    param f: bool[H]\n    return if f then x else w\n}\n", "E0107"),
+        (HEAD + "    return limit_groups(x, 2, 1, 1, 0) * w\n}\n", "E0204"),
+        (HEAD + "    return x * size(w, x)\n}\n", "E0204"),
+    ],
+)
+def test_is_an_error(text: str, code: str) -> None:
+    with pytest.raises(CompileError) as error:
+        elaborate(parse(Source("layer.moe", text)))
+    assert error.value.diagnostics[0].code == code

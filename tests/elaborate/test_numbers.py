@@ -1,0 +1,125 @@
+"""Numbers known when compiling: how large they may be, what infinity does, the ranges of indices, parts of an axis."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import moec
+from moec.diagnostics import CompileError
+
+
+def scale(number: str) -> tuple[float, float]:
+    """A number times 1, compiled and interpreted."""
+    text = f"moe m[H=12](x: [H]) -> [H] {{\n    return ({number}) * x\n}}\n"
+    x = np.ones((1, 12), np.float32)
+    kernel = moec.compile(text, threads=1)
+    return kernel(x, weights=kernel.pack({}))[0, 0], moec.reference(text)(x, {})[0, 0]
+
+
+@pytest.mark.parametrize("number", ["1e19", "-1e30", "2 ** 127", "3.4028235e38", "0.1 ** 1000", "1 / inf", "H * inf"])
+def test_numbers_beyond_64_bits_are_numbers(number: str) -> None:
+    found, wanted = scale(number)
+    assert np.float32(wanted) == found
+
+
+@pytest.mark.parametrize("number", ["inf - inf", "inf / inf", "0 * inf"])
+def test_infinity_follows_no_algebra(number: str) -> None:
+    assert np.isnan(scale(number)).all()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        ("1e39", "E0206"),
+        ("2 ** 1024 * 2 ** 1024", "E0206"),
+        (" * ".join(["2 ** 1024"] * 9), "E0206"),
+        ("(10 ** 300 * 10 ** 300) ** 0.5", "E0206"),
+        ("(0 - 1) ** 0.5", "E0202"),
+        ("H % 0", "E0202"),
+        ("inf % 2", "E0204"),
+    ],
+)
+def test_what_is_no_number_is_an_error(number: str, code: str) -> None:
+    with pytest.raises(CompileError) as error:
+        scale(number)
+    assert error.value.diagnostics[0].code == code
+
+
+def rows(index: str) -> str:
+    """A layer that reads a table of three rows at a computed place."""
+    return f"moe m[H=4, E=6](x: [H]) -> [E, H] {{\n    param w: [3, H]\n    return each e in 0..E: w[{index}] * x\n}}\n"
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["e / 2", "2 - e / 2", "(e - 6) / 2 + 3", "(e % 2) * -2 + 2", "(e - 3) * (e - 3) % 3", "(2 - e) % 3", "e % -3 + 2"],
+)
+def test_an_index_in_its_range_is_read(index: str) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((2, 4), np.float32), rng.standard_normal((3, 4), np.float32)
+    kernel = moec.compile(rows(index), threads=1)
+    assert np.allclose(kernel(x, kernel.pack({"w": w})), moec.reference(rows(index))(x, {"w": w}))
+
+
+@pytest.mark.parametrize("index", ["5 + e * -1", "e % -3", "e / -2", "e * -1", "(e - 5) * (e - 5)", "(e - 1) / 2 * 2"])
+def test_an_index_that_can_leave_its_range_is_an_error(index: str) -> None:
+    with pytest.raises(CompileError) as error:
+        moec.compile(rows(index), threads=1)
+    assert error.value.diagnostics[0].code == "E0205"
+
+
+@pytest.mark.parametrize("index", ["e / 0", "e % 0", "e / (E - 6)"])
+def test_a_division_by_a_known_zero_is_an_error(index: str) -> None:
+    with pytest.raises(CompileError) as error:
+        moec.compile(rows(index), threads=1)
+    assert error.value.diagnostics[0].code == "E0202"
+
+
+def test_an_index_that_wraps_is_checked_when_the_kernel_runs() -> None:
+    kernel = moec.compile(rows("e * 6148914691236517206 / 6148914691236517206"), threads=1)
+    with pytest.raises(IndexError):
+        kernel(np.ones((1, 4), np.float32), kernel.pack({"w": np.ones((3, 4), np.float32)}))
+
+
+@pytest.mark.parametrize("body", ["match i { 0..1e19: x, 1e19..: x, ..0: x }", "sum e in 0..1e19: x"])
+def test_an_integer_has_64_bits(body: str) -> None:
+    with pytest.raises(CompileError) as error:
+        moec.compile(f"moe m[H=12](x: [H], i: i64) -> [H] {{\n    return {body}\n}}\n", threads=1)
+    assert error.value.diagnostics[0].code == "E0206"
+
+
+def test_parts_of_an_axis_are_formulas_of_it() -> None:
+    text = """
+        moe m[H=12](x: [H]) -> [H] {
+            param g: [H / 2]
+            halves = concat(x[0::2] * g, x[1::2] * g)
+            quarters = concat(x[:H / 4], x[H / 4:])
+            return halves + quarters + sum((split x as [3, 4])[2])
+        }
+    """
+    x, g = np.random.default_rng(0).standard_normal((2, 12), np.float32), np.arange(6, dtype=np.float32)
+    kernel = moec.compile(text, threads=1)
+    wanted = np.concatenate([x[:, 0::2] * g, x[:, 1::2] * g], axis=1) + x + x[:, 8:].sum(1, keepdims=True)
+    assert np.allclose(kernel(x, kernel.pack({"g": g})), wanted, rtol=1e-5)
+
+
+def test_an_if_between_truth_values_is_one() -> None:
+    text = """
+        moe m[H=12](x: [H], flag: bool, flags: bool[H]) -> (y: [H], n: f32) {
+            c = if flags then x > 0 else not flags
+            return (if c then x else 0), sum e in where(if flag then x > 1 else flags): 1
+        }
+    """
+    rng = np.random.default_rng(0)
+    x, flag, flags = rng.standard_normal((9, 12), np.float32), rng.random(9) < 0.5, rng.random((9, 12)) < 0.5
+    kernel = moec.compile(text, threads=1)
+    y, count = kernel(x, flag, flags, kernel.pack({}))
+    assert np.array_equal(y, np.where(np.where(flags, x > 0, True), x, 0))
+    assert np.array_equal(count, np.where(flag[:, None], x > 1, flags).sum(1))
+
+
+def test_a_dimension_may_be_an_integer_of_numpy() -> None:
+    assert moec.compile(rows("e % 3"), {"H": np.int64(8)}, threads=1).dims["H"] == 8
+    with pytest.raises(CompileError, match="`H` is '8', not a positive integer"):
+        moec.compile(rows("e % 3"), {"H": "8"}, threads=1)  # type: ignore[dict-item]
