@@ -81,7 +81,7 @@ def invented(file: syntax.File, dims: dict[str, int]) -> dict[str, Any]:
                 case _:
                     raise AssertionError(source)
             source = source.operand
-        tensors[tensor] = np.broadcast_to(np.float32(0), wanted)
+        tensors[tensor] = np.broadcast_to(np.int64(0) if type.dtype == "i64" else np.float32(0), wanted)
     return tensors
 
 
