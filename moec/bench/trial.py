@@ -44,6 +44,8 @@ _CHECKED: Final = 8
 #: Seconds of a turn, and the turns that there are at least and at most.
 _TURN: Final = 0.03
 _TURNS: Final = (3, 60)
+#: One that has taken so many times its seconds has no further turn: what is a hundred times slower is known well enough.
+_PATIENCE: Final = 8
 #: The largest error that quantised experts may make, relative to the output's largest magnitude, by their bits; int8
 #: activations count as 8. Rounding to nearest stays below half of it; a layer with two experts exchanged is far above.
 _COARSE: Final = {8: 0.05, 4: 0.3}
@@ -185,7 +187,7 @@ class Trial:
         for turn in range(most):
             for runner in runners:
                 past = times[runner.impl]
-                if turn >= least and spent[runner.impl] > seconds:
+                if spent[runner.impl] > (seconds if turn >= least else _PATIENCE * seconds):
                     continue
                 said(f"{tokens} tokens, turn {turn + 1}: {runner.impl}")
                 guess = statistics.median(past) if past else _TURN

@@ -127,7 +127,7 @@ def test_a_layer_that_peers_do_not_know_is_timed_alone() -> None:
 
 
 def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = peers.Peer("absent", "", "absent.py", ("no_such_module",), ())
+    absent = peers.Peer("absent", "", "absent.py", 1.0, ("no_such_module",), ())
     monkeypatch.setattr(peers, "all_peers", lambda: {"absent": absent})
     done = bench(str(EXAMPLES / "seed.moe"), *SMALL, "--against", "absent")
     assert done.exit_code == 0, done.output
