@@ -44,7 +44,7 @@ _CHECKED: Final = 8
 #: Seconds of a turn, and the turns that there are at least and at most.
 _TURN: Final = 0.03
 _TURNS: Final = (3, 60)
-#: One that has taken so many times its seconds has no further turn: what is a hundred times slower is known well enough.
+#: One that has taken so many times its seconds has no further turn: what is much slower is known well enough.
 _PATIENCE: Final = 8
 #: The largest error that quantised experts may make, relative to the output's largest magnitude, by their bits; int8
 #: activations count as 8. Rounding to nearest stays below half of it; a layer with two experts exchanged is far above.
