@@ -121,7 +121,7 @@ class Trial:
             del weights
             for peer in self.peers:
                 self._start(peer, folder, paths, pool, spread)
-            os.sync()  # else the files are still on their way to the disk, through the memory, while the first are timed
+            os.sync()  # else files are on their way to the disk, through the memory, while the first are timed
         elif self.peers:
             reason = "knows only softmax routers over experts of two or three matrices, in f32 and bf16"
             self.failures.update({peer.name: reason for peer in self.peers})
