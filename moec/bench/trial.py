@@ -45,6 +45,8 @@ _CHECKED: Final = 8
 #: Seconds of a turn, and the turns that there are at least and at most.
 _TURN: Final = 0.03
 _TURNS: Final = (3, 60)
+#: Seconds that peers may take to come to rest, and of a processor that they may use in 0.2 s of it.
+_REST, _IDLE = 20.0, 0.02
 #: One that has taken so many times its seconds has no further turn: what is much slower is known well enough.
 _PATIENCE: Final = 8
 #: The largest error that quantised experts may make, relative to the output's largest magnitude, by their bits; int8
@@ -177,8 +179,18 @@ class Trial:
                 if runner is self._own:
                     raise
                 self.failures[f"{runner.impl}, {tokens} tokens"] = str(error)
+        self._settle()
         times = self._turns(runners, tokens, seconds, said)
         return [Sample(each.impl, times[each.impl], found[each.impl], each.storage) for each in runners]
+
+    def _settle(self) -> None:
+        """Waits until the peers rest, or long enough: some start workers of their own when they are first called."""
+        used, end = -1.0, time.monotonic() + _REST
+        while time.monotonic() < end:
+            before, used = used, sum(other.talk.processor_time() for other in self._others)
+            if used - before < _IDLE and before >= 0:
+                return
+            time.sleep(0.2)
 
     def _turns(
         self, runners: Sequence[_Runner], tokens: int, seconds: float, said: Callable[[str], None]
@@ -262,7 +274,7 @@ class _Other:
     """A peer, in its own process; `impl` names its best form where it has several."""
 
     def __init__(self, talk: Conversation, forms: Sequence[str], dtype: str, folder: Path, pool: str) -> None:
-        self._talk, self._forms, self._folder, self._pool = talk, list(forms), folder, pool
+        self.talk, self._forms, self._folder, self._pool = talk, list(forms), folder, pool
         self._ready, self._several = "", len(forms) > 1
         self._dtype = dtype
         self.impl, self.storage = talk.peer.name, dtype
@@ -288,21 +300,21 @@ class _Other:
     def _prepare(self, form: str) -> None:
         if form != self._ready:
             self._ready = ""
-            self._talk.ask("prepare", form=form)
+            self.talk.ask("prepare", form=form)
             self._ready = form
         self.storage = self._dtype or form  # a quantised form is called what it keeps
-        self.impl = f"{self._talk.peer.name}/{form}" if self._several or not self._dtype else self._talk.peer.name
+        self.impl = f"{self.talk.peer.name}/{form}" if self._several or not self._dtype else self.talk.peer.name
 
     def check(self, x: _Array) -> _Array:
         given, result = self._folder / "given.npy", self._folder / "result.npy"
-        self._talk.ask("run", x=_save(given, x), y=str(result))
+        self.talk.ask("run", x=_save(given, x), y=str(result))
         return np.load(result)
 
     def time(self, rows: int, first: int, calls: int, warm: bool) -> Sequence[float]:
         return self._time(rows, first, calls, warm)
 
     def _time(self, rows: int, first: int, calls: int, warm: bool) -> Sequence[float]:
-        return self._talk.ask("time", x=self._pool, rows=rows, first=first, calls=calls, warm=warm)["times"]
+        return self.talk.ask("time", x=self._pool, rows=rows, first=first, calls=calls, warm=warm)["times"]
 
 
 def _save(path: Path, array: _Array) -> str:
