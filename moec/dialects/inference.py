@@ -29,7 +29,7 @@ class InferredOp(IRDLOperation):
 
     def infer(self) -> Sequence[Attribute]:
         """The result types, from the operands' types and the properties. Raises `ShapeError`."""
-        raise NotImplementedError(self.name)
+        raise NotImplementedError(self.name)  # every operation says its own; xDSL's base class cannot be abstract
 
     @classmethod
     def make(

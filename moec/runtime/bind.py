@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from moec.runtime.stored import Source, dense
 
 Tensors = Mapping[str, Any]
 Dims = Mapping[str, int]
-Params: TypeAlias = Mapping[str, syntax.Type]
 
 #: Stands in a tensor's name for the number of an expert.
 EXPERT = "{e}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, cast
 
@@ -17,7 +18,7 @@ from moec.runtime.weights import Weights
 Storage: TypeAlias = Mapping[str, str] | str | None
 
 
-class Packed:
+class Packed(ABC):
     """What is packed of a module, and which numbers its parameters were then.
 
     `storage` is the format of the weights, as for `moec.compile`. With `release` parameters are let go once they are
@@ -39,13 +40,13 @@ class Packed:
         assert module is not None, "a module that is gone is not called"
         return module
 
+    @abstractmethod
     def arrays(self) -> Mapping[str, Any]:
         """The weights as `Kernel.pack` takes them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sources(self) -> Iterable[str]:
         """The module's parameters that may be let go."""
-        raise NotImplementedError
 
     def configure(self, storage: Storage, release: bool) -> None:
         """Sets both options; weights that are stored otherwise are packed again when they are next needed."""
