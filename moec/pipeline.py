@@ -185,10 +185,12 @@ class Compilation:
         """`plan`."""
         from xdsl.context import Context
 
+        from moec.passes.fold_gathers import FoldGathers
         from moec.passes.schedule import Schedule
 
         module = self.simplify()
         Schedule(str(self.options.target), "pack" not in self.options.without).apply(Context(), module)
+        FoldGathers().apply(Context(), module)
         if self.options.verify:
             module.verify()
         return module

@@ -1,8 +1,8 @@
 """Products through AMX's tiles: 32 rows by 32 columns of bf16, 32 k at once.
 
-Rows come from `plan.gather`: each 16 rows of a key lie as [k / 32][rows][32], so that a tile is one piece of memory,
-and a row is copied once, not once a panel. A panel is what the other forms read, [k / 2][32][2], with zeros up to a
-multiple of 32 k: 16 steps of it are two tiles.
+Rows come gathered (`moec.codegen.gathered`), so that a tile is one piece of memory and a row is copied once, not once a
+panel: by `plan.gather`, or by the product that they are the results of, if nobody else reads them. A panel is what the
+other forms read, [k / 2][32][2], with zeros up to a multiple of 32 k: 16 steps of it are two tiles.
 
     void NAME(ptr upper, i64 upper_step, ptr lower, i64 lower_step, ptr panel, ptr c, i64 turns, i64 accumulate,
               ptr ahead, i64 lines)
@@ -24,9 +24,12 @@ from typing import Any, Final
 from llvmlite import ir
 
 from moec.codegen import tiles
-from moec.codegen.frame import Region, StageFrame, row_bytes
-from moec.codegen.llvm import I64, PTR, VOID, Emitter, Value, i64
-from moec.codegen.stages import BYTE_COST, Matmul, Stage, Stages, ascend
+from moec.codegen.frame import Region, StageFrame, ascend, row_bytes
+from moec.codegen.gathered import DEPTH, LINE, GatheredRow
+from moec.codegen.llvm import I64, PTR, SIZES, VOID, Emitter, Value, i64
+from moec.codegen.matmul import Matmul
+from moec.codegen.stages import BYTE_COST, Stage, Stages, write
+from moec.codegen.views import View
 from moec.dialects import plan
 from moec.dialects.types import integer
 from moec.target import KernelShape
@@ -41,15 +44,15 @@ _PARAMETERS: Final = {
     "ahead": PTR,
     "lines": I64,
 }
-_LINE: Final = 64
-#: Bytes of bf16 that a row has in a tile.
-_ROW: Final = tiles.BYTES
 #: Lines of one turn of a panel: what is read, or prefetched.
 _TURN_LINES: Final = 32
 #: How far ahead a panel is prefetched that only one block of rows passes over, in bytes.
 _AHEAD: Final = 4096
-#: k of a part of a panel that stays in the first cache while several blocks of rows pass over it.
-_PART: Final = 384
+#: k of a part of a panel that stays in the first cache while several blocks of rows pass over it: of 48 KiB it takes
+#: 16, as much as a block, and the sums of a block 4.
+_PART: Final = 256
+#: The fewest rows of a block that are worth passing over whole vectors: with fewer, k is cut.
+_FEWEST: Final = 192
 
 
 def emit_kernel(module: Any, target: Any, shape: KernelShape, rows: int) -> ir.Function:
@@ -109,24 +112,24 @@ class _Kernel:
 
     def _turn(self, turn: Value) -> None:
         e = self.e
-        panel = e.at(self.panel, e.b.mul(turn, i64(_TURN_LINES * _LINE)), 1)
+        panel = e.at(self.panel, e.b.mul(turn, i64(_TURN_LINES * LINE)), 1)
         self._prefetch(turn)
         stride = i64(self.shape.step_bytes)
         for j in range(self.width):
             tiles.LOAD.emit(e.b, 6 + j, e.at(panel, j * tiles.BYTES, 1), stride)
         for i, (start, step) in enumerate(self.rows):
-            tiles.LOAD.emit(e.b, 4 + i, e.at(start, e.b.mul(turn, step), 1), i64(_ROW))
+            tiles.LOAD.emit(e.b, 4 + i, e.at(start, e.b.mul(turn, step), 1), i64(LINE))
             for j in range(self.width):
                 tiles.DOT_BF16.emit(e.b, i * self.width + j, 4 + i, 6 + j)
 
     def _prefetch(self, turn: Value) -> None:
         e = self.e
-        start = e.at(self.ahead, e.b.mul(turn, e.b.mul(self.lines, i64(_LINE))), 1)
+        start = e.at(self.ahead, e.b.mul(turn, e.b.mul(self.lines, i64(LINE))), 1)
 
         def some(at: Value) -> None:
-            first = e.at(start, e.b.mul(at, i64(_LINE)), 1)
+            first = e.at(start, e.b.mul(at, i64(LINE)), 1)
             for i in range(4):
-                e.prefetch(e.at(first, i * _LINE, 1))
+                e.prefetch(e.at(first, i * LINE, 1))
 
         e.loop(0, self.lines, some, step=4)
 
@@ -154,7 +157,29 @@ class Tiled(Matmul):
         tiles.RELEASE.emit(self.e.b)
 
     def _ready(self, first: Value, stop: Value) -> None:
-        """They are ready."""
+        """They are ready. Where they begin and end is asked for again by gathered results."""
+        self.bounds = first, stop
+
+    # results that the next product finds gathered
+
+    def _result(self, place: Value, column: Value, width: int) -> View:
+        if self.op.gathered is None:
+            return super()._result(place, column, width)
+        return View.dense(self._gathered(place).element(self.e, column), self.result_dtype, (width,))
+
+    def _gathered(self, place: Value) -> GatheredRow:
+        return GatheredRow.at(self.e, self.frame.pointer_of(self.op.value), self.result_bytes, place, *self.bounds)
+
+    def _finish(self, panel: Value, column: Value, low: Value, high: Value) -> None:
+        super()._finish(panel, column, low, high)
+        if self.op.gathered is not None and self.n % DEPTH:
+            with self.e.when(self.e.b.icmp_signed("==", panel, i64(self.panels - 1))):
+                self.e.loop(low, high, self._fill_up)
+
+    def _fill_up(self, place: Value) -> None:
+        """Zeros where the columns of a row have run out."""
+        e, size = self.e, SIZES[self.result_dtype]
+        e.fill(self._gathered(place).element(e, i64(self.n)), -self.n % DEPTH * size)
 
     def _call(
         self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value
@@ -165,10 +190,10 @@ class Tiled(Matmul):
         turns = b.udiv(b.add(depth, i64(tiles.DEPTH - 1)), i64(tiles.DEPTH))
         accumulate, turn = b.icmp_signed(">", at, i64(0)), b.udiv(at, i64(tiles.DEPTH))
         bytes_ahead = b.mul(pace, i64(tiles.DEPTH // self.shape.kstep))
-        lines = b.and_(b.add(b.udiv(bytes_ahead, i64(_LINE)), i64(3)), i64(-4))
+        lines = b.and_(b.add(b.udiv(bytes_ahead, i64(LINE)), i64(3)), i64(-4))
 
         def tile(row: Value, rows: Value) -> tuple[Value, Value]:
-            step = b.mul(rows, i64(_ROW))
+            step = b.mul(rows, i64(LINE))
             start = e.at(self.rows_at, b.mul(row, i64(self.row_bytes)), 1)
             return e.at(start, b.mul(turn, step), 1), step
 
@@ -195,7 +220,11 @@ class TiledMatmul(Tiled):
         super().__init__(stages, op, shape, name)
         self.depth = shape.steps(self.k) * shape.kstep
         self.k_bytes = shape.step_bytes // shape.kstep
-        limit = max(_PART, stages.target.l2 // 2 // (2 * self.block))
+        fitting = stages.target.l2 * 2 // 3 // (2 * self.depth + 4 * shape.columns) // shape.rows * shape.rows
+        if fitting >= _FEWEST:
+            self.block, limit = fitting, self.depth
+        else:
+            limit = max(_PART, stages.target.l2 // 2 // (2 * self.block))
         self.stretch = -(-self.depth // -(-self.depth // limit) // tiles.DEPTH) * tiles.DEPTH
         self.group = 1 if self.stretch >= self.depth else self.GROUP
 
@@ -210,6 +239,7 @@ class TiledMatmul(Tiled):
         e = self.e
         first, stop = self._rows(key)
         with e.when(e.b.icmp_signed("<", first, stop)):
+            self._ready(first, stop)
             weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
             rows = e.b.sub(stop, first)
             blocks = self._count(rows, self.block)
@@ -283,42 +313,41 @@ class TiledMatmul(Tiled):
 def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
     """The stage of a `plan.gather`: each row by itself, so that it can be cut among threads anywhere."""
     e, frame, function = stages.begin(name)
-    domain = stages.domains[op.domain]
+    domain, b = stages.domains[op.domain], e.b
     source = stages.domains[plan.domain_of(op.vector)]
     assert isinstance(op.vector.type, plan.RowsType) and isinstance(op.value.type, plan.RowsType)
-    b, size, padded = e.b, row_bytes(op.vector.type.row), row_bytes(op.value.type.row)
+    size, padded = row_bytes(op.vector.type.row), row_bytes(op.value.type.row)
     vectors, gathered = frame.pointer_of(op.vector), frame.pointer_of(op.value)
-    tail = size % _ROW
-
-    def turn(place: Value) -> None:
-        row, first, stop = _place(e, frame, stages, op, place)
-        index = ascend(e, frame, domain, source, row)
-        start = e.at(vectors, b.mul(index, i64(size)), 1)
-        within = b.sub(place, first)
-        upper = b.and_(within, i64(-tiles.ROWS))
-        left = b.sub(b.sub(stop, first), upper)
-        rows = b.select(b.icmp_signed("<", left, i64(tiles.ROWS)), left, i64(tiles.ROWS))
-        to = e.at(gathered, b.mul(b.add(first, upper), i64(padded)), 1)
-        to = e.at(to, b.mul(b.sub(within, upper), i64(_ROW)), 1)
-        step = b.mul(rows, i64(_ROW))
-
-        def piece(at: Value) -> None:
-            value = b.load(e.at(start, b.mul(at, i64(_ROW)), 1), typ=_PIECE, align=2)
-            b.store(value, e.at(to, b.mul(at, step), 1), align=_ROW)
-
-        e.loop(0, size // _ROW, piece)
-        if tail:
-            last = e.at(to, b.mul(i64(size // _ROW), step), 1)
-            e.fill(last, _ROW)
-            e.copy(last, e.at(start, size - tail, 1), tail)
-
     stop = function.args[2]
     if op.group is not None:  # a key that no matrix has: its row has no place, and the call fails
         placed = e.load(e.at(frame.pointer_of((op.group, "offsets")), i64(integer(op.keys)), 8), "i64")
         stop = b.select(b.icmp_signed("<", placed, stop), placed, stop)
-    e.loop(function.args[1], stop, turn)
-    stages.finish(e, function)
+
+    def rows(passing: bool) -> None:
+        def turn(place: Value) -> None:
+            row, first, last = _place(e, frame, stages, op, place)
+            start = e.at(vectors, b.mul(ascend(e, frame, domain, source, row), i64(size)), 1)
+            _copy(e, start, size, GatheredRow.at(e, gathered, padded, place, first, last), passing)
+
+        e.loop(function.args[1], stop, turn)
+
+    write(e, frame.number_of(domain.keys("count")), padded, rows)
+    stages.finish(e, function, passing=True)
     return Stage(name, domain, None, 0, 2 * BYTE_COST * padded)
+
+
+def _copy(e: Emitter, vector: Value, size: int, to: GatheredRow, passing: bool) -> None:
+    """A row's vector, line after line."""
+
+    def line(at: Value) -> None:
+        value = e.load(e.at(vector, e.b.mul(at, i64(LINE)), 1), "bf16", DEPTH)
+        e.store(value, to.line(e, at), "bf16", passing)
+
+    e.loop(0, size // LINE, line)
+    if tail := size % LINE:
+        last = to.line(e, size // LINE)
+        e.fill(last, LINE)
+        e.copy(last, e.at(vector, size - tail, 1), tail)
 
 
 def _place(e: Emitter, frame: StageFrame, stages: Stages, op: plan.GatherOp, place: Value) -> tuple[Value, ...]:
@@ -338,9 +367,3 @@ def _place(e: Emitter, frame: StageFrame, stages: Stages, op: plan.GatherOp, pla
     key = e.load(e.at(frame.pointer_of(keys), at, 8), "i64")
     bounds = (e.load(e.at(frame.pointer_of(offsets), e.b.add(key, i64(i)), 8), "i64") for i in (0, 1))
     return row, *bounds
-
-
-_PIECE: Final = ir.VectorType(I64, _ROW // 8)
-
-#: What kernels may read behind the last gathered row.
-SLACK: Final = tiles.ROWS * _ROW

@@ -127,10 +127,13 @@ class Emitter:
             return self.b.icmp_unsigned("!=", value, ir.Constant(type, None))
         return value
 
-    def store(self, value: Value, pointer: Value, dtype: str) -> None:
+    def store(self, value: Value, pointer: Value, dtype: str, passing: bool = False) -> None:
+        """A scalar or consecutive elements; `passing` by the caches, at an address that they divide."""
         if dtype == "bool":
             value = self.b.zext(value, vector(I8, width_of(value)))
-        self.b.store(value, pointer, align=SIZES[dtype])
+        store = self.b.store(value, pointer, align=SIZES[dtype] * (max(1, width_of(value)) if passing else 1))
+        if passing:
+            store.set_metadata("nontemporal", self.b.module.add_metadata([ir.Constant(I32, 1)]))
 
     def fill(self, pointer: Value, size: Value, byte: int = 0) -> None:
         """Sets bytes of memory."""

@@ -8,7 +8,7 @@ from llvmlite import ir
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
-from moec.codegen.amx import SLACK, emit_gather
+from moec.codegen.amx import emit_gather
 from moec.codegen.frame import (
     ALIGNMENT,
     FLAG,
@@ -20,6 +20,7 @@ from moec.codegen.frame import (
     row_layout,
     workspace_bytes,
 )
+from moec.codegen.gathered import SLACK
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
 from moec.codegen.sort import sort_keys, sort_slots
@@ -64,7 +65,7 @@ class _Program:
         tokens = self.block.args[0]
         self.domains[tokens] = Domain(tokens, 1)
         self.stages = Stages(self.module, target, self.frame, self.domains, program)
-        self.outputs = list(self.block.last_op.operands) if self.block.last_op else []
+        self.outputs = self.stages.outputs
 
     def emit(self) -> tuple[Any, Interface]:
         self.arguments += self.block.args[1 : 1 + self.count]
@@ -128,7 +129,7 @@ class _Program:
                 return [self.stages.rows(op, name)]
             case plan.MatmulOp():
                 domain = self.domains[op.domain]
-                self._buffer(op.value, domain)
+                self._buffer(op.value, domain, SLACK if op.gathered else 0)
                 matmul = find_matmul(self.stages, op, name)
                 self.regions += matmul.regions()
                 return matmul.emit_all()

@@ -16,9 +16,10 @@ from moec.codegen.frame import Region, row_bytes
 from moec.codegen.integer import Products, emit_products
 from moec.codegen.integer_tiles import SLACK, Cell, TileProducts
 from moec.codegen.llvm import I8, Value, i64
+from moec.codegen.matmul import Matmul
 from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import Record, emit_quantize
-from moec.codegen.stages import Matmul, Stage
+from moec.codegen.stages import Stage
 from moec.dialects import plan
 from moec.dialects.types import element_name
 from moec.formats import FORMATS

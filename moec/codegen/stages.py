@@ -6,30 +6,29 @@ stage can be cut among threads anywhere; what it writes does not depend on the c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from llvmlite import ir
 from xdsl.ir import Operation, SSAValue
 
-from moec.codegen.frame import Domain, Frame, Region, StageFrame, ascend, row_bytes, row_value
-from moec.codegen.llvm import I64, PTR, SIZES, VOID, Emitter, Value, i64
-from moec.codegen.microkernel import emit_microkernel
+from moec.codegen.frame import Domain, Frame, StageFrame, row_bytes, row_value
+from moec.codegen.llvm import I64, PTR, VOID, Emitter, Value, i64
 from moec.codegen.rows import RULES
-from moec.codegen.rows.pointwise import map_into
 from moec.codegen.rows.row import Row, Scratch
 from moec.codegen.rows.surroundings import Surroundings
 from moec.codegen.selections import Chosen
-from moec.codegen.views import View, put
-from moec.dialects import moe, plan
-from moec.dialects.types import element_name, integer
-from moec.runtime.pack import panel_bytes
-from moec.target import KernelShape, Target
+from moec.codegen.views import put
+from moec.dialects import plan
+from moec.target import Target
 
 STAGE_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR])
 
-#: Picoseconds, roughly, for a byte moved and for a multiply-add.
-BYTE_COST, _PRODUCT_COST = 50, 20
+#: Picoseconds, roughly, for a byte moved.
+BYTE_COST: Final = 50
+#: Results of a stage beyond so many bytes do not stay in a cache until a later stage reads them.
+_PASSING: Final = 8 << 20
 
 
 @dataclass
@@ -61,6 +60,9 @@ class Stages:
         self.frame = frame
         self.domains = domains
         self.program = program
+        last = program.body.block.last_op
+        #: The rows that are the caller's own arrays.
+        self.outputs = list(last.operands) if last else []
 
     def begin(self, name: str) -> tuple[Emitter, StageFrame, Value]:
         """A new function, positioned after its loads from the frame."""
@@ -77,7 +79,10 @@ class Stages:
         return e, frame, function
 
     @staticmethod
-    def finish(e: Emitter, function: Value) -> None:
+    def finish(e: Emitter, function: Value, passing: bool = False) -> None:
+        """Ends a function; other threads see what it wrote, also `passing` by the caches."""
+        if passing and e.target.architecture == "x86_64":
+            e.call("llvm.x86.sse.sfence", VOID)
         e.b.ret_void()
         entry, body = function.blocks[0], function.blocks[1]
         ir.IRBuilder(entry).branch(body)
@@ -116,328 +121,21 @@ class Stages:
         ]
 
 
+def write(e: Emitter, rows: Value, nbytes: int, emit: Callable[[bool], None]) -> None:
+    """`emit(passing)` of what writes `rows` rows of `nbytes` in whole lines: past the caches, where the target can and
+    they are so many that nobody finds one there later."""
+    if e.target.architecture != "x86_64":
+        emit(False)
+        return
+    with e.either(e.b.icmp_signed(">", rows, i64(_PASSING // nbytes))) as otherwise:
+        emit(True)
+        otherwise()
+        emit(False)
+
+
 def _leave(e: Emitter, value: Any, place: Any) -> None:
     if isinstance(value, Chosen):
         if value.pointer is not place.pointer:
             e.loop(0, value.size, lambda slot: place.put(e, slot, value.at(e, slot)))
     else:
         put(e, value, place)
-
-
-class Matmul:
-    """Loops around the microkernels of one `plan.matmul`.
-
-    For each key with rows, for each panel: blocks of rows pass over the panel while it is in cache. A panel that is too
-    large for that is cut along k; then the sums of up to `CUT_ROWS` rows wait in scratch memory.
-    """
-
-    CUT_ROWS = 256
-    #: A matrix of fewer panels than `NARROW` that all rows share is cut by rows too: into at most `SHARES` shares, of
-    #: `SHARE_ROWS` rows where there are enough. A router would else keep one or two threads busy, and the others idle.
-    NARROW, SHARES, SHARE_ROWS = 32, 16, 64
-
-    def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
-        self.stages = stages
-        self.op = op
-        self.shape = shape
-        self.name = name
-        self.domain = stages.domains[op.domain]
-        self.n, self.k, self.keys = (integer(item) for item in (op.n, op.k, op.keys))
-        if op.grouping.data == "index":
-            self.keys = min(self.keys, self.domain.indices)
-        self.parts = len(op.weights)
-        self.columns = shape.columns // self.parts
-        self.panels = -(-self.n // self.columns)
-        narrow = op.grouping.data == "none" and self.panels < self.NARROW and not op.storage
-        self.shares = self.SHARES if narrow else 1
-        self.share: Value = None
-        self.panel_bytes = shape.steps(self.k) * shape.step_bytes
-        self.expert_bytes = panel_bytes(shape.panel, self.n, self.k, self.parts)
-        limit = max(shape.step_bytes * 64, stages.target.l2 // 8)
-        cuts = -(-self.panel_bytes // limit)
-        self.cut = -(-shape.steps(self.k) // cuts) * shape.kstep
-        self.block = shape.rows if cuts == 1 else self.CUT_ROWS
-        #: What blocks of rows are multiples of, but for the last.
-        self.grain = 1
-        self.emit_kernels()
-
-    def emit_kernels(self) -> None:
-        """The microkernels: one for each number of rows that a tile may have.
-
-        A few rows are always the only block; they leave the weights to the hardware, where it keeps up with them.
-        """
-        stages, shape, few = self.stages, self.shape, self.stages.target.prefetch[0]
-        self.kernels = [
-            emit_microkernel(stages.module, stages.target, shape, rows, rows > few or 2 * rows >= shape.rows)
-            for rows in range(1, shape.rows + 1)
-        ]
-
-    def regions(self) -> list[Region]:
-        """The workspace that the stages need besides their result: where each row's vector is."""
-        return [Region((self.op.value, "pointers"), 8 * self.domain.per_token)]
-
-    def emit_all(self) -> list[Stage]:
-        """The stages of the product, in order."""
-        return [self.emit()]
-
-    def emit(self) -> Stage:
-        e, frame, function = self.stages.begin(self.name)
-        self.e, self.frame, self.function = e, frame, function
-        self.scratch = Scratch(function.args[3])
-        self.take_scratch()
-        self.weights = frame.pointer_of(("packed", self.op.value))
-        self._keys(function.args[1], function.args[2])
-        self.stages.finish(e, function)
-        products = self.n * self.k * self.parts
-        return Stage(
-            self.name,
-            self.domain,
-            self.keys * self.panels * self.shares,
-            self.scratch.size,
-            _PRODUCT_COST * products,
-            BYTE_COST * self.expert_bytes,
-            self.keys,
-        )
-
-    def take_scratch(self) -> None:
-        """Memory for the sums of a block of rows."""
-        self.sums = self.scratch.take(self.e, self.block * self.shape.columns * 4)
-
-    # rows
-
-    def _rows(self, key: Value) -> tuple[Value, Value]:
-        """The first row of a key and the one after its last, in the order of the grouping."""
-        e, frame = self.e, self.frame
-        match self.op.grouping.data:
-            case "none":
-                return self._share(frame.number_of(self.domain.keys("count")))
-            case "index":
-                offsets = frame.pointer_of(self.domain.keys("offsets"))
-            case _:
-                offsets = frame.pointer_of((self.op.group, "offsets"))
-        return e.load(e.at(offsets, key, 8), "i64"), e.load(e.at(offsets, e.b.add(key, i64(1)), 8), "i64")
-
-    def _share(self, rows: Value) -> tuple[Value, Value]:
-        """The rows of one share of them all."""
-        if self.shares == 1:
-            return i64(0), rows
-        b, most = self.e.b, i64(self.shares)
-        count = self._count(b.add(rows, i64(1)), self.SHARE_ROWS)  # not 0 where there is no row
-        count = b.select(b.icmp_signed("<", count, most), count, most)
-        low, high = self._block(i64(0), rows, self.SHARE_ROWS, count, self.share)
-        return low, b.select(b.icmp_signed("<", self.share, count), high, low)
-
-    def _row(self, place: Value) -> Value:
-        """The row at a place of the grouping."""
-        if self.op.grouping.data != "key":
-            return place
-        return self.e.load(self.e.at(self.frame.pointer_of((self.op.group, "order")), place, 8), "i64")
-
-    def _keys(self, begin: Value, end: Value) -> None:
-        """The units `begin` to `end`: share after share, panel after panel, key after key."""
-        e, panels = self.e, self.e.size(self.panels)
-        if self.keys == 1 and self.shares == 1:
-            self._key(i64(0), begin, end)
-            return
-        if self.keys == 1:
-
-            def unit(at: Value) -> None:
-                panel, self.share = e.b.udiv(at, i64(self.shares)), e.b.urem(at, i64(self.shares))
-                self._key(i64(0), panel, e.b.add(panel, i64(1)))
-
-            e.loop(begin, end, unit)
-            return
-
-        def turn(key: Value) -> None:
-            base = e.b.mul(key, panels)
-            low, high = e.b.sub(begin, base), e.b.sub(end, base)
-            low = e.b.select(e.b.icmp_signed(">", low, i64(0)), low, i64(0))
-            high = e.b.select(e.b.icmp_signed("<", high, panels), high, panels)
-            self._key(key, low, high)
-
-        last = e.b.udiv(e.b.add(end, i64(self.panels - 1)), panels)
-        e.loop(e.b.udiv(begin, panels), last, turn)
-
-    def _key(self, key: Value, low: Value, high: Value) -> None:
-        """The panels `low` to `high` of one key, if it has rows."""
-        e = self.e
-        first, stop = self._rows(key)
-        with e.when(e.b.icmp_signed("<", first, stop)):
-            self._ready(first, stop)
-            weights = e.at(self.weights, e.b.mul(key, e.size(self.expert_bytes)), 1)
-            e.loop(low, high, lambda panel: self._panel(panel, weights, first, stop))
-
-    def _ready(self, first: Value, stop: Value) -> None:
-        """Makes rows ready for the microkernels: here, writes down where their vectors are."""
-        self.e.loop(first, stop, self._point)
-
-    def _point(self, place: Value) -> None:
-        """Writes the address of the vector of a row."""
-        self.e.b.store(self._vector(place), self._pointer(place), align=8)
-
-    def _vector(self, place: Value) -> Value:
-        """The address of the vector of a row."""
-        e, source = self.e, self.op.vector
-        assert isinstance(source.type, plan.RowsType)
-        size = i64(row_bytes(source.type.row))
-        return e.at(self.frame.pointer_of(source), e.b.mul(self._source_row(place), size), 1)
-
-    def _source_row(self, place: Value) -> Value:
-        """The row of the vector's domain that a row was expanded from."""
-        target = self.stages.domains[plan.domain_of(self.op.vector)]
-        return ascend(self.e, self.frame, self.domain, target, self._row(place))
-
-    def _pointer(self, place: Value) -> Value:
-        """Where the address of a row's vector is kept; threads that share a key write the same there."""
-        return self.e.at(self.frame.pointer_of((self.op.value, "pointers")), place, 8)
-
-    @property
-    def pointers(self) -> Value:
-        return self.frame.pointer_of((self.op.value, "pointers"))
-
-    # blocks of rows
-
-    def _count(self, rows: Value, size: int) -> Value:
-        """How many blocks of at most `size` rows there are."""
-        return self.e.b.udiv(self.e.b.add(rows, i64(size - 1)), i64(size))
-
-    def _block(self, first: Value, rows: Value, size: int, blocks: Value, at: Value) -> tuple[Value, Value]:
-        """The first row of a block and the one after its last: blocks are alike up to whole grains, so that none
-        is left with few rows."""
-        b = self.e.b
-        if self.grain == 1:
-            low, high = (b.add(first, b.udiv(b.mul(rows, i), blocks)) for i in (at, b.add(at, i64(1))))
-            return low, high
-        grains, grain = self._count(rows, self.grain), i64(self.grain)
-        low, high = (b.mul(b.udiv(b.mul(grains, i), blocks), grain) for i in (at, b.add(at, i64(1))))
-        high = b.select(b.icmp_signed("<", high, rows), high, rows)
-        return b.add(first, low), b.add(first, high)
-
-    # panels
-
-    def _panel(self, panel: Value, weights: Value, first: Value, stop: Value) -> None:
-        e = self.e
-        start = e.at(weights, e.b.mul(panel, e.size(self.panel_bytes)), 1)
-        column = e.b.mul(panel, i64(self.columns))
-        rows = e.b.sub(stop, first)
-        blocks = self._count(rows, self.block)
-
-        def turn(block: Value) -> None:
-            low, high = self._block(first, rows, self.block, blocks, block)
-            self._products(start, low, high, block, blocks)
-            self._finish(panel, column, low, high)
-
-        e.loop(0, blocks, turn)
-
-    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
-        """The sums of the rows `low` to `high`."""
-        e = self.e
-        if self.block == self.shape.rows:
-            ahead, pace = self._ahead(panel, self.panel_bytes, e.b.sub(high, low), block, blocks)
-            self._call(low, high, panel, self.e.size(self.k), i64(0), self.sums, ahead, pace)
-            return
-        count = e.b.sub(high, low)
-        turns = self._count(count, self.shape.rows)
-        for at in range(0, self.k, self.cut):
-            self._part(panel, at, low, count, turns)
-
-    def _part(self, panel: Value, at: int, low: Value, count: Value, turns: Value) -> None:
-        """The products with one part of a panel, from element `at` of k on."""
-        e, depth = self.e, min(self.cut, self.k - at)
-        part = e.at(panel, at // self.shape.kstep * self.shape.step_bytes, 1)
-
-        def turn(i: Value) -> None:
-            a, b = self._block(low, count, self.shape.rows, turns, i)
-            sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
-            size = self.shape.steps(depth) * self.shape.step_bytes
-            ahead, pace = self._ahead(part, size, e.b.sub(b, a), i, turns)
-            self._call(a, b, part, i64(depth), i64(at), sums, ahead, pace)
-
-        e.loop(0, turns, turn)
-
-    def _ahead(self, part: Value, size: int, rows: Value, block: Value, blocks: Value) -> tuple[Value, Value]:
-        """What to prefetch while a block of `rows` passes over a part of a panel.
-
-        If it is the only block, what it is about to read; else its share of the part that follows.
-        """
-        e = self.e
-        alone = e.b.icmp_signed("==", blocks, i64(1))
-        share = e.b.udiv(i64(size), blocks)
-        following = e.at(part, e.b.add(i64(size), e.b.mul(block, share)), 1)
-        few, distance = self.stages.target.prefetch
-        soon = e.b.select(e.b.icmp_signed("<=", rows, i64(few)), part, e.at(part, distance, 1))
-        ahead = e.b.select(alone, soon, following)
-        return ahead, e.b.select(alone, i64(self.shape.step_bytes), e.b.udiv(i64(self.shape.step_bytes), blocks))
-
-    def _call(
-        self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value
-    ) -> None:
-        """The microkernel for so many rows."""
-        e = self.e
-        count = e.b.sub(high, low)
-        arguments = [self._pointer(low), panel, sums, i64(self.shape.columns), depth, at, at, ahead, pace]
-        done = e.b.append_basic_block("multiplied")
-        switch = e.b.switch(count, done)
-        for rows, kernel in enumerate(self.kernels, 1):
-            case = e.b.append_basic_block(f"rows{rows}")
-            switch.add_case(i64(rows), case)
-            e.b.position_at_end(case)
-            e.b.call(kernel, arguments)
-            e.b.branch(done)
-        e.b.position_at_end(done)
-
-    # what follows the sums
-
-    def _finish(self, panel: Value, column: Value, low: Value, high: Value) -> None:
-        e = self.e
-        rest = self.n % self.columns
-        if not rest or self.panels == 1:
-            self._epilogue(column, low, high, rest or self.columns)
-            return
-        whole = e.b.icmp_signed("!=", panel, i64(self.panels - 1))
-        with e.either(whole) as otherwise:
-            self._epilogue(column, low, high, self.columns)
-            otherwise()
-            self._epilogue(column, low, high, rest)
-
-    def _epilogue(self, column: Value, low: Value, high: Value, width: int) -> None:
-        e = self.e
-
-        def turn(place: Value) -> None:
-            sums = e.at(self.sums, e.b.mul(e.b.sub(place, low), i64(self.shape.columns * 4)), 1)
-            self._row_epilogue(self._row(place), sums, column, width)
-
-        e.loop(low, high, turn)
-
-    def _row_epilogue(self, index: Value, sums: Value, column: Value, width: int) -> None:
-        """The region on `width` columns of one row."""
-        e, block = self.e, self.op.body.block
-        assert isinstance(self.op.value.type, plan.RowsType)
-        around = Surroundings(self.stages.domains, self.frame, e, self.domain, block.args[0])
-        row = Row(e, around, self.scratch, RULES)
-        row.values[block.args[0]] = index
-        for part, argument in enumerate(block.args[1:]):
-            row.values[argument] = View.dense(e.at(sums, part * self.columns * 4, 1), "f32", (width,))
-        made = set(block.args[1:])
-        last = block.last_op
-        assert last is not None
-        value = last.operands[0]
-        dtype = element_name(self.op.value.type.row)
-        start = e.at(self.frame.pointer_of(self.op.value), e.b.mul(index, i64(row_bytes(self.op.value.type.row))), 1)
-        to = View.dense(e.at(start, column, SIZES[dtype]), dtype, (width,))
-        for operation in block.ops:
-            if operation is last or operation is value.owner:
-                break
-            row.emit(operation)
-        if isinstance(value.owner, moe.MapOp):
-            views = [_window(e, row[array], None if array in made else column, width) for array in value.owner.arrays]
-            map_into(row, value.owner, views, to)
-        else:
-            put(e, row[value], to)
-
-
-def _window(e: Emitter, view: View, column: Value | None, width: int) -> View:
-    """`width` elements of a contiguous view from a column on; sums stand there already."""
-    if column is None:
-        return view
-    return View.dense(view.moved(e, column), view.dtype, (width,))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from moec.codegen.amx import Tiled, TiledMatmul
 from moec.codegen.llvm import Value, i64
+from moec.codegen.matmul import Matmul
 from moec.codegen.microkernel import emit_family
 from moec.codegen.quantized import QuantizedMatmul, QuantizedTiledMatmul
-from moec.codegen.stages import Matmul, Stages
+from moec.codegen.stages import Stages
 from moec.codegen.unpack import emit_unpack
 from moec.dialects import plan
 from moec.dtypes import DTYPES

@@ -12,12 +12,16 @@ from moec.codegen.llvm import SIZES, Emitter, Value
 
 @dataclass(frozen=True)
 class View:
-    """`shape` elements of `dtype` from `pointer`, `strides` elements apart along each axis; 0 repeats."""
+    """`shape` elements of `dtype` from `pointer`, `strides` elements apart along each axis; 0 repeats.
+
+    What is stored into one that is `passing` goes past the caches: whole lines that nobody reads soon.
+    """
 
     pointer: Value
     dtype: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    passing: bool = False
 
     @staticmethod
     def dense(pointer: Value, dtype: str, shape: Sequence[int]) -> View:
@@ -50,7 +54,7 @@ class View:
         """The part at one index of the first axis."""
         stride = self.strides[0]
         offset = index * stride if isinstance(index, int) else e.b.mul(index, e.size(stride))
-        return View(self.moved(e, offset), self.dtype, self.shape[1:], self.strides[1:])
+        return replace(self, pointer=self.moved(e, offset), shape=self.shape[1:], strides=self.strides[1:])
 
     def slice(self, e: Emitter, axis: int, offset: int, size: int, step: int) -> View:
         shape, strides = list(self.shape), list(self.strides)
@@ -68,7 +72,7 @@ class View:
         if self.repeated:
             return View(self.pointer, self.dtype, tuple(shape), (0,) * len(shape))
         assert self.contiguous
-        return View.dense(self.pointer, self.dtype, shape)
+        return replace(View.dense(self.pointer, self.dtype, shape), passing=self.passing)
 
     def repeat(self, shape: Sequence[int]) -> View:
         """The leading axes of `shape` as they are, the others repeated."""
@@ -80,6 +84,10 @@ class View:
         if self.repeated and self.shape:
             return e.splat(e.load(self.pointer, self.dtype), width)
         return e.load(self.moved(e, flat), self.dtype, width)
+
+    def store(self, e: Emitter, value: Value, flat: Value | int = 0) -> None:
+        """A scalar or consecutive elements into a contiguous view."""
+        e.store(value, self.moved(e, flat), self.dtype, passing=self.passing)
 
 
 Step = Callable[[Sequence[View], "Value | int", int], None]
@@ -126,7 +134,7 @@ def copy(e: Emitter, source: View, to: View) -> None:
     """The elements of one view into another of the same type."""
 
     def step(views: Sequence[View], at: Value | int, width: int) -> None:
-        e.store(views[0].load(e, at, width), views[1].moved(e, at), to.dtype)
+        views[1].store(e, views[0].load(e, at, width), at)
 
     walk(e, [source, to], step)
 

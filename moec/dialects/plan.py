@@ -7,7 +7,7 @@ a domain; its region says what happens to one row, in the operations of the `moe
 
 from __future__ import annotations
 
-from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, StringAttr, SymbolNameConstraint
+from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, StringAttr, SymbolNameConstraint, UnitAttr
 from xdsl.ir import Attribute, Dialect, Operation, ParametrizedAttribute, SSAValue, TypeAttribute
 from xdsl.irdl import (
     AttrSizedOperandSegments,
@@ -149,7 +149,7 @@ class MatmulOp(IRDLOperation):
     `views` says how each parameter becomes a stack of [keys, columns, depth] before it is packed. The tile (`rows` by
     `columns`, `kstep`, `form`) is the microkernel's; `dtype` is that of the panels it reads. With a `storage` these are
     decoded from that format a part at a time. The region's arguments are the row's number, then for each
-    weight the sums.
+    weight the sums. What is `gathered` lies as `plan.gather` would leave it, in the order of this product's grouping.
     """
 
     name = "plan.matmul"
@@ -165,6 +165,7 @@ class MatmulOp(IRDLOperation):
     dtype = prop_def(StringAttr)
     tile = prop_def(StringAttr)
     storage = opt_prop_def(StringAttr)
+    gathered = opt_prop_def(UnitAttr)
     body = region_def("single_block")
     value = result_def(RowsType)
     irdl_options = (AttrSizedOperandSegments(as_property=True),)

@@ -73,6 +73,11 @@ def test_long_vectors_are_cut_and_the_sums_of_panels_wait() -> None:
     check_emulated("mixtral", {"H": 1100, "I": 24, "E": 2, "K": 1}, (3, 100))
 
 
+@pytest.mark.parametrize("size", [8, 16, 40])
+def test_zeros_follow_the_results_that_a_product_leaves_gathered(size: int) -> None:
+    check_emulated("mixtral", {"H": 64, "I": size, "E": 3, "K": 2}, (1, 50))
+
+
 @pytest.mark.parametrize("storage", ["q4_K", "int8"])
 def test_stored_weights_are_decoded_into_tiles(storage: str) -> None:
     check_emulated("mixtral", {"H": 256, "I": 256, "E": 3, "K": 2}, (1, 60), storage)

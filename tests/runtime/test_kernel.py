@@ -15,6 +15,7 @@ import pytest
 
 import moec
 from moec import CompileError
+from moec.runtime.arrays import NUMPY
 from moec.runtime.kernel import IndexOutside
 
 H, E = 48, 6
@@ -178,6 +179,19 @@ def test_the_number_of_threads_changes_no_bit(count: int) -> None:
     weights, x = single.pack(given), random.standard_normal((count, 512), dtype=np.float32)
     wanted = single(x, weights).tobytes()
     assert all(several(x, weights).tobytes() == wanted for _ in range(5))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_results_past_the_caches_are_the_same_bits(dtype: str) -> None:
+    """Those of 6,000 rows of 2 KiB are not kept for the stage that reads them; those of ten are."""
+    kernel = moec.compile(TEXT, dims={"H": 512, "I": 64}, dtype=dtype, threads=2)
+    random = np.random.default_rng(3)
+    given = {p.name: random.standard_normal(p.shape, dtype=np.float32) / 30 for p in kernel.interface.params}
+    weights = kernel.pack(given)
+    x = random.standard_normal((3000, 512), dtype=np.float32).astype(NUMPY[dtype])
+    found = kernel(x, weights)
+    for at in (0, 1490, 2995):
+        assert found[at : at + 5].tobytes() == kernel(x[at : at + 5], weights).tobytes()
 
 
 def _in_child(x: Any, given: Any, answers: Any) -> None:

@@ -30,7 +30,7 @@ def map_into(row: Row, op: moe.MapOp, views: Sequence[View], result: View) -> No
         arguments = [part.load(row.e, at, width) for part in parts[:-1]]
         (value,) = emit_region(row.e, op.body.block, arguments, outside)
         value = row.e.splat(value, width)
-        row.e.store(value, parts[-1].moved(row.e, at), result.dtype)
+        parts[-1].store(row.e, value, at)
 
     walk(row.e, [*views, result], step)
 
