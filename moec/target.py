@@ -28,14 +28,15 @@ _NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16", "codes
 class PanelShape:
     """How weights lie in a panel: `columns` weight rows side by side, and no more where they are stored in a format.
 
-    Dense ones are of `dtype`, `kstep` consecutive k of a column together, zeros up to a multiple of `depth`:
-    [steps][columns][kstep]. Kernels whose panels have one shape read each other's.
+    Dense ones are of `dtype`, zeros up to a multiple of `depth` k: [k / depth][columns / width][depth / kstep][width]
+    [kstep], where a `width` of 0 stands for all columns. Kernels whose panels have one shape read each other's.
     """
 
     columns: int
     dtype: str = ""
     kstep: int = 1
     depth: int = 1
+    width: int = 0
 
     def steps(self, k: int) -> int:
         """How many groups of `kstep` hold `k` elements, whole `depth`s of them."""
@@ -47,11 +48,12 @@ class PanelShape:
         columns, *words = text.split()
         if not words:
             return PanelShape(int(columns))
-        dtype, _, kstep, _, depth = words
-        return PanelShape(int(columns), dtype, int(kstep), int(depth))
+        dtype, _, kstep, _, depth, *width = words
+        return PanelShape(int(columns), dtype, int(kstep), int(depth), int(width[1]) if width else 0)
 
     def __str__(self) -> str:
-        return f"{self.columns}" + (f" {self.dtype} kstep {self.kstep} depth {self.depth}" if self.dtype else "")
+        dense = f" {self.dtype} kstep {self.kstep} depth {self.depth}" if self.dtype else ""
+        return f"{self.columns}{dense}" + (f" width {self.width}" if self.width else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class KernelShape:
     @property
     def panel(self) -> PanelShape:
         """How a panel of dense weights lies that this shape reads."""
-        return PanelShape(self.columns, self.dtype, self.kstep, self.depth)
+        return PanelShape(self.columns, self.dtype, self.kstep, self.depth, 16 if self.form == "amx" else 0)
 
     def steps(self, k: int) -> int:
         """How many groups of `kstep` hold `k` elements, whole `depth`s of them."""
@@ -447,15 +449,25 @@ def _rated(target: Target, dtype: str) -> tuple[tuple[KernelShape, float], ...]:
     return tuple((KernelShape(dtype, t.form, t.rows, t.columns, kstep, lanes), t.rate) for t in tiles)
 
 
+def likely(cpu: str, features: tuple[str, ...]) -> str:
+    """The name of a processor with these features: `cpu`, unless the table has one that explains more of them, at best
+    of the same maker. Hypervisors invent model numbers."""
+    has = {feature[1:] for feature in features if feature[0] == "+"}
+    explained = {name: len(facts) for name, facts in _CPUS.items() if has.issuperset(facts)}
+    best = max(explained, key=lambda name: (explained[name], name[:3] == cpu[:3]), default=cpu)
+    return best if cpu in _CPUS and explained.get(cpu, 0) < explained[best] else cpu
+
+
 @cache
 def _host() -> Target:
     from llvmlite import binding
 
     default = Target("", "")
+    features = host.usable(dict(binding.get_host_cpu_features()))
     return Target(
         binding.get_process_triple(),
-        binding.get_host_cpu_name(),
-        host.usable(dict(binding.get_host_cpu_features())),
+        likely(binding.get_host_cpu_name(), features),
+        features,
         host.cache_bytes(1) or default.l1,
         host.cache_bytes(2) or default.l2,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moec import host
-from moec.target import KernelShape, Target
+from moec.target import KernelShape, Target, likely
 
 LINUX = "x86_64-unknown-linux-gnu"
 
@@ -28,6 +28,23 @@ def test_text_parses_and_prints_back(text: str) -> None:
 def test_what_is_no_target_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"expected|starts with"):
         Target.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected", "features"),
+    [
+        ("rocketlake", "sapphirerapids", "+amx-bf16 +amx-int8 +avx512bf16 +avx512vnni +avxvnni +avx512fp16"),
+        ("znver3", "znver4", "+avx512bf16 +avx512vnni -amx-bf16"),
+        ("graniterapids", "graniterapids", "+amx-bf16 +amx-int8 +avx512bf16 +avx512vnni"),
+        ("znver5", "znver5", "+avx512bf16 +avx512vnni +avxvnni"),
+        ("newer", "newer", "+avx512bf16 +avx512vnni"),
+        ("haswell", "haswell", "-avx512bf16"),
+    ],
+)
+def test_a_processor_is_known_by_its_features(told: str, expected: str, features: str) -> None:
+    """A hypervisor may give one that it made up a number that LLVM takes for another."""
+    common = "+avx2 +fma +f16c" + (" +avx512f +avx512bw" if "+avx512" in features else "")
+    assert likely(told, tuple(f"{common} {features}".split())) == expected
 
 
 def test_the_host_survives_its_text() -> None:

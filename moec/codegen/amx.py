@@ -1,8 +1,8 @@
 """Products through AMX's tiles: 32 rows by 32 columns of bf16, 32 k at once.
 
 Rows come gathered (`moec.codegen.gathered`), so that a tile is one piece of memory and a row is copied once, not once a
-panel: by `plan.gather`, or by the product that they are the results of, if nobody else reads them. A panel is what the
-other forms read, [k / 2][32][2], with zeros up to a multiple of 32 k: 16 steps of it are two tiles.
+panel: by `plan.gather`, or by the product that they are the results of, if nobody else reads them. A panel
+is tiles, too: [k / 32][2][16][16][2], two of 32 k by 16 columns each, with zeros up to a multiple of 32 k.
 
     void NAME(ptr upper, i64 upper_step, ptr lower, i64 lower_step, ptr panel, ptr c, i64 turns, i64 accumulate,
               ptr ahead, i64 lines)
@@ -46,11 +46,14 @@ _PARAMETERS: Final = {
 }
 #: Lines of one turn of a panel: what is read, or prefetched.
 _TURN_LINES: Final = 32
-#: How far ahead a panel is prefetched that only one block of rows passes over, in bytes.
-_AHEAD: Final = 4096
+#: How far ahead a panel is prefetched by those who read it from memory, in bytes.
+_AHEAD: Final = 1024
 #: k of a part of a panel that stays in the first cache while several blocks of rows pass over it: of 48 KiB it takes
 #: 16, as much as a block, and the sums of a block 4.
 _PART: Final = 256
+#: Up to so many blocks of rows it is not cut: the first reads all of it as fast as memory can, the others find it in
+#: the second cache. (To prefetch it while others compute holds up more than it saves: 0.92 and 0.70 ms at 64 rows.)
+_FEW: Final = 3
 #: The fewest rows of a block that are worth passing over whole vectors: with fewer, k is cut.
 _FEWEST: Final = 192
 
@@ -114,9 +117,8 @@ class _Kernel:
         e = self.e
         panel = e.at(self.panel, e.b.mul(turn, i64(_TURN_LINES * LINE)), 1)
         self._prefetch(turn)
-        stride = i64(self.shape.step_bytes)
         for j in range(self.width):
-            tiles.LOAD.emit(e.b, 6 + j, e.at(panel, j * tiles.BYTES, 1), stride)
+            tiles.LOAD.emit(e.b, 6 + j, e.at(panel, j * tiles.ROWS * LINE, 1), i64(LINE))
         for i, (start, step) in enumerate(self.rows):
             tiles.LOAD.emit(e.b, 4 + i, e.at(start, e.b.mul(turn, step), 1), i64(LINE))
             for j in range(self.width):
@@ -288,8 +290,8 @@ class TiledMatmul(Tiled):
         e, b = self.e, self.e.b
         count = b.sub(high, low)
         turns = self._count(count, self.shape.rows)
-        alone = b.icmp_signed("==", turns, i64(1))
-        cut = b.select(alone, size, i64(_PART))
+        few = b.icmp_signed("<=", turns, i64(_FEW))
+        cut = b.select(few, size, i64(_PART))
 
         def part(at: Value) -> None:
             left = b.sub(size, at)
@@ -302,8 +304,9 @@ class TiledMatmul(Tiled):
             def turn(i: Value) -> None:
                 top, bottom = self._block(low, count, self.shape.rows, turns, i)
                 sums = e.at(self.sums, b.mul(i, i64(self.shape.rows * self.shape.columns * 4)), 1)
-                ahead = b.select(alone, e.at(start, _AHEAD, 1), e.at(following, b.mul(i, share), 1))
-                self._call(top, bottom, start, depth, b.add(first, at), sums, ahead, pace)
+                ahead = b.select(few, e.at(start, _AHEAD, 1), e.at(following, b.mul(i, share), 1))
+                own = b.select(b.icmp_signed("==", i, i64(0)), i64(self.shape.step_bytes), i64(0))
+                self._call(top, bottom, start, depth, b.add(first, at), sums, ahead, b.select(few, own, pace))
 
             e.loop(0, turns, turn)
 

@@ -2,8 +2,8 @@
 
     void NAME(ptr panel, ptr out, i64 first, i64 count)
 
-decodes the chunks `first` .. `first + count` of a panel (`moec.formats.panels`) into `out`, [k / kstep][columns][kstep]
-in the shape's dtype, 64-byte aligned. Each weight is one rounding away from what the format says, whatever the machine:
+decodes the chunks `first` .. `first + count` of a panel (`moec.formats.panels`) into `out`, a part of a dense panel
+of the shape, 64-byte aligned. Each weight is one rounding away from what the format says, whatever the machine:
 
     weight = scale × value(code) + offset
 
@@ -209,10 +209,20 @@ class _Unpacker:
         for k in range(GROUP):
             weights.append(self._weight(words, k, *halves[k // 16 if short else 0]))
             if len(weights) == self.shape.kstep:
-                offset = k // self.shape.kstep * self.place.columns * self._size * self.shape.kstep
-                to = e.at(e.at(out, offset, 1), e.b.mul(column, i64(self._size * self.shape.kstep)), 1)
+                to = self._place(out, k // self.shape.kstep, column)
                 e.b.store(self._step(weights), to, align=self.lanes * self._size * self.shape.kstep)
                 weights = []
+
+    def _place(self, out: Value, step: int, column: Value) -> Value:
+        """Where one step of 32 k of a vector of columns goes."""
+        e, panel, nbytes = self.e, self.shape.panel, self._size * self.shape.kstep
+        width = panel.width or panel.columns
+        start = e.at(out, step * width * nbytes, 1)
+        if width == panel.columns:
+            return e.at(start, e.b.mul(column, i64(nbytes)), 1)
+        tile, within = e.b.udiv(column, i64(width)), e.b.urem(column, i64(width))
+        start = e.at(start, e.b.mul(tile, i64(width * GROUP * self._size)), 1)
+        return e.at(start, e.b.mul(within, i64(nbytes)), 1)
 
     def _prefetch(self, codes: Value) -> None:
         """As many codes as are decoded now, so far ahead."""

@@ -1,7 +1,7 @@
 """Packing: matrices [..., N, K] as the panels that a microkernel streams through.
 
-A matrix becomes [ceil(N / NR)][ceil(K / kstep)][NR][kstep] in the kernel's dtype, zeros where N or K has run out; where
-a kernel multiplies several steps at once, K is taken up to a whole number of those.
+A matrix becomes [ceil(N / NR)][ceil(K / kstep)][NR][kstep] in the kernel's dtype, zeros where N or K has run out. Where
+a kernel multiplies tiles of several steps and fewer columns, a panel is those tiles, each in one piece.
 Matrices packed together share every panel: NR / 2 rows of the gate, then the same NR / 2 rows of the up projection,
 so that one tile of C holds what their activation needs. Imports nothing of the compiler but the noun `PanelShape`.
 """
@@ -33,14 +33,20 @@ _NUMPY: Final = {
 _BLOCK: Final = 128
 
 
-def panel_shape(shape: PanelShape, n: int, k: int, matrices: int = 1) -> tuple[int, int, int, int]:
-    """The dimensions [panels, steps, columns, kstep] of `matrices` interleaved matrices of [n, k] each.
+def panel_shape(shape: PanelShape, n: int, k: int, matrices: int = 1) -> tuple[int, int, int, int, int, int]:
+    """The dimensions [panels, k / depth, columns / width, depth / kstep, width, kstep] of `matrices` interleaved
+    matrices of [n, k] each.
 
     Raises `ValueError` when a panel does not divide into `matrices` equal parts.
     """
     if shape.columns % matrices:
         raise ValueError(f"panels of {shape.columns} columns do not divide among {matrices} matrices")
-    return -(-n // (shape.columns // matrices)), shape.steps(k), shape.columns, shape.kstep
+    panels, steps, width = (
+        -(-n // (shape.columns // matrices)),
+        shape.depth // shape.kstep,
+        shape.width or shape.columns,
+    )
+    return panels, shape.steps(k) // steps, shape.columns // width, steps, width, shape.kstep
 
 
 def panel_bytes(shape: PanelShape, n: int, k: int, matrices: int = 1) -> int:
@@ -64,7 +70,7 @@ def all_bytes(packed: Packed) -> int:
 def pack_panels(
     matrices: Array | Sequence[Array], shape: PanelShape, out: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """The panels of `matrices`, as bytes [..., panels, steps, columns, kstep] in `out` (made here when None).
+    """The panels of `matrices`, as bytes [..., *panel_shape] in `out` (made here when None).
 
     `matrices` is one array [..., N, K] or several of one shape to interleave, of any strides and any dtype that
     NumPy casts to `shape.dtype` (16-bit words count as their bit patterns for bf16). Leading axes are experts,
@@ -82,8 +88,7 @@ def pack_panels(
     panels = buffer.view(dtype).reshape(*lead, *panel_shape(shape, n, k, len(stack)))
     for expert in np.ndindex(*lead):
         for place, matrix in enumerate(stack):
-            part = shape.columns // len(stack)
-            _pack(_words(matrix[expert], dtype), panels[expert][:, :, place * part : (place + 1) * part])
+            _pack(_words(matrix[expert], dtype), panels[expert], place, len(stack))
     return buffer
 
 
@@ -92,29 +97,45 @@ def _words(matrix: Array, dtype: np.dtype[Any]) -> Array:
     return matrix.view(dtype) if matrix.dtype == np.uint16 and dtype == _NUMPY["bf16"] else matrix
 
 
-def _pack(matrix: Array, panels: Array) -> None:
-    """Writes [N, K] into the view [panels, steps, columns, kstep]."""
-    k, (count, _, columns, kstep) = matrix.shape[1], panels.shape
-    whole = k - k % kstep
+def _pack(matrix: Array, panels: Array, place: int, count: int) -> None:
+    """Writes [N, K] into the columns of one of `count` matrices, of panels of `panel_shape`."""
+    tiles, width = panels.shape[2], panels.shape[4]
+    part = tiles * width // count
+    together = min(part, width)
+    for first in range(0, part, together):
+        tile, column = divmod(place * part + first, width)
+        for p, panel in enumerate(panels[:, :, tile, :, column : column + together]):
+            rows = matrix[p * part + first :][:together]
+            panel[:, :, len(rows) :] = 0
+            _pack_rows(rows, panel[:, :, : len(rows)])
+
+
+def _pack_rows(rows: Array, panel: Array) -> None:
+    """Writes [columns, K] into the view [k / depth, depth / kstep, columns, kstep]."""
+    k, (_, steps, _, kstep) = rows.shape[1], panel.shape
+    depth = steps * kstep
+    full = k - k % depth
+    for at in range(0, full, _BLOCK):
+        block = rows[:, at : min(at + _BLOCK, full)]
+        _move(block, panel[at // depth : (at + block.shape[1]) // depth])
+    if full < k:
+        last, rest = panel[full // depth], rows[:, full:]
+        last[...] = 0
+        whole = rest.shape[1] // kstep
+        _move(rest[:, : whole * kstep], last[None, :whole])
+        if whole * kstep < rest.shape[1]:
+            last[whole, :, 0] = rest[:, -1]
+
+
+def _move(block: Array, into: Array) -> None:
+    """Writes [columns, K] into a view [., ., columns, kstep] of as many elements."""
+    kstep, shape = into.shape[3], into.shape[:3]
+    if abs(block.strides[0]) < abs(block.strides[1]):
+        for i in range(kstep):
+            into[..., i] = block[:, i::kstep].T.reshape(shape)
+        return
     # A group of kstep k moves as one word wherever k runs fastest in the matrix.
-    word = np.dtype(f"u{panels.itemsize * kstep}")
-    moves = matrix.dtype == panels.dtype and matrix.strides[1] == matrix.itemsize
-    transposed = abs(matrix.strides[0]) < abs(matrix.strides[1])
-    for p in range(count):
-        rows = matrix[p * columns : (p + 1) * columns]
-        used = len(rows)
-        panel = panels[p]
-        panel[:, used:] = 0
-        for at in range(0, whole, _BLOCK):
-            block = rows[:, at : min(at + _BLOCK, whole)]
-            into = panel[at // kstep : (at + block.shape[1]) // kstep, :used]
-            if transposed:
-                for i in range(kstep):
-                    into[..., i] = block[:, i::kstep].T
-            else:
-                words = block if moves else np.ascontiguousarray(block, panels.dtype)
-                into.view(word)[..., 0] = words.view(word).T
-        if whole < k:
-            panel[whole // kstep, :used, 0] = rows[:, -1]
-            panel[whole // kstep, :used, 1:] = 0
-        panel[-(-k // kstep) :, :used] = 0
+    word = np.dtype(f"u{into.itemsize * kstep}")
+    moves = block.dtype == into.dtype and block.strides[1] == block.itemsize
+    words = block if moves else np.ascontiguousarray(block, into.dtype)
+    into.view(word)[..., 0] = words.view(word).T.reshape(shape)

@@ -45,9 +45,9 @@ def _taken_apart(packed: Packed, data: Data) -> list[Data]:
     if packed.storage:
         layout = PanelLayout(FORMATS[packed.storage].layout, shape.columns, packed.n, packed.k, count)
         return [coded.decode() for coded in layout.unpack(data)]
-    panels, steps, columns, kstep = panel_shape(shape, packed.n, packed.k, count)
-    parted = data.view(NUMPY[shape.dtype]).reshape(panels, steps, count, columns // count, kstep)
-    rows = parted.transpose(2, 0, 3, 1, 4).reshape(count, -1, steps * kstep)
+    panels = data.view(NUMPY[shape.dtype]).reshape(panel_shape(shape, packed.n, packed.k, count))
+    columns = panels.transpose(0, 2, 4, 1, 3, 5).reshape(len(panels), count, shape.columns // count, -1)
+    rows = columns.swapaxes(0, 1).reshape(count, -1, columns.shape[-1])
     return list(rows[:, : packed.n, : packed.k])
 
 

@@ -133,9 +133,11 @@ def test_the_activation_is_vectors_without_a_scalar_tail(target: str, dtype: str
     assert not [line for turn in turns for line in turn if _SCALAR.match(line)]
     if TARGETS[target].vector_registers == 32:  # with 16, a constant may stay in memory
         assert not [line for turn in turns for line in spilled(turn)]
-    (swiglu,) = [turn for turn in turns if sum(1 for line in turn if _FUSED.match(line)) > 4]
-    assert [line for line in swiglu if re.match(rf"vdivps.*%{register}", line)]
-    assert all(f"%{register}" in line for line in swiglu if _FUSED.match(line))
+    activations = [turn for turn in turns if sum(1 for line in turn if _FUSED.match(line)) > 4]
+    assert 1 <= len(activations) <= 2  # results that stay in a cache, and those that go past it
+    for swiglu in activations:
+        assert [line for line in swiglu if re.match(rf"vdivps.*%{register}", line)]
+        assert all(f"%{register}" in line for line in swiglu if _FUSED.match(line))
 
 
 def undefined(image: bytes) -> Iterator[str]:

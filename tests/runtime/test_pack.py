@@ -17,6 +17,7 @@ SHAPES = {
     "f32": PanelShape(48, "f32"),
     "bf16": PanelShape(48, "bf16", 2, 2),
     "f16": PanelShape(6, "f16"),
+    "tiles": PanelShape(32, "bf16", 2, 32, 16),
 }
 
 
@@ -28,7 +29,9 @@ def defined(matrices: list[np.ndarray], shape: PanelShape) -> np.ndarray:
     for m, matrix in enumerate(matrices):
         for row in range(n):
             for i in range(k):
-                out[row // part, i // shape.kstep, m * part + row % part, i % shape.kstep] = matrix[row, i]
+                tile, column = divmod(m * part + row % part, shape.width or shape.columns)
+                step = i % shape.depth // shape.kstep
+                out[row // part, i // shape.depth, tile, step, column, i % shape.kstep] = matrix[row, i]
     return out
 
 
@@ -36,27 +39,26 @@ def matrix(rng: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:
     return rng.standard_normal(shape).astype(NUMPY[dtype])
 
 
-@pytest.mark.parametrize("dtype", SHAPES)
+@pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (48, 2), (50, 7), (96, 257)])
 @pytest.mark.parametrize("count", [1, 2])
-def test_panels_are_what_their_definition_says(dtype: str, n: int, k: int, count: int) -> None:
-    rng = np.random.default_rng(1)
-    matrices = [matrix(rng, dtype, n, k) for _ in range(count)]
-    shape = SHAPES[dtype]
+def test_panels_are_what_their_definition_says(name: str, n: int, k: int, count: int) -> None:
+    rng, shape = np.random.default_rng(1), SHAPES[name]
+    matrices = [matrix(rng, shape.dtype, n, k) for _ in range(count)]
     got = pack_panels(matrices if count > 1 else matrices[0], shape)
     assert got.ctypes.data % 64 == 0
     assert got.tobytes() == defined(matrices, shape).tobytes()
 
 
-@pytest.mark.parametrize("dtype", SHAPES)
-def test_any_strides_and_any_dtype_go_in(dtype: str) -> None:
-    rng = np.random.default_rng(2)
-    shape = SHAPES[dtype]
+@pytest.mark.parametrize("name", SHAPES)
+def test_any_strides_and_any_dtype_go_in(name: str) -> None:
+    rng, shape = np.random.default_rng(2), SHAPES[name]
+    dtype = NUMPY[shape.dtype]
     whole = matrix(rng, "f32", 3, 2 * 50, 2 * 31)
     for view in (whole[:, ::2, ::2], whole[:, :50, :], whole.swapaxes(1, 2), whole[:, ::-1, ::-1]):
-        want = b"".join(defined([expert.astype(NUMPY[dtype])], shape).tobytes() for expert in view)
+        want = b"".join(defined([expert.astype(dtype)], shape).tobytes() for expert in view)
         assert pack_panels(view, shape).tobytes() == want
-        assert pack_panels(view.astype(NUMPY[dtype]), shape).tobytes() == want
+        assert pack_panels(view.astype(dtype), shape).tobytes() == want
 
 
 def test_bit_patterns_of_bf16_are_bf16() -> None:
