@@ -1,4 +1,4 @@
-"""Rows gathered for tiles, as `plan.gather` describes them: where the vector of a row stands.
+"""Rows gathered for tiles, as `plan.gather` describes them: where a row's vector stands, and the stage that copies it.
 
 The rows of a key stand in groups of 16, the last of what is left; a group lies as [k / 32][rows][32] of bf16. So a tile
 of a group is one piece of memory.
@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from moec.codegen import tiles
+from moec.codegen.frame import StageFrame, ascend, row_bytes
 from moec.codegen.llvm import Emitter, Value, i64
+from moec.codegen.stages import BYTE_COST, Stage, Stages, write
+from moec.dialects import plan
+from moec.dialects.types import integer
 
 #: k that stand together, and the bytes that they take.
 DEPTH: Final = tiles.DEPTH
@@ -45,3 +49,62 @@ class GatheredRow:
     def element(self, e: Emitter, k: Value) -> Value:
         """The address of one k; those up to the next multiple of 32 follow it."""
         return e.at(self.line(e, e.b.udiv(k, i64(DEPTH))), e.b.urem(k, i64(DEPTH)), LINE // DEPTH)
+
+
+def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
+    """The stage of a `plan.gather`: each row by itself, so that it can be cut among threads anywhere."""
+    e, frame, function = stages.begin(name)
+    domain, b = stages.domains[op.domain], e.b
+    source = stages.domains[plan.domain_of(op.vector)]
+    assert isinstance(op.vector.type, plan.RowsType) and isinstance(op.value.type, plan.RowsType)
+    size, padded = row_bytes(op.vector.type.row), row_bytes(op.value.type.row)
+    vectors, gathered = frame.pointer_of(op.vector), frame.pointer_of(op.value)
+    stop = function.args[2]
+    if op.group is not None:  # a key that no matrix has: its row has no place, and the call fails
+        placed = e.load(e.at(frame.pointer_of((op.group, "offsets")), i64(integer(op.keys)), 8), "i64")
+        stop = b.select(b.icmp_signed("<", placed, stop), placed, stop)
+
+    def rows(passing: bool) -> None:
+        def turn(place: Value) -> None:
+            row, first, last = _place(e, frame, stages, op, place)
+            start = e.at(vectors, b.mul(ascend(e, frame, domain, source, row), i64(size)), 1)
+            _copy(e, start, size, GatheredRow.at(e, gathered, padded, place, first, last), passing)
+
+        e.loop(function.args[1], stop, turn)
+
+    write(e, frame.number_of(domain.keys("count")), padded, rows)
+    stages.finish(e, function, passing=True)
+    return Stage(name, domain, None, 0, 2 * BYTE_COST * padded)
+
+
+def _copy(e: Emitter, vector: Value, size: int, to: GatheredRow, passing: bool) -> None:
+    """A row's vector, line after line."""
+
+    def line(at: Value) -> None:
+        value = e.load(e.at(vector, e.b.mul(at, i64(LINE)), 1), "bf16", DEPTH)
+        e.store(value, to.line(e, at), "bf16", passing)
+
+    e.loop(0, size // LINE, line)
+    if tail := size % LINE:
+        last = to.line(e, size // LINE)
+        e.fill(last, LINE)
+        e.copy(last, e.at(vector, size - tail, 1), tail)
+
+
+def _place(e: Emitter, frame: StageFrame, stages: Stages, op: plan.GatherOp, place: Value) -> tuple[Value, ...]:
+    """The row at a place of the grouping, and the first place of its key and the one after the last."""
+    domain, row = stages.domains[op.domain], place
+    match op.grouping.data:
+        case "none":
+            return row, i64(0), frame.number_of(domain.keys("count"))
+        case "index":
+            assert domain.expand is not None
+            offsets, keys, at = domain.keys("offsets"), domain.expand.index, place
+        case _:
+            assert op.group is not None and isinstance(op.group.owner, plan.GroupOp)
+            offsets, keys = (op.group, "offsets"), op.group.owner.key
+            row = e.load(e.at(frame.pointer_of((op.group, "order")), place, 8), "i64")
+            at = ascend(e, frame, domain, stages.domains[plan.domain_of(keys)], row)
+    key = e.load(e.at(frame.pointer_of(keys), at, 8), "i64")
+    bounds = (e.load(e.at(frame.pointer_of(offsets), e.b.add(key, i64(i)), 8), "i64") for i in (0, 1))
+    return row, *bounds

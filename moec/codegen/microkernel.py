@@ -26,6 +26,8 @@ from typing import Any, Final, TypeAlias
 
 from llvmlite import ir
 
+from moec.codegen.floats import bf16_pairs, widen
+from moec.codegen.llvm import Emitter
 from moec.target import KernelShape, Target
 
 Value: TypeAlias = Any
@@ -69,9 +71,10 @@ def emit_microkernel(
     pointers, panel, c, ldc, k, first, accumulate, ahead, pace = function.args
     for pointer in (pointers, panel, c):
         pointer.add_attribute("noalias")
-    b = ir.IRBuilder(function.append_basic_block("entry"))
+    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    b = e.b
     rows_at = _rows(b, pointers, rows, first, _element(shape.activation))
-    tile = _Tile(b, shape, rows_at, panel, ahead if prefetches else None, pace, target.converts_f16)
+    tile = _Tile(e, shape, rows_at, panel, ahead if prefetches else None, pace)
     unroll = 1 << max(0, (_TURN // (rows * shape.vectors * shape.kstep)).bit_length() - 1)
 
     def steps(count: int) -> Callable[[Value, Sequence[Value]], list[Value]]:
@@ -85,11 +88,11 @@ def emit_microkernel(
     sums = tile.init(c, ldc, accumulate)
     whole = b.and_(k, _I64(-shape.kstep))
     turns = b.and_(k, _I64(-shape.kstep * unroll)) if unroll > 1 else whole
-    sums = _loop(b, _I64(0), turns, shape.kstep * unroll, sums, steps(unroll))
+    sums = e.fold(_I64(0), turns, sums, steps(unroll), shape.kstep * unroll)
     if unroll > 1:
-        sums = _loop(b, turns, whole, shape.kstep, sums, steps(1))
+        sums = e.fold(turns, whole, sums, steps(1), shape.kstep)
     if shape.kstep == 2:
-        sums = _loop(b, whole, k, 2, sums, lambda at, sums: tile.step(at, sums, odd=True))
+        sums = e.fold(whole, k, sums, lambda at, sums: tile.step(at, sums, odd=True), 2)
     tile.store(c, ldc, sums)
     b.ret_void()
     return function
@@ -103,16 +106,15 @@ class _Tile:
 
     def __init__(
         self,
-        b: ir.IRBuilder,
+        e: Emitter,
         shape: KernelShape,
         rows: Sequence[Value],
         panel: Value,
         ahead: Value | None,
         pace: Value,
-        converts_f16: bool,
     ) -> None:
-        self.b, self.shape, self.rows, self.panel = b, shape, rows, panel
-        self.ahead, self.pace, self.converts_f16 = ahead, pace, converts_f16
+        self.e, self.b, self.shape, self.rows, self.panel = e, e.b, shape, rows, panel
+        self.ahead, self.pace = ahead, pace
         self.vector = ir.VectorType(_F32, shape.lanes)
         self.words = ir.VectorType(_I32, shape.lanes)
 
@@ -155,9 +157,7 @@ class _Tile:
 
     def _prefetch(self, start: Value) -> None:
         for offset in range(0, self.shape.step_bytes, _CACHE_LINE):
-            line = self.b.gep(start, [_I64(offset)], source_etype=_I8)
-            # For reading, to be kept in the second cache, data.
-            _call(self.b, "llvm.prefetch.p0", ir.VoidType(), line, _I32(0), _I32(2), _I32(1))
+            self.e.prefetch(self.e.at(start, offset, 1))
 
     def _places(self, c: Value, ldc: Value) -> list[Value]:
         b, lanes = self.b, self.shape.lanes
@@ -170,7 +170,9 @@ class _Tile:
             case "fma", _:
                 return [(lambda row: self._splat(row, at), self._weights(start, self.vector))]
             case "widen", "f16":
-                return [(lambda row: self._splat(row, at), [self._from_f16(w) for w in self._halves(start)])]
+                return [
+                    (lambda row: self._splat(row, at), [widen(self.e, half, "f16") for half in self._halves(start)])
+                ]
             case "widen", _:
                 pairs = self._weights(start, self.words)
                 low = [self._as_f32(self.b.shl(pair, self._word(16))) for pair in pairs]
@@ -189,45 +191,26 @@ class _Tile:
         return [b.load(place, typ=vector, align=min(64, lanes * size)) for place in places]
 
     def _halves(self, start: Value) -> list[Value]:
-        kind = _F16 if self.converts_f16 else _I16
-        return self._weights(start, ir.VectorType(kind, self.shape.lanes), size=2)
-
-    def _from_f16(self, half: Value) -> Value:
-        """f16 as f32. Without an instruction: the exponent moves by a multiplication, exact for subnormals too."""
-        b = self.b
-        if self.converts_f16:
-            return b.fpext(half, self.vector)
-        bits = b.zext(half, self.words)
-        magnitude = b.shl(b.and_(bits, self._word(0x7FFF)), self._word(13))
-        scaled = b.fmul(self._as_f32(magnitude), ir.Constant(self.vector, [2.0**112] * self.shape.lanes))
-        infinite = b.icmp_unsigned(">=", magnitude, self._word(0x7C00 << 13))
-        exponent = b.and_(b.sext(infinite, self.words), self._word(0x7F800000))
-        sign = b.shl(b.and_(bits, self._word(0x8000)), self._word(16))
-        return self._as_f32(b.or_(b.or_(b.bitcast(scaled, self.words), exponent), sign))
+        return self._weights(start, ir.VectorType(self.e.register("f16"), self.shape.lanes), size=2)
 
     def _splat(self, row: Value, at: Value) -> Value:
         b = self.b
         place = b.gep(row, [at], source_etype=_F32)
-        return self._broadcast(b.load(place, typ=_F32, align=4), self.vector)
+        return self.e.splat(b.load(place, typ=_F32, align=4), self.shape.lanes)
 
     def _splat_pair(self, row: Value, at: Value, odd: bool) -> Value:
         b = self.b
         place = b.gep(row, [at], source_etype=_I16)
         if odd:
-            return self._broadcast(b.zext(b.load(place, typ=_I16, align=2), _I32), self.words)
-        return self._broadcast(b.load(place, typ=_I32, align=2), self.words)
-
-    def _broadcast(self, scalar: Value, vector: ir.VectorType) -> Value:
-        b = self.b
-        one = b.insert_element(ir.Constant(vector, ir.Undefined), scalar, _I32(0))
-        return b.shuffle_vector(one, one, ir.Constant(ir.VectorType(_I32, self.shape.lanes), None))
+            return self.e.splat(b.zext(b.load(place, typ=_I16, align=2), _I32), self.shape.lanes)
+        return self.e.splat(b.load(place, typ=_I32, align=2), self.shape.lanes)
 
     def _multiply_add(self, x: Value, weight: Value, total: Value) -> Value:
         if self.shape.form == "dot":
-            return _call(
-                self.b, "llvm.x86.avx512bf16.dpbf16ps.512", self.vector, total, self._pairs(x), self._pairs(weight)
+            return self.e.call(
+                "llvm.x86.avx512bf16.dpbf16ps.512", self.vector, total, self._pairs(x), self._pairs(weight)
             )
-        return _call(self.b, f"llvm.fmuladd.v{self.shape.lanes}f32", self.vector, x, weight, total)
+        return self.e.overloaded("llvm.fmuladd", x, weight, total)
 
     def _pairs(self, words: Value) -> Value:
         return bf16_pairs(self.b, words, self.shape.lanes)
@@ -239,29 +222,6 @@ class _Tile:
         return self.b.bitcast(words, self.vector)
 
 
-def bf16_pairs(b: ir.IRBuilder, words: Value, lanes: int) -> Value:
-    """Vectors of 32-bit words as the pairs of bf16 that `dpbf16ps` takes."""
-    return b.bitcast(words, ir.VectorType(_BFloat(), 2 * lanes))
-
-
-def bf16_type() -> ir.Type:
-    """LLVM's `bfloat`, as the element of a vector."""
-    return _BFloat()
-
-
-class _BFloat(ir.Type):
-    """LLVM's `bfloat`, which llvmlite.ir lacks; only ever the element of a vector that is bit-cast to."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
 def _rows(b: ir.IRBuilder, pointers: Value, count: int, first: Value, element: ir.Type) -> list[Value]:
     """The addresses of element `first` of each row."""
     slots = [b.gep(pointers, [_I64(row)], source_etype=_PTR) for row in range(count)]
@@ -270,45 +230,3 @@ def _rows(b: ir.IRBuilder, pointers: Value, count: int, first: Value, element: i
 
 def _element(dtype: str) -> ir.Type:
     return {"f32": _F32, "f16": _F16, "bf16": _I16}[dtype]
-
-
-def _call(b: ir.IRBuilder, name: str, result: ir.Type, *args: Value) -> Value:
-    """Calls the intrinsic `name`, declared on first use."""
-    if name not in b.module.globals:
-        ir.Function(b.module, ir.FunctionType(result, [arg.type for arg in args]), name)
-    return b.call(b.module.globals[name], args)
-
-
-def _loop(
-    b: ir.IRBuilder,
-    start: Value,
-    stop: Value,
-    stride: int,
-    carried: Sequence[Value],
-    body: Callable[[Value, Sequence[Value]], list[Value]],
-) -> list[Value]:
-    """`body(i, carried)` for i from `start` to `stop` by `stride`; gives what the last turn carried out.
-
-    The last turn may start less than `stride` before `stop`.
-    """
-    before, inside, after = b.block, b.append_basic_block("turn"), b.append_basic_block("done")
-    b.cbranch(b.icmp_signed("<", start, stop), inside, after)
-    b.position_at_end(inside)
-    at = b.phi(_I64)
-    at.add_incoming(start, before)
-    entering = [b.phi(value.type) for value in carried]
-    for phi, value in zip(entering, carried, strict=True):
-        phi.add_incoming(value, before)
-    leaving = body(at, entering)
-    following = b.add(at, _I64(stride))
-    at.add_incoming(following, b.block)
-    for phi, value in zip(entering, leaving, strict=True):
-        phi.add_incoming(value, b.block)
-    last = b.block
-    b.cbranch(b.icmp_signed("<", following, stop), inside, after)
-    b.position_at_end(after)
-    results = [b.phi(value.type) for value in carried]
-    for phi, old, new in zip(results, carried, leaving, strict=True):
-        phi.add_incoming(old, before)
-        phi.add_incoming(new, last)
-    return results

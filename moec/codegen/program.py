@@ -8,7 +8,6 @@ from llvmlite import ir
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
-from moec.codegen.amx import emit_gather
 from moec.codegen.frame import (
     ALIGNMENT,
     FLAG,
@@ -20,7 +19,7 @@ from moec.codegen.frame import (
     row_layout,
     workspace_bytes,
 )
-from moec.codegen.gathered import SLACK
+from moec.codegen.gathered import SLACK, emit_gather
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
 from moec.codegen.sort import sort_keys, sort_slots

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from llvmlite import ir
 
-from moec.codegen.elements import widen
+from moec.codegen.floats import widen
 from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, VOID, Emitter, Value, i64
 from moec.formats.activations import SMALLEST
 from moec.formats.layout import BLOCK, GROUP, Layout

@@ -11,7 +11,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from moec.codegen.elements import widen
+from moec.codegen.floats import widen
 from moec.codegen.llvm import I32, I64, Emitter, Value, i64, vector, width_of
 from moec.codegen.views import View
 from moec.dialects import moe

@@ -18,9 +18,8 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from moec.codegen.elements import widen
+from moec.codegen.floats import bf16_type, widen
 from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, i64
-from moec.codegen.microkernel import bf16_type
 from moec.formats.layout import BLOCK, E2M1, GROUP, KINDS, Field
 from moec.formats.panels import PanelLayout
 from moec.target import KernelShape, Target

@@ -166,7 +166,7 @@ def _multiply_add(e: Emitter, form: str, total: Value, factor: Value) -> Value:
         return e.b.bitcast(multiply_add(e, *integers), total.type)
     if form != "dot":
         return e.overloaded("llvm.fmuladd", total, factor, factor)
-    from moec.codegen.microkernel import bf16_pairs
+    from moec.codegen.floats import bf16_pairs
 
     pairs = bf16_pairs(e.b, factor, e.lanes)
     return e.call("llvm.x86.avx512bf16.dpbf16ps.512", total.type, total, pairs, pairs)

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from xdsl.ir import Block, Operation, SSAValue
 
-from moec.codegen.elements import emit_scalar, is_scalar, widen
+from moec.codegen.elements import emit_scalar, is_scalar
+from moec.codegen.floats import widen
 from moec.codegen.llvm import SIZES, Emitter, Value
 from moec.codegen.rows.surroundings import Surroundings
 from moec.codegen.selections import Chosen, chosen_like
