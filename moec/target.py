@@ -210,9 +210,9 @@ class Target:
         return self.vector_bits // (8 * DTYPES[dtype].size)
 
     @property
-    def prefetch(self) -> tuple[int, int]:
-        """(rows, bytes): while more than so many rows pass over weights from memory, what lies so far ahead wants to be
-        prefetched; with fewer the hardware keeps up by itself, and better alone."""
+    def prefetch(self) -> tuple[tuple[int, int], ...]:
+        """(rows, bytes): from so many rows on that pass over weights from memory, what lies so far ahead wants to be
+        prefetched; with fewer than the first the hardware keeps up by itself, and better alone."""
         return _machine(self).prefetch
 
     @property
@@ -305,7 +305,7 @@ class _Machine:
     f32: tuple[_Tile, ...]
     bf16: tuple[_Tile, ...]
     f16: tuple[_Tile, ...]
-    prefetch: tuple[int, int] = (0, 1024)
+    prefetch: tuple[tuple[int, int], ...] = ((1, 1024),)
     #: For stretches of k of one scale: GOP/s of 16 rows of bytes through dot products and through tiles.
     bytes: Mapping[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
 
@@ -320,7 +320,7 @@ _AVX512_FAST_DOT = _Machine(
     f32=_tiles("fma", {(8, 48): 1.0, (6, 64): 1.0, (4, 96): 1.0, (12, 32): 0.75}),
     bf16=_tiles("dot", {(8, 48): 1.0, (6, 64): 1.0, (4, 96): 1.0, (12, 32): 0.75}),
     f16=_tiles("widen", {(8, 48): 0.85, (6, 64): 0.8, (12, 32): 0.75, (4, 96): 0.7}),
-    prefetch=(6, 8192),
+    prefetch=((7, 8192),),
 )
 #: Intel (vectors measured on a Granite Rapids at the frequency that the kernel itself leaves): two 512-bit FMAs a
 #: cycle, `vdpbf16ps` at half their rate. Widening shares the FMAs' ports, so few columns and many rows do best; widened
@@ -328,7 +328,8 @@ _AVX512_FAST_DOT = _Machine(
 #: GFLOP/s from the first cache (1550 from the second), beside 155 of f32's multiply-adds and 87 of `vdpbf16ps`. Bytes
 #: on the same machine: with a scale for 32 k or more, tiles are ahead from 15 rows on, and twice as fast at 256. With
 #: one for 16 k a tile is a quarter full and has four times the integers to scale; that they lose is measured with both
-#: threads of a core at work.
+#: threads of a core at work. One or two rows read a fifth more with prefetches 640 bytes ahead than 1024, 16 rows a
+#: twentieth more with 4096 (f32 on a Granite Rapids).
 _AVX512 = _Machine(
     512,
     32,
@@ -339,6 +340,7 @@ _AVX512 = _Machine(
         *_tiles("dot", {(8, 48): 0.037}),
     ),
     f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
+    prefetch=((1, 640), (4, 4096)),
     bytes={64: (217, 235), 32: (190, 210), 16: (104, 72)},
 )
 #: Measured with 256-bit code on the same machine.

@@ -30,6 +30,8 @@ from moec.target import Target
 _WORD: Final = 4
 #: Sums of a row that run beside each other where a block is one stretch: one chain of sixteen would be waited for.
 _CHAINS: Final = 4
+#: The least bytes ahead of the codes that are multiplied that memory is read.
+_NEAREST: Final = 1024
 
 
 def emit_products(
@@ -144,13 +146,14 @@ class Products:
 
     def _prefetch(self, codes: Value) -> None:
         """As much as a vector of columns reads, so far ahead, where rows are too many for the hardware to run ahead."""
-        e, (few, distance) = self.e, self.e.target.prefetch
+        e, (many, _) = self.e, self.e.target.prefetch[0]
         share = self.place.chunk * BLOCK // self.layout.chunk * self.lanes // self.place.columns
         # Narrow codes are wanted in the first cache, since they are shifted and masked before they are multiplied.
-        ahead, locality = (distance, 2) if self.layout.bits == 8 else (min(distance, 4096), 3)
-        with e.when(e.b.icmp_signed(">", self.count, i64(few))):
+        farthest, locality = (1 << 16, 2) if self.layout.bits == 8 else (4096, 3)
+        with e.when(e.b.icmp_signed(">=", self.count, i64(many))):
+            start = e.at(codes, e.ahead(self.count, _NEAREST, farthest), 1)
             for offset in range(0, share, 64):
-                self._prefetch_line(e.at(codes, ahead + offset, 1), locality)
+                self._prefetch_line(e.at(start, offset, 1), locality)
 
     def _prefetch_fields(self, chunk: Value, block: Value, blocks: int) -> None:
         """A block's share of the fields of the next chunk."""

@@ -147,6 +147,14 @@ class Emitter:
         """Fetches the line at an address, any address, into the second cache, for reading."""
         self.call("llvm.prefetch.p0", VOID, pointer, *(ir.Constant(I32, word) for word in (0, 2, 1)))
 
+    def ahead(self, rows: Value, nearest: int = 0, farthest: int = 1 << 16) -> Value:
+        """How far ahead of so many rows weights want to be prefetched, in bytes; 0 where they do not."""
+        distance = i64(0)
+        for least, nbytes in self.target.prefetch:
+            bounded = i64(min(max(nbytes, nearest), farthest))
+            distance = self.b.select(self.b.icmp_signed(">=", rows, i64(least)), bounded, distance)
+        return distance
+
     # control
 
     def loop(self, start: Value | int, stop: Value | int, body: Callable[[Value], None], step: Value | int = 1) -> None:

@@ -69,9 +69,9 @@ class Matmul:
 
         A few rows are always the only block; they leave the weights to the hardware, where it keeps up with them.
         """
-        stages, shape, few = self.stages, self.shape, self.stages.target.prefetch[0]
+        stages, shape, (many, _) = self.stages, self.shape, self.stages.target.prefetch[0]
         self.kernels = [
-            emit_microkernel(stages.module, stages.target, shape, rows, rows > few or 2 * rows >= shape.rows)
+            emit_microkernel(stages.module, stages.target, shape, rows, rows >= many or 2 * rows >= shape.rows)
             for rows in range(1, shape.rows + 1)
         ]
 
@@ -267,9 +267,7 @@ class Matmul:
         alone = e.b.icmp_signed("==", blocks, i64(1))
         share = e.b.udiv(i64(size), blocks)
         following = e.at(part, e.b.add(i64(size), e.b.mul(block, share)), 1)
-        few, distance = self.stages.target.prefetch
-        soon = e.b.select(e.b.icmp_signed("<=", rows, i64(few)), part, e.at(part, distance, 1))
-        ahead = e.b.select(alone, soon, following)
+        ahead = e.b.select(alone, e.at(part, e.ahead(rows), 1), following)
         return ahead, e.b.select(alone, i64(self.shape.step_bytes), e.b.udiv(i64(self.shape.step_bytes), blocks))
 
     def _call(

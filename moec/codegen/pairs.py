@@ -43,8 +43,8 @@ class PairProducts(Products):
 
             e.loop(0, self.place.columns, turn, vectors * self.lanes)
 
-        few, _ = e.target.prefetch
-        with e.either(e.b.icmp_signed("<=", self.count, i64(few))) as otherwise:
+        many, _ = e.target.prefetch[0]
+        with e.either(e.b.icmp_signed("<", self.count, i64(many))) as otherwise:
             pass_over(1, GROUP)
             otherwise()
             pass_over(vectors, GROUP // vectors)
