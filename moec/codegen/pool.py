@@ -1,8 +1,12 @@
 """The thread pool: workers that wait inside native code, and `parallel`, which cuts a stage among them.
 
     void moec_work(ptr pool, i64 worker)                                                     a worker's life
-    void moec_parallel(ptr pool, ptr stage, ptr frame, i64 units, ptr scratch, i64 stride)   what a kernel calls
+    void moec_parallel(ptr pool, ptr stage, ptr frame, i64 units, i64 busy, ptr scratch, i64 stride)
+                                                                                             what a kernel calls
     void moec_stop(ptr pool)                                                                 ends every worker's life
+
+`busy` of the units are work, the others are those of matrices that no row chose: chunks are small enough for the work
+to be shared out evenly, however it is spread.
 
 One job is open at a time. Whoever is awake takes chunks of it until none is left; the caller takes part, and at the end
 waits only for those who have joined. So a worker that sleeps, or that the machine runs late, delays nobody. If another
@@ -23,12 +27,13 @@ from moec.codegen.stages import STAGE_TYPE
 from moec.runtime.pool import LINE, Line
 from moec.target import Target
 
-PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, PTR, I64])
+PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, PTR, I64])
 
 #: Picoseconds of work below which a stage runs on the thread that calls.
 WORTH_SHARING: Final = 20_000_000
-#: Chunks for each thread: enough to even out experts of different sizes.
-_CHUNKS: Final = 8
+#: Chunks of work for each thread: enough to even out experts of different sizes. At most so many there are in all, for
+#: each thread: to take one costs the time of a line's way from one core to another.
+_CHUNKS, _MOST = 8, 64
 #: How often a worker looks before it sleeps: a pause takes 10 to 45 ns.
 _LOOKS: Final = 1500
 #: The number of `futex` and its operations on a word of one process (Linux, include/uapi/linux/futex.h).
@@ -195,16 +200,18 @@ class _Parallel(_Function):
 
     def emit(self) -> None:
         b = self.b
-        _, stage, frame, units, scratch, stride = self.function.args
-        alone, share = self.block("alone"), self.block("share")
+        _, stage, frame, units, busy, scratch, stride = self.function.args
+        alone, shared = self.block("alone"), self.block("shared")
         pair = b.cmpxchg(self.line(Line.BUSY), i64(0), i64(1), "seq_cst", "monotonic")
-        b.cbranch(b.extract_value(pair, 1), share, alone)
+        b.cbranch(b.extract_value(pair, 1), shared, alone)
         b.position_at_end(alone)
         call(b, stage, STAGE_TYPE, [frame, i64(0), units, scratch])
         b.ret_void()
-        b.position_at_end(share)
-        chunk = b.udiv(units, b.mul(self.read(Line.SIZE), i64(_CHUNKS)))
-        chunk = b.select(b.icmp_unsigned("<", chunk, i64(1)), i64(1), chunk)
+        b.position_at_end(shared)
+        size, chunk = self.read(Line.SIZE), i64(1)
+        for all_of_them, chunks in ((busy, _CHUNKS), (units, _MOST)):
+            share = b.udiv(all_of_them, b.mul(size, i64(chunks)))
+            chunk = b.select(b.icmp_unsigned("<", chunk, share), share, chunk)
         fields = {
             Line.STAGE: b.ptrtoint(stage, I64),
             Line.FRAME: b.ptrtoint(frame, I64),

@@ -216,7 +216,8 @@ class _Program:
         many = b.and_(b.icmp_unsigned("!=", pool, null), b.icmp_signed(">", cost, i64(WORTH_SHARING)))
         with e.either(many) as otherwise:
             parallel = b.load(e.at(pool, Line.PARALLEL * LINE, 1), typ=PTR, align=8)
-            arguments = [pool, b.bitcast(stage, PTR), frame.pointer, units, scratch, i64(self.scratch)]
+            busy = b.mul(matrices, i64(step.units // step.keys)) if step.units and step.keys else units
+            arguments = [pool, b.bitcast(stage, PTR), frame.pointer, units, busy, scratch, i64(self.scratch)]
             call(b, parallel, PARALLEL_TYPE, arguments)
             otherwise()
             b.call(stage, [frame.pointer, i64(0), units, scratch])
