@@ -216,6 +216,12 @@ class Target:
         return _machine(self).prefetch
 
     @property
+    def writes_past_caches(self) -> bool:
+        """Whether whole lines can be written to memory without being fetched first (`movntps`), which other threads see
+        after a fence of its own; elsewhere that is only a hint, and nothing was measured."""
+        return self.architecture == "x86_64"
+
+    @property
     def converts_f16(self) -> bool:
         """Whether vectors of f16 become f32 by an instruction rather than by a call into a library."""
         return self.architecture == "aarch64" or bool({"f16c", "zvfhmin"} & _enabled(self))

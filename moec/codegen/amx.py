@@ -1,8 +1,8 @@
 """Products through AMX's tiles: 32 rows by 32 columns of bf16, 32 k at once.
 
 Rows come gathered (`moec.codegen.gathered`), so that a tile is one piece of memory and a row is copied once, not once a
-panel: by `plan.gather`, or by the product that they are the results of, if nobody else reads them. A panel
-is tiles, too: [k / 32][2][16][16][2], two of 32 k by 16 columns each, with zeros up to a multiple of 32 k.
+panel: by `plan.gather`, or by the product that they are the results of, if nobody else reads them. A panel is tiles,
+too: [k / 32][2][16][16][2], two of 32 k by 16 columns each, with zeros up to a multiple of 32 k.
 
     void NAME(ptr upper, i64 upper_step, ptr lower, i64 lower_step, ptr panel, ptr c, i64 turns, i64 accumulate,
               ptr ahead, i64 lines)

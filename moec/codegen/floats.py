@@ -66,6 +66,7 @@ def _narrow_f16(e: Emitter, value: Value) -> Value:
 
 
 def ir_like(type: Any, width: int, value: float) -> Value:
+    """A constant in every lane, or a scalar where the width is 0."""
     return ir.Constant(ir.VectorType(type, width), [value] * width) if width else ir.Constant(type, value)
 
 

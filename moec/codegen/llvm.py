@@ -148,7 +148,8 @@ class Emitter:
         self.call("llvm.prefetch.p0", VOID, pointer, *(ir.Constant(I32, word) for word in (0, 2, 1)))
 
     def ahead(self, rows: Value, nearest: int = 0, farthest: int = 1 << 16) -> Value:
-        """How far ahead of so many rows weights want to be prefetched, in bytes; 0 where they do not."""
+        """How far ahead of so many rows weights want to be prefetched, in bytes, between `nearest` and
+        `farthest`; 0 where they do not."""
         distance = i64(0)
         for least, nbytes in self.target.prefetch:
             bounded = i64(min(max(nbytes, nearest), farthest))

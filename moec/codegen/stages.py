@@ -81,7 +81,7 @@ class Stages:
     @staticmethod
     def finish(e: Emitter, function: Value, passing: bool = False) -> None:
         """Ends a function; other threads see what it wrote, also `passing` by the caches."""
-        if passing and e.target.architecture == "x86_64":
+        if passing and e.target.writes_past_caches:
             e.call("llvm.x86.sse.sfence", VOID)
         e.b.ret_void()
         entry, body = function.blocks[0], function.blocks[1]
@@ -124,7 +124,7 @@ class Stages:
 def write(e: Emitter, rows: Value, nbytes: int, emit: Callable[[bool], None]) -> None:
     """`emit(passing)` of what writes `rows` rows of `nbytes` in whole lines: past the caches, where the target can and
     they are so many that nobody finds one there later."""
-    if e.target.architecture != "x86_64":
+    if not e.target.writes_past_caches:
         emit(False)
         return
     with e.either(e.b.icmp_signed(">", rows, i64(_PASSING // nbytes))) as otherwise:

@@ -41,11 +41,8 @@ def panel_shape(shape: PanelShape, n: int, k: int, matrices: int = 1) -> tuple[i
     """
     if shape.columns % matrices:
         raise ValueError(f"panels of {shape.columns} columns do not divide among {matrices} matrices")
-    panels, steps, width = (
-        -(-n // (shape.columns // matrices)),
-        shape.depth // shape.kstep,
-        shape.width or shape.columns,
-    )
+    steps, width = shape.depth // shape.kstep, shape.width or shape.columns
+    panels = -(-n // (shape.columns // matrices))
     return panels, shape.steps(k) // steps, shape.columns // width, steps, width, shape.kstep
 
 

@@ -140,6 +140,12 @@ def test_the_activation_is_vectors_without_a_scalar_tail(target: str, dtype: str
         assert all(f"%{register}" in line for line in swiglu if _FUSED.match(line))
 
 
+@pytest.mark.parametrize(("target", "past"), [("zen4", True), ("intel", True), ("v3", True), ("aarch64", False)])
+def test_many_results_are_written_past_the_caches_of_machines_that_can(target: str, past: bool) -> None:
+    text = compilation("mixtral", target, "f32").assembly
+    assert bool(re.search(r"movntps", text)) == bool(re.search(r"\bsfence\b", text)) == past
+
+
 def undefined(image: bytes) -> Iterator[str]:
     """The symbols that an ELF file of 64 bits, little end first, takes from elsewhere."""
     assert image[:6] == b"\x7fELF\x02\x01"
