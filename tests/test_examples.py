@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import moec
+from moec.arrays import NUMPY
 from moec.reference import reference
-from moec.runtime.arrays import NUMPY
 from tests.examples import EXAMPLES, SMALL, load, random_inputs, random_weights
 
 #: The largest error, relative to the output's largest magnitude.

@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 from moec.diagnostics import CompileError
 from moec.language.parse import parse
@@ -474,6 +475,14 @@ def test_no_tokens():
 )
 def test_mistakes(expr: str, wanted: str):
     assert code(expr, v=V, fns="fn loop(a) = loop(a)") == wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_tensors_are_read_like_arrays(dtype: torch.dtype):
+    text = "moe layer[H=3](x: [H]) -> [H] { param a: [H, H]\n return a @ x }"
+    matrix, x = torch.randn(3, 3).to(dtype), torch.randn(2, 3, requires_grad=True)
+    wanted = reference(text)(x.detach().numpy(), {"a": matrix.float().numpy()})
+    assert np.array_equal(reference(text)(x, {"a": matrix}), wanted)
 
 
 def test_arrays_that_do_not_fit():

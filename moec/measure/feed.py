@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 
+from moec.arrays import NUMPY
 from moec.dialects import moe
 from moec.dialects.types import integer, static_shape
-from moec.runtime.arrays import NUMPY
 from moec.runtime.interface import Array, Interface
 
 Arrays = dict[str, NDArray[Any]]

@@ -1,8 +1,8 @@
 """The oracle: a `.moe` file evaluated with NumPy in float64, one token at a time, straight from its syntax tree.
 
 It is the definition of truth that compiled kernels are tested against, so it knows nothing of the compiler: it may
-import `moec.language`, the nouns, NumPy and ml_dtypes. `values` says what there is, `functions` what can be done with
-it, `interpret` what each node of the syntax means; here a layer meets its arrays.
+import `moec.language`, `moec.arrays`, the nouns, NumPy and ml_dtypes. `values` says what there is, `functions` what can
+be done with it, `interpret` what each node of the syntax means; here a layer meets its arrays.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from moec.arrays import as_numpy
 from moec.diagnostics import fail, nearest
 from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
@@ -164,9 +165,9 @@ class Reference:
         if len(arrays) != len(names) or not names:
             raise ValueError(f"`{self.layer.name.id}` takes {len(names)} inputs, not {len(arrays)}: {names}")
         scope, inputs = self._scope(interpreter), dict[str, Array]()
+        tokens = as_numpy(arrays[0], names[0]).shape[:1]
         for node, data in zip(self.layer.inputs, arrays, strict=True):
             dtype, shape = interpreter.type(node.type, scope)
-            tokens = np.shape(arrays[0])[:1]
             inputs[node.name] = array(_checked(node.name, data, dtype, (*tokens, *shape), node), dtype, exact=True)
         return inputs
 
@@ -219,7 +220,7 @@ def _leaving(value: Value) -> Array:
 
 def _checked(name: str, data: Any, dtype: DType, shape: tuple[int, ...], node: syntax.Node) -> Data:
     """An array from outside, as the element type that is declared for it holds it."""
-    data = np.asarray(data)
+    data = as_numpy(data, name)
     if data.shape != shape:
         raise fail("E0403", f"`{name}` has the shape {list(data.shape)}, not {list(shape)}", node.span)
     if data.dtype.kind not in {"i64": "iu", "bool": "b"}.get(dtype.name, "fiuV"):

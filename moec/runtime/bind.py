@@ -14,13 +14,14 @@ from typing import Any, Final
 
 import numpy as np
 
+from moec.arrays import as_numpy, element
 from moec.checkpoint import Checkpoint
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
 from moec.dims import Dim, Unbound
 from moec.formats.blocks import Blocks, join_blocks
 from moec.formats.origins import ORIGINS, Misfit, Origin
 from moec.language import syntax
-from moec.runtime.arrays import as_numpy, element, suits
+from moec.runtime.arguments import suits
 from moec.runtime.stack import Data, Stack
 from moec.runtime.stored import Source, dense
 

@@ -10,11 +10,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from moec.arrays import NUMPY, address, is_torch
 from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
 from moec.formats import storage_of
-from moec.runtime import arrays, saved
+from moec.runtime import saved
 from moec.runtime import weights as packing
+from moec.runtime.arguments import place, torch_empty
 from moec.runtime.cache import Program
 from moec.runtime.interface import Array, Interface, Storage
 from moec.runtime.jit import Code
@@ -295,7 +297,7 @@ class _Runner:
         kept, given = list[Any](), list[int]()
         tokens: int | None = None
         for value, array in zip(inputs, wanted, strict=True):
-            memory, begin, tokens = arrays.place(value, array, tokens)
+            memory, begin, tokens = place(value, array, tokens)
             kept.append(memory)
             given.append(begin)
         return kept, given, tokens or 0
@@ -303,8 +305,8 @@ class _Runner:
 
 def _results(first: Any, wanted: Sequence[Array], tokens: int) -> tuple[list[Any], list[int]]:
     """New arrays of the kind that `first` is, and their addresses."""
-    if arrays.is_torch(first):
-        tensors = [arrays.torch_empty(array, tokens) for array in wanted]
+    if is_torch(first):
+        tensors = [torch_empty(array, tokens) for array in wanted]
         return tensors, [tensor.data_ptr() for tensor in tensors]
-    fresh = [np.empty((tokens, *array.shape), arrays.NUMPY[array.dtype]) for array in wanted]
-    return list(fresh), [arrays.address(array) for array in fresh]
+    fresh = [np.empty((tokens, *array.shape), NUMPY[array.dtype]) for array in wanted]
+    return list(fresh), [address(array) for array in fresh]

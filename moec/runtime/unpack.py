@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from moec.arrays import NUMPY, Data
 from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
-from moec.runtime.arrays import NUMPY, Data
 from moec.runtime.interface import Interface, Packed
 from moec.runtime.pack import all_bytes, panel_shape
 from moec.runtime.stack import apply_step

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from moec.arrays import NUMPY, Data, address, as_numpy, element, is_torch
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
 from moec.formats.blocks import Blocks
-from moec.runtime.arrays import NUMPY, Data, address, as_numpy, element, is_torch, suits
+from moec.runtime.arguments import suits
 from moec.runtime.interface import Array, Interface, Packed, Storage
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import all_bytes, pack_panels, panel_bytes

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import moec
+from moec.arrays import NUMPY
 from moec.codegen import tiles
 from moec.formats import FORMATS
 from moec.formats.layout import BLOCK
 from moec.options import Options
 from moec.pipeline import Compilation, find_source
-from moec.runtime.arrays import NUMPY
 from moec.runtime.kernel import Kernel
 from moec.runtime.stored import Blocks
 from moec.target import Target

@@ -15,7 +15,7 @@ import pytest
 
 import moec
 from moec import CompileError
-from moec.runtime.arrays import NUMPY
+from moec.arrays import NUMPY
 from moec.runtime.kernel import IndexOutside
 
 H, E = 48, 6

@@ -11,8 +11,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from moec.arrays import NUMPY, address, as_numpy
 from moec.diagnostics import CompileError
-from moec.runtime.arrays import NUMPY, address, as_numpy, fit, place
+from moec.runtime.arguments import fit, place
 from moec.runtime.interface import Array
 
 X = Array("x", "f32", (4,))
