@@ -2,7 +2,7 @@
 
     void NAME(ptr panel, ptr out, i64 first, i64 count)
 
-decodes the chunks `first` .. `first + count` of a panel (`moec.formats.panels`) into `out`, a part of a dense panel
+decodes the blocks `first` .. `first + count` of a panel (`moec.formats.panels`) into `out`, a part of a dense panel
 of the shape, 64-byte aligned. Each weight is one rounding away from what the format says, whatever the machine:
 
     weight = scale × value(code) + offset
@@ -166,30 +166,29 @@ class _Unpacker:
         self.table = self._table()
 
     def emit(self) -> None:
-        e, place = self.e, self.place
-        blocks, groups = place.layout.chunk // BLOCK, BLOCK // GROUP
+        self.e.loop(0, self.count, self._block)
 
-        def chunk_turn(i: Value) -> None:
-            at = e.b.add(e.b.mul(e.b.add(self.first, i), i64(place.chunk)), i64(place.head))
-            chunk = e.at(self.panel, at, 1)
-            e.loop(0, blocks, lambda block: block_turn(chunk, e.b.add(e.b.mul(i, i64(blocks)), block), block))
+    def _block(self, i: Value) -> None:
+        """64 k of all columns."""
+        e, b, place, groups = self.e, self.e.b, self.place, BLOCK // GROUP
+        block = b.add(self.first, i)
+        inside = b.urem(block, i64(place.blocks))
+        at = b.mul(b.udiv(block, i64(place.blocks)), i64(place.chunk))
+        chunk = e.at(self.panel, b.add(at, i64(place.head)), 1)
+        out = e.at(self.out, b.mul(i, i64(BLOCK * place.columns * self._size)), 1)
 
-        def block_turn(chunk: Value, done: Value, block: Value) -> None:
-            out = e.at(self.out, e.b.mul(done, i64(BLOCK * place.columns * self._size)), 1)
+        def columns_turn(column: Value) -> None:
+            start = self.codes.start(chunk, inside, column)
 
-            def columns_turn(column: Value) -> None:
-                start = self.codes.start(chunk, block, column)
-                e.loop(0, groups, lambda half: group_turn(chunk, start, block, half, column, out))
+            def group_turn(half: Value) -> None:
+                group = b.add(b.mul(inside, i64(groups)), half)
+                codes = e.at(start, b.mul(half, i64(place.group)), 1)
+                to = e.at(out, b.mul(half, i64(GROUP * place.columns * self._size)), 1)
+                self._columns(chunk, codes, group, column, to)
 
-            e.loop(0, place.columns, columns_turn, self.lanes)
+            e.loop(0, groups, group_turn)
 
-        def group_turn(chunk: Value, start: Value, block: Value, half: Value, column: Value, out: Value) -> None:
-            group = e.b.add(e.b.mul(block, i64(groups)), half)
-            codes = e.at(start, e.b.mul(half, i64(place.group)), 1)
-            to = e.at(out, e.b.mul(half, i64(GROUP * place.columns * self._size)), 1)
-            self._columns(chunk, codes, group, column, to)
-
-        e.loop(0, self.count, chunk_turn)
+        e.loop(0, place.columns, columns_turn, self.lanes)
 
     @property
     def _size(self) -> int:
