@@ -187,7 +187,7 @@ class Tiled(Matmul):
     ) -> None:
         e, b, whole = self.e, self.e.b, i64(tiles.ROWS)
         count = b.sub(high, low)
-        upper, below = b.select(b.icmp_signed("<", count, whole), count, whole), b.sub(count, whole)
+        upper, below = e.least(count, whole), b.sub(count, whole)
         turns = b.udiv(b.add(depth, i64(tiles.DEPTH - 1)), i64(tiles.DEPTH))
         accumulate, turn = b.icmp_signed(">", at, i64(0)), b.udiv(at, i64(tiles.DEPTH))
         bytes_ahead = b.mul(pace, i64(tiles.DEPTH // self.shape.kstep))
@@ -254,8 +254,7 @@ class TiledMatmul(Tiled):
     def _group(self, start: Value, high: Value, weights: Value, first: Value, stop: Value) -> None:
         """All products of a block of rows with up to `group` panels."""
         e, b = self.e, self.e.b
-        after = b.add(start, i64(self.group))
-        after = b.select(b.icmp_signed("<", after, high), after, high)
+        after = e.least(b.add(start, i64(self.group)), high)
         few = b.icmp_signed("<=", b.sub(stop, first), i64(self.shape.rows))
         stretch = b.select(few, i64(self.depth), i64(self.stretch))
 
@@ -263,8 +262,7 @@ class TiledMatmul(Tiled):
             self.sums = e.at(self.all_sums, b.mul(b.sub(panel, start), i64(self._sum_bytes)), 1)
 
         def multiply(at: Value) -> None:
-            left = b.sub(i64(self.depth), at)
-            size = b.select(b.icmp_signed("<", left, stretch), left, stretch)
+            size = e.least(b.sub(i64(self.depth), at), stretch)
 
             def turn(panel: Value) -> None:
                 begin(panel)
@@ -294,7 +292,7 @@ class TiledMatmul(Tiled):
 
         def part(at: Value) -> None:
             left = b.sub(size, at)
-            depth = b.select(b.icmp_signed("<", left, cut), left, cut)
+            depth = e.least(left, cut)
             start, nbytes = e.at(panel, b.mul(at, i64(self.k_bytes)), 1), b.mul(depth, i64(self.k_bytes))
             last = b.icmp_signed("==", left, depth)
             following = b.select(last, e.at(panel, self.panel_bytes, 1), e.at(start, nbytes, 1))

@@ -33,11 +33,10 @@ class GatheredRow:
     @staticmethod
     def at(e: Emitter, rows: Value, nbytes: int, place: Value, first: Value, stop: Value) -> GatheredRow:
         """The row at a place of the grouping, of a key with the places `first` to `stop`, each of `nbytes`."""
-        b, height = e.b, i64(tiles.ROWS)
+        b = e.b
         within = b.sub(place, first)
         upper = b.and_(within, i64(-tiles.ROWS))
-        left = b.sub(b.sub(stop, first), upper)
-        count = b.select(b.icmp_signed("<", left, height), left, height)
+        count = e.least(b.sub(b.sub(stop, first), upper), i64(tiles.ROWS))
         group = e.at(rows, b.mul(b.add(first, upper), i64(nbytes)), 1)
         return GatheredRow(e.at(group, b.mul(b.sub(within, upper), i64(LINE)), 1), b.mul(count, i64(LINE)))
 
@@ -62,7 +61,7 @@ def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
     stop = function.args[2]
     if op.group is not None:  # a key that no matrix has: its row has no place, and the call fails
         placed = e.load(e.at(frame.pointer_of((op.group, "offsets")), i64(integer(op.keys)), 8), "i64")
-        stop = b.select(b.icmp_signed("<", placed, stop), placed, stop)
+        stop = e.least(stop, placed)
 
     def rows(passing: bool) -> None:
         def turn(place: Value) -> None:

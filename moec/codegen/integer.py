@@ -30,8 +30,15 @@ from moec.target import Target
 _WORD: Final = 4
 #: Sums of a row that run beside each other where a block is one stretch: one chain of sixteen would be waited for.
 _CHAINS: Final = 4
+#: Lines that a row's turn prefetches, until there is no more. A burst of them holds up the loads behind it, since each
+#: waits for memory in one of the few buffers of the first cache (on a Granite Rapids eight rows are 1.14 times as fast
+#: in q8_0 and 1.07 in q4_0 without bursts).
+_LINES_A_ROW: Final = 2
 #: The least bytes ahead of the codes that are multiplied that memory is read.
 _NEAREST: Final = 1024
+#: And the most, of codes that go into the first cache.
+_FARTHEST: Final = 4096
+_LINE: Final = 64
 
 
 def emit_products(
@@ -130,9 +137,17 @@ class Products:
         """A block of k of a vector of columns, with all rows."""
         e, record = self.e, self.record
         codes = self.codes.start(chunk, block, column)
-        self._prefetch(codes)
+        ahead, lines = self._ahead(codes)
+        paced = e.least(self.count, e.b.udiv(lines, i64(_LINES_A_ROW)))
+        e.loop(e.b.mul(paced, i64(_LINES_A_ROW)), lines, lambda line: self._prefetch(ahead, line))
         words = self._words(codes)
         factors = [self._factors(chunk, block, column, at) for at in range(0, BLOCK, record.stretch)]
+
+        def prefetching(row: Value) -> None:
+            first = e.b.mul(row, i64(_LINES_A_ROW))
+            for line in range(_LINES_A_ROW):
+                self._prefetch(ahead, e.b.add(first, i64(line)))
+            turn(row)
 
         def turn(row: Value) -> None:
             source = e.at(rows, e.b.mul(row, i64(record.nbytes)), 1)
@@ -142,18 +157,26 @@ class Products:
             after = e.overloaded("llvm.fmuladd", self._row(source, words, factors), scale, before)
             e.b.store(after, place, align=4)
 
-        e.loop(0, self.count, turn)
+        e.loop(0, paced, prefetching)
+        e.loop(paced, self.count, turn)
 
-    def _prefetch(self, codes: Value) -> None:
-        """As much as a vector of columns reads, so far ahead, where rows are too many for the hardware to run ahead."""
-        e, (many, _) = self.e, self.e.target.prefetch[0]
-        share = self.place.chunk * BLOCK // self.layout.chunk * self.lanes // self.place.columns
-        # Narrow codes are wanted in the first cache, since they are shifted and masked before they are multiplied.
-        farthest, locality = (1 << 16, 2) if self.layout.bits == 8 else (4096, 3)
-        with e.when(e.b.icmp_signed(">=", self.count, i64(many))):
-            start = e.at(codes, e.ahead(self.count, _NEAREST, farthest), 1)
-            for offset in range(0, share, 64):
-                self._prefetch_line(e.at(start, offset, 1), locality)
+    def _ahead(self, codes: Value) -> tuple[Value, Value]:
+        """What to prefetch while a vector of columns is multiplied: where it begins, and how many lines, as many as it
+        reads; none where rows are so few that the hardware runs ahead."""
+        e, place, (many, _) = self.e, self.place, self.e.target.prefetch[0]
+        share = place.chunk * BLOCK // self.layout.chunk * self.lanes // place.columns
+        lines = e.b.select(e.b.icmp_signed(">=", self.count, i64(many)), i64(-(-share // _LINE)), i64(0))
+        farthest = _FARTHEST if self._narrow else None
+        return e.at(codes, e.ahead(self.count, _NEAREST, farthest), 1), lines
+
+    @property
+    def _narrow(self) -> bool:
+        """Whether codes are shifted and masked before they are multiplied; then they are wanted in the first cache."""
+        return self.layout.bits < 8
+
+    def _prefetch(self, ahead: Value, line: Value) -> None:
+        place = self.e.at(ahead, self.e.b.mul(line, i64(_LINE)), 1)
+        self._prefetch_line(place, 3 if self._narrow else 2)
 
     def _prefetch_fields(self, chunk: Value, block: Value, blocks: int) -> None:
         """A block's share of the fields of the next chunk."""

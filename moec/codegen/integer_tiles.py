@@ -109,8 +109,7 @@ class TileProducts(Products):
         tiles.configure(b, self.record.stretch)
 
         def part(first: Value) -> None:
-            left = b.sub(self.blocks, first)
-            count = b.select(b.icmp_signed("<", left, i64(size)), left, i64(size))
+            count = e.least(b.sub(self.blocks, first), i64(size))
             e.loop(0, count, lambda i: self._make_ready(b.add(first, i), i, count))
             rows = e.at(self.rows, b.mul(first, b.mul(self.count, i64(self.record.nbytes))), 1)
             ahead = e.at(self.panel, b.add(b.mul(b.add(first, count), i64(nbytes)), i64(self.place.head)), 1)

@@ -147,12 +147,16 @@ class Emitter:
         """Fetches the line at an address, any address, into the second cache, for reading."""
         self.call("llvm.prefetch.p0", VOID, pointer, *(ir.Constant(I32, word) for word in (0, 2, 1)))
 
-    def ahead(self, rows: Value, nearest: int = 0, farthest: int = 1 << 16) -> Value:
+    def least(self, x: Value, y: Value) -> Value:
+        """The smaller of two signed integers."""
+        return self.b.select(self.b.icmp_signed("<", x, y), x, y)
+
+    def ahead(self, rows: Value, nearest: int = 0, farthest: int | None = None) -> Value:
         """How far ahead of so many rows weights want to be prefetched, in bytes, between `nearest` and
         `farthest`; 0 where they do not."""
         distance = i64(0)
         for least, nbytes in self.target.prefetch:
-            bounded = i64(min(max(nbytes, nearest), farthest))
+            bounded = i64(max(min(nbytes, farthest or nbytes), nearest))
             distance = self.b.select(self.b.icmp_signed(">=", rows, i64(least)), bounded, distance)
         return distance
 

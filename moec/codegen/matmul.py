@@ -124,9 +124,9 @@ class Matmul:
         """The rows of one share of them all."""
         if self.shares == 1:
             return i64(0), rows
-        b, most = self.e.b, i64(self.shares)
+        b = self.e.b
         count = self._count(b.add(rows, i64(1)), self.SHARE_ROWS)  # not 0 where there is no row
-        count = b.select(b.icmp_signed("<", count, most), count, most)
+        count = self.e.least(count, i64(self.shares))
         low, high = self._block(i64(0), rows, self.SHARE_ROWS, count, self.share)
         return low, b.select(b.icmp_signed("<", self.share, count), high, low)
 
@@ -155,8 +155,7 @@ class Matmul:
             base = e.b.mul(key, panels)
             low, high = e.b.sub(begin, base), e.b.sub(end, base)
             low = e.b.select(e.b.icmp_signed(">", low, i64(0)), low, i64(0))
-            high = e.b.select(e.b.icmp_signed("<", high, panels), high, panels)
-            self._key(key, low, high)
+            self._key(key, low, e.least(high, panels))
 
         last = e.b.udiv(e.b.add(end, i64(self.panels - 1)), panels)
         e.loop(e.b.udiv(begin, panels), last, turn)
@@ -213,8 +212,7 @@ class Matmul:
             return low, high
         grains, grain = self._count(rows, self.grain), i64(self.grain)
         low, high = (b.mul(b.udiv(b.mul(grains, i), blocks), grain) for i in (at, b.add(at, i64(1))))
-        high = b.select(b.icmp_signed("<", high, rows), high, rows)
-        return b.add(first, low), b.add(first, high)
+        return b.add(first, low), b.add(first, self.e.least(high, rows))
 
     # panels
 

@@ -58,7 +58,8 @@ class PairProducts(Products):
         columns = [e.b.add(column, i64(self.lanes * i)) for i in range(vectors)]
         starts = [self.codes.start(chunk, block, column) for column in columns]
         for start in starts:
-            self._prefetch(start)
+            ahead, lines = self._ahead(start)
+            e.loop(0, lines, lambda line, ahead=ahead: self._prefetch(ahead, line))
 
         def turn(group: Value) -> None:
             planes = [self.codes.load(e.at(start, e.b.mul(group, i64(self.place.group)), 1)) for start in starts]

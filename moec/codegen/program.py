@@ -210,7 +210,7 @@ class _Program:
         e, b, rows = frame.e, frame.e.b, frame.number_of(step.domain.keys("count"))
         units = rows if step.units is None else i64(step.units)
         stage, scratch = self.module.globals[step.name], frame.pointer_of("scratch")
-        matrices = b.select(b.icmp_signed("<", rows, i64(step.keys)), rows, i64(step.keys))
+        matrices = e.least(rows, i64(step.keys))
         cost = b.add(b.mul(rows, i64(step.row_cost)), b.mul(matrices, i64(step.key_cost)))
         null = ir.Constant(PTR, None)
         many = b.and_(b.icmp_unsigned("!=", pool, null), b.icmp_signed(">", cost, i64(WORTH_SHARING)))

@@ -78,8 +78,7 @@ class StoredMatmul(Matmul):
         turns = self._count(count, self.shape.rows)
 
         def part(at: Value) -> None:
-            left = e.b.sub(i64(self.k), at)
-            depth = e.b.select(e.b.icmp_signed("<", left, i64(self.cut)), left, i64(self.cut))
+            depth = e.least(e.b.sub(i64(self.k), at), i64(self.cut))
             first, blocks = e.b.udiv(at, i64(BLOCK)), e.b.udiv(e.b.add(depth, i64(BLOCK - 1)), i64(BLOCK))
             e.b.call(self.unpack, [panel, self.dense, first, blocks])
             self._rows_over(at, depth, low, count, turns, self._codes(panel, e.b.add(first, blocks)))
