@@ -46,3 +46,6 @@ REAL: Final = "real"
 
 #: How the vectors beside stored weights enter their products: as they are, or as integers with a scale for each block.
 ACTIVATIONS: Final = ("real", "int8")
+
+#: What stands for all stacks of experts where storage formats are given by parameters' names.
+EXPERTS: Final = "experts"

@@ -55,14 +55,20 @@ class Options:
             raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
         if level not in range(4):
             raise fail("E0305", f"{level} is not a level of optimisation", help="LLVM's levels are 0 to 3")
-        if threads is not None and threads < 1:
-            raise fail("E0305", f"{threads} threads cannot run anything")
         if activations not in ACTIVATIONS:
             text = f"`{activations}` is not a kind of activations"
             raise fail("E0305", text, help=f"choose one of {', '.join(ACTIVATIONS)}")
         names = tuple(sorted((name, _plain(size)) for name, size in (dims or {}).items()))
         extra, formats = tuple(sorted(set(aux))), storage_of(storage)
-        return Options(find_target(target), names, dtype, threads, extra, level, True, formats, activations)
+        count = None if threads is None else thread_count(threads)
+        return Options(find_target(target), names, dtype, count, extra, level, True, formats, activations)
+
+
+def thread_count(threads: int) -> int:
+    """A number of threads that was asked for. Raises `CompileError` (E0305) where so many cannot run anything."""
+    if threads < 1:
+        raise fail("E0305", f"{threads} threads cannot run anything")
+    return threads
 
 
 def _plain(size: int) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from moec.keys import cache_key, digest, pool_key
-from moec.options import Options
+from moec.options import Options, thread_count
 from moec.runtime.cache import Cache, Program
 from moec.runtime.interface import Storage
 from moec.target import Target
@@ -288,7 +288,7 @@ def load(source: Source, options: Options) -> Kernel:
         return build(source, replace(options, aux=aux, storage=storage))
 
     def pool(asked: int | None) -> Pool | None:
-        count = threads if asked is None else asked
+        count = threads if asked is None else thread_count(asked)
         return shared(count, pool_image) if count > 1 else None
 
     threads = options.threads or default_threads()

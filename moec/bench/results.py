@@ -113,13 +113,20 @@ def _machine() -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the checkout that runs, with `-dirty` where it has changes; empty outside of one."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The commit of the checkout that runs, with `-dirty` where anything in it but results has changed; empty outside
+    of one."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+    return f"{commit}-dirty" if commit and changed else commit
+
+
+def _git(*words: str) -> str:
+    """What a command of git prints, here; nothing where it fails."""
     try:
-        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     except OSError:
         return ""
-    return done.stdout.strip()
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def _versions() -> dict[str, str]:

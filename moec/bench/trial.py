@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from moec.bench.forms import find_form
 from moec.bench.peers import Conversation, Peer, PeerFailed
+from moec.dtypes import EXPERTS
 from moec.formats import FORMATS
 from moec.measure.compare import TOLERANCES, errors
 from moec.measure.cost import Analysis, analyse, param_bytes
@@ -239,7 +240,7 @@ class Trial:
 
 
 def _stored(options: Options) -> str:
-    formats = (name if param == "experts" else f"{param}={name}" for param, name in options.storage)
+    formats = (name if param == EXPERTS else f"{param}={name}" for param, name in options.storage)
     return ",".join(formats) or options.dtype
 
 

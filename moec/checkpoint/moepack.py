@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,19 +62,24 @@ def write_moepack(
     handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(head + bytes(-len(head) % PAGE))
+            _write_page(file, head)
             for data in sections:
-                for start in range(0, data.nbytes, _WRITTEN):
-                    written = file.write(data[start : start + _WRITTEN].data)
-                    if progress is not None:
-                        progress(written)
-                file.write(bytes(-data.nbytes % PAGE))
+                _write_page(file, data.data, progress)
         os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(aside)
         raise
+
+
+def _write_page(file: BinaryIO, data: bytes | memoryview, progress: Callable[[int], object] | None = None) -> None:
+    """Writes bytes, piece by piece, and zeros up to a whole page."""
+    for start in range(0, len(data), _WRITTEN):
+        written = file.write(data[start : start + _WRITTEN])
+        if progress is not None:
+            progress(written)
+    file.write(bytes(-len(data) % PAGE))
 
 
 def _umask() -> int:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moec.bench.peers import Peer
+    from moec.bench.results import Results
+    from moec.options import Options
 
 _EXAMPLES = (
     "moec bench",
@@ -89,9 +90,9 @@ def command(
     """
     from rich.console import Console
 
-    from moec import __version__, pipeline
+    from moec import __version__
     from moec.bench.layer_files import layer_path
-    from moec.bench.results import Results, show
+    from moec.bench.results import Results
     from moec.options import Options
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
@@ -105,13 +106,29 @@ def command(
     if plot:
         require_matplotlib()
     results = Results(console, __version__)
+    options = [
+        Options.of(dims, kind, count, storage=storage, activations=activations) for kind in dtype for count in threads
+    ]
+    _measure(results, paths, options, peers, tokens, seconds)
+    _report(results.finish(), output, plot, console)
+
+
+def _measure(
+    results: Results, paths: list[Path], options: list[Options], peers: list[Peer], tokens: list[int], seconds: float
+) -> None:
+    """Times every layer with all the options."""
+    from moec.pipeline import find_source
+
     for path in paths:
-        source = pipeline.find_source(path)
-        for kind in dtype:
-            options = Options.of(dims, kind, 1, storage=storage, activations=activations)
-            for count in threads:
-                results.add(path.stem, source, replace(options, threads=count), peers, tokens, seconds)
-    found = results.finish()
+        source = find_source(path)
+        for each in options:
+            results.add(path.stem, source, each, peers, tokens, seconds)
+
+
+def _report(found: dict[str, Any], output: str | None, plot: str | None, console: Console) -> None:
+    """Prints, writes and draws what was measured."""
+    from moec.bench.results import show
+
     if output:
         text = json.dumps(found, indent=1) + "\n"
         click.echo(text, nl=False) if output == "-" else Path(output).write_text(text)

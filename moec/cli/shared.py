@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import click
 
 from moec.diagnostics import CompileError
+from moec.dtypes import EXPERTS
 
 #: `--dims` as a command gets it.
 Dims: TypeAlias = dict[str, int]
@@ -69,7 +70,7 @@ def _read_storage(ctx: click.Context, param: click.Parameter, values: tuple[str,
         name, equals, format = (part.strip() for part in item.partition("="))
         if equals and not (name.isidentifier() and format):
             raise click.BadParameter(f"`{item}` is not NAME=FORMAT, as in gate=q4_K,down=q6_K", ctx, param)
-        chosen[name if equals else "experts"] = format or name
+        chosen[name if equals else EXPERTS] = format or name
     return chosen
 
 

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from moec.diagnostics import fail, nearest
+from moec.dtypes import EXPERTS
 from moec.formats import gguf, rows
 from moec.formats.layout import F32, KINDS, Array, Bytes, Coded, Layout, join_rows, no_number
 
@@ -165,7 +166,7 @@ def storage_of(storage: Mapping[str, str] | str | None) -> tuple[tuple[str, str]
     """
     if storage is None:
         return ()
-    chosen = {"experts": storage} if isinstance(storage, str) else dict(storage)
+    chosen = {EXPERTS: storage} if isinstance(storage, str) else dict(storage)
     for name in chosen.values():
         find_format(name)
     return tuple(sorted(chosen.items()))

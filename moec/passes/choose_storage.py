@@ -17,11 +17,9 @@ from xdsl.passes import ModulePass
 from moec.diagnostics import CompileError, fail, nearest
 from moec.dialects import moe
 from moec.dialects.types import integer, static_shape
+from moec.dtypes import EXPERTS
 from moec.formats import find_format, storable
 from moec.passes.views import weight_view
-
-#: Stands for every stack of matrices that a sparse sum multiplies with.
-EXPERTS = "experts"
 
 
 @dataclass(frozen=True)

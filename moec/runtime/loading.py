@@ -14,13 +14,11 @@ import numpy as np
 
 from moec.checkpoint import Checkpoint, open_checkpoint
 from moec.diagnostics import fail
+from moec.dtypes import EXPERTS
 from moec.formats.blocks import Blocks
 from moec.runtime.interface import Storage
 from moec.runtime.stack import Stack
 from moec.runtime.stored import Source, dense
-
-#: Stands in a storage for all stacks of experts.
-EXPERTS = "experts"
 
 
 class Text(Protocol):

@@ -120,6 +120,12 @@ def test_every_mistake_in_the_weights_is_told(kernel: Any) -> None:
     assert sorted(codes(error)) == ["E0401", "E0402", "E0403", "E0404"]
 
 
+@pytest.mark.parametrize("threads", [0, -1])
+def test_no_threads_cannot_run_a_call(kernel: Any, threads: int) -> None:
+    with pytest.raises(CompileError, match="cannot run anything"):
+        kernel(tokens(1), kernel.pack(arrays()), threads=threads)
+
+
 def test_weights_of_another_layer_are_refused(kernel: Any) -> None:
     other = moec.compile(TEXT.replace("tiny", "other"), threads=1).pack(arrays())
     with pytest.raises(CompileError) as error:
