@@ -1,6 +1,6 @@
-"""Arrays from outside, as NumPy sees them: torch's tensors, whatever has `__dlpack__` or the buffer protocol.
+"""Arrays from outside, as NumPy sees them: torch's tensors, whatever has `__dlpack__`, `__array__` or a buffer.
 
-Nothing is copied, and torch is never imported: who gives a tensor has imported it.
+Nothing is copied here, and torch is never imported: who gives a tensor has imported it.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def as_numpy(value: Any, name: str) -> Data:
         return _from_torch(value, name, torch)
     if hasattr(value, "__dlpack__"):
         return _from_dlpack(value, name)
+    if hasattr(value, "__array__"):
+        return np.asarray(value)
     kind = type(cast("object", value)).__name__
     try:
         return np.asarray(memoryview(value))

@@ -477,6 +477,15 @@ def test_mistakes(expr: str, wanted: str):
     assert code(expr, v=V, fns="fn loop(a) = loop(a)") == wanted
 
 
+def test_what_becomes_an_array_is_one():
+    class Lazy:
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+            return np.eye(3)
+
+    text = "moe layer[H=3](x: [H]) -> [H] { param a: [H, H]\n return a @ x }"
+    assert np.array_equal(reference(text)(np.ones((1, 3)), {"a": Lazy()}), np.ones((1, 3)))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_tensors_are_read_like_arrays(dtype: torch.dtype):
     text = "moe layer[H=3](x: [H]) -> [H] { param a: [H, H]\n return a @ x }"

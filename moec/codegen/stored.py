@@ -24,9 +24,10 @@ from moec.formats.panels import PanelLayout
 from moec.target import KernelShape
 
 #: The part of the first cache that a decoded part of a panel takes: rows, sums, and the codes that are decoded next
-#: want to be there too. (On a Granite Rapids a quarter reads OLMoE's layer in q4_0 1.4 times as fast as all of it, up
-#: to 64 tokens; a third or a sixth do as well.)
-_SHARE: Final = 4
+#: want to be there too. Against all of it, OLMoE's layer in q4_0 up to 16 tokens: in f32 a third is 1.6 to 1.75 times
+#: as fast on a Granite Rapids, 1.5 to 2 on an Emerald Rapids; in bf16, through tiles, 1.4 times on the former (a half:
+#: 1.1), 0.95 on one thread and 0.8 on 16 of the latter (a half: 0.9), which is not understood.
+_SHARE: Final = 3
 
 
 def find_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:

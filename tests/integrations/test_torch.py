@@ -11,8 +11,9 @@ import torch
 
 import moec
 from moec import CompileError
+from moec.arrays import address
 from moec.integrations.torch import MoE
-from moec.runtime import arrays
+from moec.runtime.arguments import fit
 from moec.runtime.interface import Array
 
 TEXT = """
@@ -83,7 +84,7 @@ def test_several_inputs_share_their_leading_axes() -> None:
 @pytest.mark.parametrize("real", DTYPES)
 def test_a_contiguous_input_is_read_where_it_lies(real: str) -> None:
     x = torch.randn(7, 48, dtype=DTYPES[real])
-    assert arrays.address(arrays.fit(x, Array("x", real, (48,)), None)) == x.data_ptr()
+    assert address(fit(x, Array("x", real, (48,)), None)) == x.data_ptr()
 
 
 def test_the_operator_is_what_torch_wants() -> None:
