@@ -1,6 +1,6 @@
 """Arrays from outside, as NumPy sees them: torch's tensors, whatever has `__dlpack__`, `__array__` or a buffer.
 
-Nothing is copied here, and torch is never imported: who gives a tensor has imported it.
+Memory that can be seen is not copied, and torch is never imported: who gives a tensor has imported it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NAMES: Final = {dtype: name for name, dtype in NUMPY.items()}
 
 
 def as_numpy(value: Any, name: str) -> Data:
-    """Any array as NumPy sees it, without a copy. Raises `CompileError` (E0404) where it is none that can be read."""
+    """Any array as NumPy sees it. Raises `CompileError` (E0404) where it is none that can be read."""
     if isinstance(value, np.ndarray):
         return value  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, np.generic):  # an element of an array
