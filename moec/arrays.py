@@ -14,16 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moec.diagnostics import fail
+from moec.dtypes import DTYPES
 
 Data: TypeAlias = NDArray[Any]
 
 #: How NumPy holds each element type.
 NUMPY: Final[dict[str, np.dtype[Any]]] = {
-    "f32": np.dtype(np.float32),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-    "f16": np.dtype(np.float16),
-    "i64": np.dtype(np.int64),
-    "bool": np.dtype(np.bool_),
+    name: np.dtype(getattr(ml_dtypes, dtype.numpy, dtype.numpy)) for name, dtype in DTYPES.items()
 }
 _NAMES: Final = {dtype: name for name, dtype in NUMPY.items()}
 

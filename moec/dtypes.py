@@ -14,7 +14,7 @@ class DType:
     """An element type.
 
     `name` is its spelling in the language and in MLIR, `size` its bytes in memory, `numpy` the name
-    of the NumPy dtype that carries it (`bfloat16` comes from the package `ml_dtypes`).
+    of the NumPy dtype that carries it, and of torch's (for NumPy `bfloat16` comes from the package `ml_dtypes`).
     """
 
     name: str

@@ -180,9 +180,9 @@ class Products:
 
     def _prefetch_fields(self, chunk: Value, block: Value, blocks: int) -> None:
         """A block's share of the fields of the next chunk."""
-        e, share = self.e, -(-self.place.lead // (64 * blocks)) * 64
+        e, share = self.e, -(-self.place.lead // (_LINE * blocks)) * _LINE
         start = e.at(e.at(chunk, self.place.chunk, 1), e.b.mul(block, i64(share)), 1)
-        for offset in range(0, share, 64):
+        for offset in range(0, share, _LINE):
             self._prefetch_line(e.at(start, offset, 1), 3)
 
     def _prefetch_line(self, place: Value, locality: int) -> None:

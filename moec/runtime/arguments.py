@@ -7,12 +7,13 @@ to be widened without loss, is copied; anything else is an error that names it.
 from __future__ import annotations
 
 import sys
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from moec.arrays import NUMPY, Data, address, as_numpy, element
 from moec.diagnostics import CompileError, fail
+from moec.dtypes import DTYPES
 from moec.runtime.interface import Array
 
 
@@ -86,21 +87,17 @@ def _show(shape: tuple[int | str, ...]) -> str:
     return f"[{', '.join(map(str, shape))}]"
 
 
-#: How torch calls each element type.
-_TORCH: Final = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "i64": "int64", "bool": "bool"}
-
-
 def torch_empty(array: Array, tokens: int) -> Any:
     """A new tensor `[tokens, *shape]`."""
     torch: Any = sys.modules["torch"]
-    return torch.empty((tokens, *array.shape), dtype=getattr(torch, _TORCH[array.dtype]))
+    return torch.empty((tokens, *array.shape), dtype=getattr(torch, DTYPES[array.dtype].numpy))
 
 
 def _lies_right(tensor: Any, array: Array, torch: Any) -> bool:
     """Whether a tensor holds elements of an input, in order, in main memory, for an axis of tokens and the input's."""
     return (
         tensor.is_cpu
-        and tensor.dtype == getattr(torch, _TORCH[array.dtype])
+        and tensor.dtype == getattr(torch, DTYPES[array.dtype].numpy)
         and tensor.layout == torch.strided
         and tensor.dim() == len(array.shape) + 1
         and tensor.is_contiguous()
