@@ -246,6 +246,12 @@ class Target:
         dots, tiles = rates[stretch]
         return -(-16 * dots // tiles) if tiles > dots else None
 
+    def split_from(self, shape: KernelShape) -> int | None:
+        """From how many rows on products of this shape go through tiles of bf16, each factor the sum of several; None
+        where they never do."""
+        tiles = shape.form in ("fma", "widen") and "amx-bf16" in _enabled(self) and shape.lanes == 16
+        return _machine(self).split.get(shape.dtype) if tiles else None
+
     @property
     def looks_up_bytes(self) -> bool:
         """Whether every byte of a vector can be looked up in a table of sixteen (`pshufb`)."""
@@ -314,6 +320,8 @@ class _Machine:
     prefetch: tuple[tuple[int, int], ...] = ((1, 1024),)
     #: For stretches of k of one scale: GOP/s of 16 rows of bytes through dot products and through tiles.
     bytes: Mapping[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    #: From how many rows on an element type is split for tiles of bf16.
+    split: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def tiles(self, dtype: str) -> tuple[_Tile, ...]:
         return {"f32": self.f32, "bf16": self.bf16, "f16": self.f16}[dtype]
@@ -348,6 +356,7 @@ _AVX512 = _Machine(
     f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
     prefetch=((1, 640), (4, 4096)),
     bytes={64: (217, 235), 32: (190, 210), 16: (104, 72)},
+    split={"f32": 96, "f16": 24},
 )
 #: Measured with 256-bit code on the same machine.
 _AVX2 = _Machine(

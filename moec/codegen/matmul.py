@@ -21,8 +21,16 @@ from moec.target import KernelShape
 
 #: Picoseconds, roughly, for a multiply-add.
 _PRODUCT_COST: Final = 20
+#: A matrix of fewer panels is narrow.
+_NARROW: Final = 32
 #: Bytes of a cache's line.
 _LINE: Final = 64
+
+
+def is_narrow(op: plan.MatmulOp, shape: KernelShape) -> bool:
+    """Whether all rows share a matrix of few panels."""
+    columns = integer(op.n) * len(op.weights)
+    return op.grouping.data == "none" and shape.panels(columns) < _NARROW
 
 
 class Matmul:
@@ -33,9 +41,9 @@ class Matmul:
     """
 
     CUT_ROWS = 256
-    #: A matrix of fewer panels than `NARROW` that all rows share is cut by rows too: into at most `SHARES` shares, of
-    #: `SHARE_ROWS` rows where there are enough. A router would else keep one or two threads busy, and the others idle.
-    NARROW, SHARES, SHARE_ROWS = 32, 16, 64
+    #: A narrow matrix is cut by rows too: into at most `SHARES` shares, of `SHARE_ROWS` rows where there are enough. A
+    #: router would else keep one or two threads busy, and the others idle.
+    SHARES, SHARE_ROWS = 16, 64
 
     def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
         self.stages = stages
@@ -49,9 +57,10 @@ class Matmul:
         self.parts = len(op.weights)
         self.columns = shape.columns // self.parts
         self.panels = -(-self.n // self.columns)
-        narrow = op.grouping.data == "none" and self.panels < self.NARROW and not op.storage
-        self.shares = self.SHARES if narrow else 1
+        self.shares = self.SHARES if is_narrow(op, shape) and not op.storage else 1
         self.share: Value = None
+        #: Where the sums of the rows that are multiplied wait.
+        self.sums: Value = None
         self.panel_bytes = shape.steps(self.k) * shape.step_bytes
         self.expert_bytes = panel_bytes(shape.panel, self.n, self.k, self.parts)
         limit = max(shape.step_bytes * 64, stages.target.l2 // 8)
@@ -100,7 +109,13 @@ class Matmul:
             _PRODUCT_COST * products,
             BYTE_COST * self.expert_bytes,
             self.keys,
+            *self.batch,
         )
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        """How many panels rows are made ready for at least, and from how many rows on that matters."""
+        return 1, 0
 
     def take_scratch(self) -> None:
         """Memory for the sums of a block of rows."""
@@ -203,15 +218,17 @@ class Matmul:
         """How many blocks of at most `size` rows there are."""
         return self.e.b.udiv(self.e.b.add(rows, i64(size - 1)), i64(size))
 
-    def _block(self, first: Value, rows: Value, size: int, blocks: Value, at: Value) -> tuple[Value, Value]:
+    def _block(
+        self, first: Value, rows: Value, size: int, blocks: Value, at: Value, grain: int = 0
+    ) -> tuple[Value, Value]:
         """The first row of a block and the one after its last: blocks are alike up to whole grains, so that none
         is left with few rows."""
-        b = self.e.b
-        if self.grain == 1:
+        b, grain = self.e.b, grain or self.grain
+        if grain == 1:
             low, high = (b.add(first, b.udiv(b.mul(rows, i), blocks)) for i in (at, b.add(at, i64(1))))
             return low, high
-        grains, grain = self._count(rows, self.grain), i64(self.grain)
-        low, high = (b.mul(b.udiv(b.mul(grains, i), blocks), grain) for i in (at, b.add(at, i64(1))))
+        grains = self._count(rows, grain)
+        low, high = (b.mul(b.udiv(b.mul(grains, i), blocks), i64(grain)) for i in (at, b.add(at, i64(1))))
         return b.add(first, low), b.add(first, self.e.least(high, rows))
 
     # panels

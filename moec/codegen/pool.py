@@ -1,12 +1,12 @@
 """The thread pool: workers that wait inside native code, and `parallel`, which cuts a stage among them.
 
     void moec_work(ptr pool, i64 worker)                                                     a worker's life
-    void moec_parallel(ptr pool, ptr stage, ptr frame, i64 units, i64 busy, ptr scratch, i64 stride)
+    void moec_parallel(ptr pool, ptr stage, ptr frame, i64 units, i64 busy, i64 least, ptr scratch, i64 stride)
                                                                                              what a kernel calls
     void moec_stop(ptr pool)                                                                 ends every worker's life
 
 `busy` of the units are work, the others are those of matrices that no row chose: chunks are small enough for the work
-to be shared out evenly, however it is spread.
+to be shared out evenly, however it is spread, but have at least `least` units.
 
 One job is open at a time. Whoever is awake takes chunks of it until none is left; the caller takes part, and at the end
 waits only for those who have joined. So a worker that sleeps, or that the machine runs late, delays nobody. If another
@@ -27,7 +27,7 @@ from moec.codegen.stages import STAGE_TYPE
 from moec.runtime.pool import LINE, Line
 from moec.target import Target
 
-PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, PTR, I64])
+PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, I64, PTR, I64])
 
 #: Picoseconds of work below which a stage runs on the thread that calls.
 WORTH_SHARING: Final = 20_000_000
@@ -199,7 +199,7 @@ class _Parallel(_Function):
 
     def emit(self) -> None:
         b = self.b
-        _, stage, frame, units, busy, scratch, stride = self.function.args
+        _, stage, frame, units, busy, least, scratch, stride = self.function.args
         alone, shared = self.block("alone"), self.block("shared")
         pair = b.cmpxchg(self.line(Line.BUSY), i64(0), i64(1), "seq_cst", "monotonic")
         b.cbranch(b.extract_value(pair, 1), shared, alone)
@@ -207,7 +207,7 @@ class _Parallel(_Function):
         call(b, stage, STAGE_TYPE, [frame, i64(0), units, scratch])
         b.ret_void()
         b.position_at_end(shared)
-        size, chunk = self.read(Line.SIZE), i64(1)
+        size, chunk = self.read(Line.SIZE), least
         for all_of_them, chunks in ((busy, _CHUNKS), (units, _MOST)):
             share = b.udiv(all_of_them, b.mul(size, i64(chunks)))
             chunk = b.select(b.icmp_unsigned("<", chunk, share), share, chunk)

@@ -22,9 +22,9 @@ from moec.codegen.frame import (
 from moec.codegen.gathered import SLACK, emit_gather
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
+from moec.codegen.products import find_matmul
 from moec.codegen.sort import sort_keys, sort_slots
 from moec.codegen.stages import Stage, Stages
-from moec.codegen.stored import find_matmul
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
 from moec.runtime.interface import Array, Interface, Packed
@@ -217,7 +217,8 @@ class _Program:
         with e.either(many) as otherwise:
             parallel = b.load(e.at(pool, Line.PARALLEL * LINE, 1), typ=PTR, align=8)
             busy = b.mul(matrices, i64(step.units // step.keys)) if step.units and step.keys else units
-            arguments = [pool, b.bitcast(stage, PTR), frame.pointer, units, busy, scratch, i64(self.scratch)]
+            least = b.select(b.icmp_signed(">=", rows, i64(step.many)), i64(step.batch), i64(1))
+            arguments = [pool, b.bitcast(stage, PTR), frame.pointer, units, busy, least, scratch, i64(self.scratch)]
             call(b, parallel, PARALLEL_TYPE, arguments)
             otherwise()
             b.call(stage, [frame.pointer, i64(0), units, scratch])

@@ -28,6 +28,8 @@ from moec.formats.panels import PanelLayout
 
 #: The bytes that `_copy` moves at once.
 _PIECE: Final = 16
+#: To quantise a row takes half of the time in which it passes over a panel, if not all of that waits for memory.
+_BATCH, _SOME = 4, 8
 #: Picoseconds for an element.
 _QUANTIZE_COST: Final = 200
 
@@ -64,6 +66,10 @@ class QuantizedMatmul(Matmul):
     def row_bytes(self) -> int:
         """The bytes of a row's records."""
         return self.record.nbytes * self.blocks
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        return (1, 0) if self.once else (_BATCH, _SOME * self.keys)
 
     def regions(self) -> list[Region]:
         """The workspace that a call needs: where rows are quantised once, their records."""

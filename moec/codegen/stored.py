@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from moec.codegen.amx import Tiled, TiledMatmul
+from moec.codegen.amx import Tiled
 from moec.codegen.llvm import Value, i64
 from moec.codegen.matmul import Matmul
 from moec.codegen.microkernel import emit_family
-from moec.codegen.quantized import QuantizedMatmul, QuantizedTiledMatmul
 from moec.codegen.stages import Stages
 from moec.codegen.unpack import emit_unpack
 from moec.dialects import plan
@@ -28,25 +27,6 @@ from moec.target import KernelShape
 #: as fast on a Granite Rapids, 1.5 to 2 on an Emerald Rapids; in bf16, through tiles, 1.4 times on the former (a half:
 #: 1.1), 0.95 on one thread and 0.8 on 16 of the latter (a half: 0.9), which is not understood.
 _SHARE: Final = 3
-
-
-def find_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
-    """What emits a matrix product: its weights dense or stored, its rows as they are or quantised."""
-    shape = KernelShape.parse(op.tile.data, op.dtype.data)
-    match shape.form, op.storage is not None:
-        case "int8" | "codes", _:
-            kind = QuantizedTiledMatmul if _through_tiles(stages, op, shape) else QuantizedMatmul
-        case "amx", stored:
-            kind = StoredTiledMatmul if stored else TiledMatmul
-        case _, stored:
-            kind = StoredMatmul if stored else Matmul
-    return kind(stages, op, shape, name)
-
-
-def _through_tiles(stages: Stages, op: plan.MatmulOp, shape: KernelShape) -> bool:
-    """Whether many quantised rows meet weights of this format in tiles."""
-    assert op.storage is not None
-    return shape.form == "int8" and stages.target.tiled_from(FORMATS[op.storage.data].layout.stretch) is not None
 
 
 class StoredMatmul(Matmul):

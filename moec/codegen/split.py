@@ -1,0 +1,194 @@
+"""Products of f32 through tiles of bf16, for many rows: every factor is the sum of three bf16.
+
+The significand of an f32 has 24 bits, that of a bf16 8. So x = x0 + x1 + x2, exactly: x0 is the upper half of the
+word, x1 that of what is left, and x2 what is left then. Of the nine products of two such sums six are added,
+
+    x w = x0 w0 + x0 w1 + x1 w0 + x1 w1 + x0 w2 + x2 w0    (each of them exact, the additions in f32)
+
+and three left out, which together are below 2^-21 of |x w|, 2^-24 on average: about what one rounding of f32 costs.
+The errors of whole products are those of a chain of multiply-adds. (After G. Henry, P. T. P. Tang and A. Heinecke,
+*Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations*, 2019.) A tile of bf16 does
+sixteen times the FLOPs of a vector of f32, so six products are worth it. An f16 has 11 bits: two pieces, all four
+products, and nothing is left out.
+
+Tiles take subnormal numbers for zero. So pieces below 2^-126 are lost, those of factors below 2^-102. Infinity has no
+pieces that are numbers: rows among which there is one are multiplied again without tiles; a weight comes out as NaN.
+
+With few rows memory is what limits, and those stay with the multiply-adds of `moec.codegen.microkernel`, on the same
+panels. Of many, a block is split, a stretch of k at a time, into scratch memory that stays in the second cache while
+panels pass by; a part of a panel into some that stays in the first while the rows of the block pass over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from moec.codegen import tiles
+from moec.codegen.amx import Stretched
+from moec.codegen.llvm import SIZES, Value, i64
+from moec.codegen.pieces import PIECES, emit_split_panel, emit_split_row
+from moec.codegen.stored import StoredMatmul
+from moec.codegen.tile_kernel import TileShape, emit_kernel
+from moec.formats.layout import BLOCK
+
+#: Rows that two tiles hold.
+_ROWS: Final = 2 * tiles.ROWS
+#: Splitting a row takes a third of the time in which it passes over a panel.
+_BATCH: Final = 4
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a panel: where it begins in its stretch and in all of k, its turns, what follows it in memory, and the
+    lines of that to prefetch in each turn."""
+
+    start: Value
+    at: Value
+    turns: Value
+    following: Value
+    lines: Value
+
+
+class SplitMatmul(Stretched):
+    """Lets the rows of a key pass through tiles where they are many."""
+
+    #: Rows of a block that are few: none are, k is cut for all.
+    FEW = 0
+    #: k of a part of a panel: a short one stays in the first cache beside the rows that pass over it, but sums are read
+    #: and written once a part. As many as are decoded at once.
+    PART = BLOCK
+
+    def emit_kernels(self) -> None:
+        super().emit_kernels()
+        module, target, shape = self.stages.module, self.stages.target, self.shape
+        least = target.split_from(shape)
+        assert least is not None
+        self.least, self.pieces = least, PIECES[shape.dtype]
+        whole, rest = divmod(shape.columns // tiles.ROWS, 2)
+        #: Tiles in the width of each kernel's columns, one kernel after the other.
+        self.widths = [2] * whole + [1] * rest
+        self.tiled = {
+            (height, width): emit_kernel(module, target, TileShape(height, width, shape.columns, self.pieces))
+            for height in (1, 2)
+            for width in set(self.widths)
+        }
+        rest = self.k % tiles.DEPTH
+        self.split_row = emit_split_row(module, target, self.pieces, rest)
+        self.split_panel = emit_split_panel(module, target, shape.dtype, shape.columns, rest)
+        self.choose_stretch(self.k, 2 * self.pieces, self.PART)
+        #: Bytes from one 32 k of 16 split rows to the next, and of a stretch of them.
+        self.step = self.pieces * tiles.ROWS * tiles.BYTES
+        self.rows_bytes = -(-self.stretch // tiles.DEPTH) * self.step
+
+    @property
+    def batch(self) -> tuple[int, int]:
+        return _BATCH, self.least * self.keys
+
+    def take_scratch(self) -> None:
+        super().take_scratch()
+        self.few_sums = self.sums
+        self.take_sums()
+        #: Whether a row of the key has infinities, or what is no number.
+        self.strange = self.scratch.take(self.e, SIZES["i64"])
+        self.split_rows = self.scratch.take(self.e, self.tall // tiles.ROWS * self.rows_bytes)
+        self.part = self.scratch.take(self.e, self.PART // tiles.DEPTH * self.pieces * self.shape.columns * tiles.BYTES)
+
+    def _key(self, key: Value, low: Value, high: Value) -> None:
+        e = self.e
+        first, stop = self._rows(key)
+        e.store(i64(0), self.strange, "i64")
+        many = e.b.icmp_signed(">=", e.b.sub(stop, first), i64(self.least))
+        with e.when(many):
+            tiles.configure(e.b)
+            self._pass(key, low, high, first, stop)
+            tiles.RELEASE.emit(e.b)
+        strange = e.b.icmp_signed("!=", e.load(self.strange, "i64"), i64(0))
+        with e.when(e.b.or_(e.b.not_(many), strange)):
+            self.sums = self.few_sums
+            super()._key(key, low, high)
+
+    def _prepare(self, low: Value, high: Value, first: Value, size: Value) -> None:
+        """The pieces of a stretch of the rows of a block."""
+        e = self.e
+
+        def split(place: Value, strange: Sequence[Value]) -> list[Value]:
+            vector = e.at(self._vector(place), first, 4)
+            found = e.b.call(self.split_row, [vector, self._split_at(e.b.sub(place, low)), size])
+            return [e.b.or_(strange[0], found)]
+
+        (strange,) = e.fold(low, high, [e.load(self.strange, "i64")], split)
+        e.store(strange, self.strange, "i64")
+
+    def _split_at(self, row: Value) -> Value:
+        """Where the pieces of a row of the block begin."""
+        e, rows = self.e, i64(tiles.ROWS)
+        group = e.at(self.split_rows, e.b.mul(e.b.udiv(row, rows), i64(self.rows_bytes)), 1)
+        return e.at(group, e.b.mul(e.b.urem(row, rows), i64(tiles.BYTES)), 1)
+
+    def _stretch(self, panel: Value, low: Value, high: Value, first: Value, size: Value) -> None:
+        """Part after part: it is split, then the rows pass over it and prefetch their shares of what follows."""
+        e, b = self.e, self.e.b
+        rows = b.sub(high, low)
+        blocks = self._count(rows, _ROWS)
+        calls = b.mul(blocks, i64(len(self.widths)))
+        lines = b.mul(b.add(b.udiv(i64(self.turn_lines - 1), b.mul(calls, i64(4))), i64(1)), i64(4))
+
+        def multiply(start: Value) -> None:
+            at, depth = b.add(first, start), e.least(b.sub(size, start), i64(self.PART))
+            self._split_part(panel, at, depth)
+            part = _Part(start, at, self._count(depth, tiles.DEPTH), self._place(panel, b.add(at, depth)), lines)
+            e.loop(0, blocks, lambda block: self._pass_part(part, block, rows))
+
+        e.loop(0, size, multiply, step=self.PART)
+
+    @property
+    def turn_lines(self) -> int:
+        """How many lines of a panel 32 k are."""
+        return -(-tiles.DEPTH * self.k_bytes // tiles.BYTES)
+
+    def _place(self, panel: Value, k: Value) -> Value:
+        """Where a panel goes on from `k`."""
+        return self.e.at(panel, self.e.b.mul(k, i64(self.k_bytes)), 1)
+
+    def _split_part(self, panel: Value, at: Value, depth: Value) -> None:
+        """The pieces of `depth` k of a panel."""
+        self.e.b.call(self.split_panel, [self._place(panel, at), self.part, depth])
+
+    def _pass_part(self, part: _Part, block: Value, rows: Value) -> None:
+        """Up to 32 of so many rows pass over a part."""
+        e, b, step = self.e, self.e.b, i64(self.step)
+        row, pace = b.mul(block, i64(_ROWS)), b.mul(b.mul(part.lines, part.turns), i64(tiles.BYTES))
+        upper = e.at(self._split_at(row), b.mul(b.udiv(part.start, i64(tiles.DEPTH)), step), 1)
+        operands = [upper, step, e.at(upper, self.rows_bytes, 1), step]
+        sums = e.at(self.sums, b.mul(row, i64(4 * self.shape.columns)), 1)
+        following = e.at(part.following, b.mul(b.mul(block, i64(len(self.widths))), pace), 1)
+
+        def call(height: int) -> None:
+            column, ahead = 0, following
+            for width in self.widths:
+                panel, to = e.at(self.part, column * tiles.ROWS * tiles.BYTES, 1), e.at(sums, column * tiles.BYTES, 1)
+                b.call(self.tiled[height, width], [*operands, panel, to, part.turns, part.at, ahead, part.lines])
+                column, ahead = column + width, e.at(ahead, pace, 1)
+
+        with e.either(b.icmp_signed(">", b.sub(rows, row), i64(tiles.ROWS))) as otherwise:
+            call(2)
+            otherwise()
+            call(1)
+
+
+class SplitStoredMatmul(SplitMatmul, StoredMatmul):
+    """The same with weights in a storage format: a part is decoded first."""
+
+    @property
+    def turn_lines(self) -> int:
+        return -(-self.place.block * tiles.DEPTH // BLOCK // tiles.BYTES)
+
+    def _place(self, panel: Value, k: Value) -> Value:
+        return self._codes(panel, self.e.b.udiv(k, i64(BLOCK)))
+
+    def _split_part(self, panel: Value, at: Value, depth: Value) -> None:
+        b = self.e.b
+        b.call(self.unpack, [panel, self.dense, b.udiv(at, i64(BLOCK)), self._count(depth, BLOCK)])
+        b.call(self.split_panel, [self.dense, self.part, depth])

@@ -1,0 +1,148 @@
+"""The kernel of tiles: 16 or 32 rows by 16 or 32 columns of bf16, 32 k at once.
+
+    void NAME(ptr upper, i64 upper_step, ptr lower, i64 lower_step, ptr panel, ptr c, i64 turns, i64 accumulate,
+              ptr ahead, i64 lines)
+
+adds to C, rows of f32 that are as long as a panel is wide, the products of `turns` times 32 k; where `accumulate` is 0,
+C is only written. `upper` and `lower` are the tiles of the first and the next 16 rows, `*_step` bytes from one 32 k to
+the next: 64 for each row that is there. The kernel reads 1024 bytes from each step on and computes whole tiles; what
+stands in the rows that are not there leaves the others alone. A panel is tiles, too: [k / 32][columns / 16][16][16][2].
+While a turn runs, the next `lines` lines from `ahead` on are prefetched, a multiple of 4 of them.
+
+Factors may be split into pieces (`moec.codegen.split`): each 32 k of rows are then so many tiles, one after the other,
+and so are those of a panel, [k / 32][pieces][columns / 16][16][16][2].
+
+A sum is a chain over the turns and the pieces, each of them two chains in the order of k (`moec.codegen.tiles`). So a
+row's bits depend neither on the rows beside it nor on where k is cut at multiples of 32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llvmlite import ir
+
+from moec.codegen import tiles
+from moec.codegen.llvm import I64, PTR, VOID, Emitter, Value, i64
+
+_PARAMETERS: Final = {
+    "upper": PTR,
+    "upper_step": I64,
+    "lower": PTR,
+    "lower_step": I64,
+    **dict.fromkeys(("panel", "c"), PTR),
+    **dict.fromkeys(("turns", "accumulate"), I64),
+    "ahead": PTR,
+    "lines": I64,
+}
+#: Pairs of pieces whose products are added, of a row and of a panel; the least of three are left out. From one to the
+#: next only one side changes, so that its tiles alone are loaded.
+TERMS: Final = {
+    1: ((0, 0),),
+    2: ((1, 1), (1, 0), (0, 0), (0, 1)),
+    3: ((2, 0), (0, 0), (0, 2), (0, 1), (1, 1), (1, 0)),
+}
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """What a kernel computes at once: `height` by `width` tiles of a panel that is `columns` wide."""
+
+    height: int
+    width: int
+    columns: int
+    pieces: int = 1
+
+    def __str__(self) -> str:
+        split = f"x{self.pieces}" if self.pieces > 1 else ""
+        return f"amx_bf16{split}_{tiles.ROWS * self.height}x{tiles.ROWS * self.width}_of_{self.columns}"
+
+    @property
+    def turn_bytes(self) -> int:
+        """The bytes of 32 k of a panel."""
+        return self.pieces * self.columns * tiles.BYTES
+
+
+def emit_kernel(module: Any, target: Any, shape: TileShape) -> ir.Function:
+    """The kernel of a shape, added to `module` (once; a second call finds it)."""
+    name = f"moec_{shape}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(VOID, [*_PARAMETERS.values()]), name)
+    function.attributes.add("nounwind")
+    function.attributes.add("noinline")
+    for argument, label in zip(function.args, _PARAMETERS, strict=True):
+        argument.name = label
+    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    _Kernel(e, shape, *function.args).emit()
+    e.b.ret_void()
+    return function
+
+
+class _Kernel:
+    """One kernel. Tiles 0 to 3 are C, row by row; 4 and 5 the rows, 6 and 7 the panel."""
+
+    def __init__(
+        self,
+        e: Emitter,
+        shape: TileShape,
+        upper: Value,
+        upper_step: Value,
+        lower: Value,
+        lower_step: Value,
+        panel: Value,
+        c: Value,
+        turns: Value,
+        accumulate: Value,
+        ahead: Value,
+        lines: Value,
+    ) -> None:
+        self.e, self.shape = e, shape
+        self.rows = [(upper, upper_step), (lower, lower_step)][: shape.height]
+        self.panel, self.c, self.turns, self.accumulate = panel, c, turns, accumulate
+        self.ahead, self.lines = ahead, lines
+
+    def emit(self) -> None:
+        e, width, row = self.e, self.shape.width, 4 * self.shape.columns
+        sums = [(i * width + j, i, j) for i in range(self.shape.height) for j in range(width)]
+        places = [(n, e.at(self.c, i * tiles.ROWS * row + j * tiles.BYTES, 1)) for n, i, j in sums]
+        with e.either(e.b.icmp_signed("!=", self.accumulate, i64(0))) as otherwise:
+            for n, place in places:
+                tiles.LOAD.emit(e.b, n, place, i64(row))
+            otherwise()
+            for n, _ in places:
+                tiles.ZERO.emit(e.b, n)
+        self.tiles = [e.b.udiv(step, i64(self.shape.pieces)) for _, step in self.rows]
+        e.loop(0, self.turns, self._turn)
+        for n, place in places:
+            tiles.STORE.emit(e.b, n, place, i64(row))
+
+    def _turn(self, turn: Value) -> None:
+        e, width = self.e, self.shape.width
+        panel = e.at(self.panel, e.b.mul(turn, i64(self.shape.turn_bytes)), 1)
+        self._prefetch(turn)
+        loaded = (-1, -1)
+        for left, right in TERMS[self.shape.pieces]:
+            if right != loaded[1]:
+                for j in range(width):
+                    place = right * self.shape.columns // tiles.ROWS + j
+                    tiles.LOAD.emit(e.b, 6 + j, e.at(panel, place * tiles.ROWS * tiles.BYTES, 1), i64(tiles.BYTES))
+            for i, (start, step) in enumerate(self.rows):
+                if left != loaded[0]:
+                    place = e.b.add(e.b.mul(turn, step), e.b.mul(self.tiles[i], i64(left)))
+                    tiles.LOAD.emit(e.b, 4 + i, e.at(start, place, 1), i64(tiles.BYTES))
+                for j in range(width):
+                    tiles.DOT_BF16.emit(e.b, i * width + j, 4 + i, 6 + j)
+            loaded = left, right
+
+    def _prefetch(self, turn: Value) -> None:
+        e = self.e
+        start = e.at(self.ahead, e.b.mul(turn, e.b.mul(self.lines, i64(tiles.BYTES))), 1)
+
+        def some(at: Value) -> None:
+            first = e.at(start, e.b.mul(at, i64(tiles.BYTES)), 1)
+            for i in range(4):
+                e.prefetch(e.at(first, i * tiles.BYTES, 1))
+
+        e.loop(0, self.lines, some, step=4)
