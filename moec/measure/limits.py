@@ -21,6 +21,8 @@ from llvmlite import ir
 
 from moec.codegen import native
 from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, i64
+from moec.codegen.pieces import PIECES
+from moec.codegen.tile_kernel import TERMS
 from moec.formats.layout import BLOCK
 from moec.runtime.jit import Library
 from moec.runtime.memory import aligned_empty
@@ -31,8 +33,12 @@ Value: TypeAlias = Any
 #: Independent sums: enough to hide the latency of two multiply-adds a cycle.
 _CHAINS: Final = 12
 _TURNS: Final = 1 << 20
-#: FLOPs of four products of tiles, of bf16 and of bytes.
-_TILE_FLOPS: Final = {"amx": 4 * 2 * 16 * 16 * 32, "amx int8": 4 * 2 * 16 * 16 * 64}
+#: FLOPs of four products of tiles: of bf16, of numbers that are split into several, and of bytes.
+_TILE_FLOPS: Final = {
+    "amx": 4 * 2 * 16 * 16 * 32,
+    **{f"amx {dtype}": 4 * 2 * 16 * 16 * 32 / len(TERMS[pieces]) for dtype, pieces in PIECES.items()},
+    "amx int8": 4 * 2 * 16 * 16 * 64,
+}
 #: What is read: more than any cache that one core has to itself.
 _BYTES: Final = 256 << 20
 _SAMPLES: Final = 7
@@ -67,25 +73,47 @@ def measure(dtype: str, threads: int = 1, activations: str = "real") -> Limits:
 def measure_again(dtype: str, threads: int = 1, activations: str = "real") -> Limits:
     """The limits as they are now. Takes about half a second."""
     target = Target.host()
-    form = _integer_form(target) if activations == "int8" else target.kernel(dtype).form
-    library = Library(native.object_code(native.parse(str(_module(target, form))), target), "fma", "read")
-    prototype = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.c_int64)
-    fma, read = (prototype(library.address(name)) for name in ("fma", "read"))
-    memory = aligned_empty(_BYTES)
-    memory.view("f4")[::1024] = 1  # so that every page is there, and no number is denormal
-    part = _BYTES // threads // 4096 * 4096
+    gflops = max(_gflops(target, form, threads) for form in _forms(target, dtype, activations))
+    return Limits(gflops, _gbytes(target, threads))
+
+
+def _forms(target: Target, dtype: str, activations: str) -> list[str]:
+    """What multiplies fastest, or may."""
+    if activations == "int8":
+        return ["amx int8" if target.tiled_from(BLOCK) is not None else "int8"]
+    shape = target.kernel(dtype)
+    return [shape.form] if target.split_from(shape) is None else [shape.form, f"amx {dtype}"]
+
+
+def _gflops(target: Target, form: str, threads: int) -> float:
+    """The best sample of the arithmetic."""
     lanes = target.vector_bits // 32
     each = {"dot": 2, "int8": {"bytes": 4, "pairs": 2, "none": 1}[target.byte_dots]}.get(form, 1)
     flops = _TURNS * threads * _TILE_FLOPS.get(form, 2 * lanes * each * _CHAINS)
+    fma = _function(target, lambda module: _fma(module, target, form), "fma")
     with ThreadPoolExecutor(threads) as pool:
-        best = min(_times(pool, threads, lambda thread: fma(None, _TURNS)))
+        return flops / min(_times(pool, threads, lambda thread: fma(None, _TURNS))) * 1e-9
+
+
+def _gbytes(target: Target, threads: int) -> float:
+    """The median of the reads."""
+    memory = aligned_empty(_BYTES)
+    memory.view("f4")[::1024] = 1  # so that every page is there, and no number is denormal
+    part = _BYTES // threads // 4096 * 4096
+    read = _function(target, lambda module: _read(module, target), "read")
+    with ThreadPoolExecutor(threads) as pool:
         reads = _times(pool, threads, lambda thread: read(memory.ctypes.data + thread * part, part))
-    return Limits(flops / best * 1e-9, part * threads / statistics.median(reads) * 1e-9)
+    return part * threads / statistics.median(reads) * 1e-9
 
 
-def _integer_form(target: Target) -> str:
-    """What multiplies bytes fastest."""
-    return "amx int8" if target.tiled_from(BLOCK) is not None else "int8"
+def _function(target: Target, emit: Callable[[Any], None], name: str) -> Callable[[int | None, int], float]:
+    """What `emit` adds to a module, compiled."""
+    module = ir.Module("moec_limits")
+    module.triple = target.triple
+    emit(module)
+    library = Library(native.object_code(native.parse(str(module)), target), name)
+    call = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.c_int64)(library.address(name))
+    return lambda place, count, _=library: call(place, count)
 
 
 def free_memory() -> int | None:
@@ -108,14 +136,6 @@ def _times(pool: ThreadPoolExecutor, threads: int, call: Callable[[int], object]
         list(pool.map(call, range(threads)))
         times.append(time.perf_counter() - start)
     return times[1:]
-
-
-def _module(target: Target, form: str) -> Any:
-    module = ir.Module("moec_limits")
-    module.triple = target.triple
-    _fma(module, target, form)
-    _read(module, target)
-    return module
 
 
 def _begin(module: Any, target: Target, name: str) -> tuple[Emitter, Any]:
@@ -143,7 +163,7 @@ def _multiply_tiles(e: Emitter, form: str, turns: Value) -> None:
     """Four sums of tiles, as a product has them."""
     from moec.codegen import tiles
 
-    dot = tiles.DOT_BF16 if form == "amx" else tiles.DOT_INT8
+    dot = tiles.DOT_INT8 if form == "amx int8" else tiles.DOT_BF16
     tiles.configure(e.b)
     for tile in range(8):
         tiles.ZERO.emit(e.b, tile)
