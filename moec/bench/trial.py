@@ -200,7 +200,8 @@ class Trial:
         spent = dict.fromkeys(times, 0.0)
         least, most = _TURNS
         for turn in range(most):
-            for runner in runners:
+            first = turn % len(runners)  # so that nobody always comes after the same one
+            for runner in (*runners[first:], *runners[:first]):
                 past = times[runner.impl]
                 if spent[runner.impl] > (seconds if turn >= least else _PATIENCE * seconds):
                     continue
