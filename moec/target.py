@@ -342,8 +342,10 @@ _AVX512_FAST_DOT = _Machine(
 #: GFLOP/s from the first cache (1550 from the second), beside 155 of f32's multiply-adds and 87 of `vdpbf16ps`. Bytes
 #: on the same machine: with a scale for 32 k or more, tiles are ahead from 15 rows on, and twice as fast at 256. With
 #: one for 16 k a tile is a quarter full and has four times the integers to scale; that they lose is measured with both
-#: threads of a core at work. One or two rows read a fifth more with prefetches 640 bytes ahead than 1024, 16 rows a
-#: twentieth more with 4096 (f32 on a Granite Rapids).
+#: threads of a core at work. f32 split for tiles is ahead from 32 rows on (Granite Rapids), by a sixth with 96; with
+#: both threads of a core at work it is not ahead before 256, so 96 is between; f16 is from 24 on, everywhere. One or
+#: two rows read a fifth more with prefetches 640 bytes ahead than 1024, 16 rows a twentieth more with 4096 (f32 on a
+#: Granite Rapids).
 _AVX512 = _Machine(
     512,
     32,
