@@ -19,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 import moec
 from moec import CompileError, Kernel
 from moec.integrations.distributed import ExpertParallel, share
+from moec.target import Target
 
 H, E, K = 64, 10, 3
 EXPERTS = """
