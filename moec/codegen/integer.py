@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 
 from llvmlite import ir
 
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, begin, i64
 from moec.codegen.quantize import Record
 from moec.codegen.unpack import Codes, Factors
 from moec.formats.layout import BLOCK, E2M1, GROUP
@@ -48,14 +48,8 @@ def emit_products(
     name = f"moec_{kind.unit or record.kind}_{name}_{place.columns}_{place.tile}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, [*kind.parameters.values()]), name)
-    for attribute in ("nounwind", "noinline"):
-        function.attributes.add(attribute)
-    for argument, label in zip(function.args, kind.parameters, strict=True):
-        argument.name = label
-        if argument.type == PTR:
-            argument.add_attribute("noalias")
-    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    pointers = [label for label, type in kind.parameters.items() if type == PTR]
+    function, e = begin(module, target, name, kind.parameters, noalias=pointers)
     kind(e, place, record, *function.args).emit()
     e.b.ret_void()
     return function

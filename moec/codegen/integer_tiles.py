@@ -22,7 +22,7 @@ from llvmlite import ir
 
 from moec.codegen import tiles
 from moec.codegen.integer import Products
-from moec.codegen.llvm import F32, I8, I32, I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.codegen.quantize import Record
 from moec.formats.layout import BLOCK
 from moec.formats.panels import PanelLayout
@@ -172,12 +172,7 @@ def emit_steps(module: Any, target: Target, cell: Cell) -> ir.Function:
     name = f"moec_steps_{record.stretch}_{fields}_{record.nbytes}_{record.total(0)}_{cell.columns}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, [*_PARAMETERS.values()]), name)
-    for attribute in ("nounwind", "noinline"):
-        function.attributes.add(attribute)
-    for argument, label in zip(function.args, _PARAMETERS, strict=True):
-        argument.name = label
-    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    function, e = begin(module, target, name, _PARAMETERS)
     _Steps(e, cell, *function.args).emit()
     e.b.ret_void()
     return function

@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias
 from llvmlite import ir
 
 from moec.codegen.floats import bf16_pairs, widen
-from moec.codegen.llvm import Emitter
+from moec.codegen.llvm import Emitter, begin
 from moec.target import KernelShape, Target
 
 Value: TypeAlias = Any
@@ -63,15 +63,8 @@ def emit_microkernel(
     name = f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}{'' if prefetches else '_still'}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), _PARAMETERS.values()), name)
-    function.attributes.add("nounwind")
-    function.attributes.add("noinline")
-    for argument, label in zip(function.args, _PARAMETERS, strict=True):
-        argument.name = label
+    function, e = begin(module, target, name, _PARAMETERS, noalias=("rows", "panel", "c"))
     pointers, panel, c, ldc, k, first, accumulate, ahead, pace = function.args
-    for pointer in (pointers, panel, c):
-        pointer.add_attribute("noalias")
-    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
     b = e.b
     rows_at = _rows(b, pointers, rows, first, _element(shape.activation))
     tile = _Tile(e, shape, rows_at, panel, ahead if prefetches else None, pace)

@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from moec.codegen import tiles
 from moec.codegen.floats import widen
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.dtypes import DTYPES
 from moec.target import Target
 
@@ -31,19 +31,6 @@ def _words(e: Emitter, value: Value, pieces: int) -> Iterator[Value]:
             value = b.fsub(value, b.bitcast(b.and_(word, ir.Constant(words, [_UPPER] * tiles.ROWS)), value.type))
 
 
-def _begin(
-    module: Any, target: Target, name: str, parameters: dict[str, Any], result: Any = VOID
-) -> tuple[ir.Function, Emitter]:
-    function = ir.Function(module, ir.FunctionType(result, [*parameters.values()]), name)
-    for attribute in ("nounwind", "noinline"):
-        function.attributes.add(attribute)
-    for argument, label in zip(function.args, parameters, strict=True):
-        argument.name = label
-        if argument.type == PTR:
-            argument.add_attribute("noalias")
-    return function, Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
-
-
 def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Function:
     """`i64 NAME(ptr row, ptr to, i64 depth)`: `depth` k of a row of f32 as pieces, one row of 16 in tiles,
     [k / 32][pieces][16][32], with zeros up to a multiple of 32 k; whether some are infinite or no numbers. `depth` is a
@@ -51,7 +38,7 @@ def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Fu
     name = f"moec_split_row_{pieces}_{rest}"
     if name in module.globals:
         return module.globals[name]
-    function, e = _begin(module, target, name, {"row": PTR, "to": PTR, "depth": I64}, I64)
+    function, e = begin(module, target, name, {"row": PTR, "to": PTR, "depth": I64}, I64, ("row", "to"))
     row, to, depth = function.args
     odd = ir.Constant(ir.VectorType(I32, tiles.DEPTH), list(range(1, 2 * tiles.DEPTH, 2)))
     halves, tile = ir.VectorType(I16, tiles.DEPTH), tiles.ROWS * tiles.BYTES
@@ -99,7 +86,7 @@ def emit_split_panel(module: Any, target: Target, dtype: str, columns: int, rest
     name = f"moec_split_panel_{dtype}_{columns}_{rest}"
     if name in module.globals:
         return module.globals[name]
-    function, e = _begin(module, target, name, {"panel": PTR, "to": PTR, "depth": I64})
+    function, e = begin(module, target, name, {"panel": PTR, "to": PTR, "depth": I64}, noalias=("panel", "to"))
     panel, to, depth = function.args
     _PanelSplitter(e, dtype, columns, panel, to).emit(depth, rest)
     e.b.ret_void()

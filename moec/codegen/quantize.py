@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from llvmlite import ir
 
 from moec.codegen.floats import widen
-from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, VOID, Emitter, Value, i64
+from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, Emitter, Value, begin, i64
 from moec.formats.activations import SMALLEST
 from moec.formats.layout import BLOCK, GROUP, Layout
 from moec.target import Target
@@ -74,13 +74,9 @@ def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: in
     name = f"moec_{record.kind}_{dtype}_{k}_{record.stretch}_{record.center}_{int(layout.offset)}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, I64]), name)
+    parameters = {"row": PTR, "records": PTR, "stride": I64}
+    function, e = begin(module, target, name, parameters, noalias=("row", "records"))
     function.linkage = "internal"
-    for attribute in ("nounwind", "noinline"):
-        function.attributes.add(attribute)
-    for pointer in function.args[:2]:
-        pointer.add_attribute("noalias")
-    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
     row, records, stride = function.args
     whole = k // BLOCK
 

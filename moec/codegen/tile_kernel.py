@@ -24,7 +24,7 @@ from typing import Any, Final
 from llvmlite import ir
 
 from moec.codegen import tiles
-from moec.codegen.llvm import I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.llvm import I64, PTR, Emitter, Value, begin, i64
 
 _PARAMETERS: Final = {
     "upper": PTR,
@@ -69,12 +69,7 @@ def emit_kernel(module: Any, target: Any, shape: TileShape) -> ir.Function:
     name = f"moec_{shape}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, [*_PARAMETERS.values()]), name)
-    function.attributes.add("nounwind")
-    function.attributes.add("noinline")
-    for argument, label in zip(function.args, _PARAMETERS, strict=True):
-        argument.name = label
-    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    function, e = begin(module, target, name, _PARAMETERS)
     _Kernel(e, shape, *function.args).emit()
     e.b.ret_void()
     return function

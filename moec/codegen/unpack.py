@@ -19,7 +19,7 @@ from typing import Any, Final
 from llvmlite import ir
 
 from moec.codegen.floats import bf16_type, widen
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, begin, i64
 from moec.formats.layout import BLOCK, E2M1, GROUP, KINDS, Field
 from moec.formats.panels import PanelLayout
 from moec.target import KernelShape, Target
@@ -33,14 +33,8 @@ def emit_unpack(module: Any, target: Target, shape: KernelShape, place: PanelLay
     name = f"moec_unpack_{name}_{shape.dtype}_{place.columns}_{place.tile}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(VOID, [PTR, PTR, I64, I64]), name)
-    function.attributes.add("nounwind")
-    function.attributes.add("noinline")
-    for argument, label in zip(function.args, ("panel", "out", "first", "count"), strict=True):
-        argument.name = label
-    for pointer in function.args[:2]:
-        pointer.add_attribute("noalias")
-    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
+    parameters = {"panel": PTR, "out": PTR, "first": I64, "count": I64}
+    function, e = begin(module, target, name, parameters, noalias=("panel", "out"))
     _Unpacker(e, shape, place, *function.args).emit()
     e.b.ret_void()
     return function
