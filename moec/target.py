@@ -7,7 +7,7 @@ looks at a feature's name: it asks a `Target` for lanes, registers, caches and k
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final, Literal
 
@@ -173,6 +173,11 @@ class Target:
         except ValueError:
             raise ValueError(f"expected the bytes of two caches as `l1/l2`, not `{fields[3]}`") from None
         return Target(fields[0], fields[1], features, l1, l2)
+
+    def without(self, *names: str) -> Target:
+        """The same machine without some of LLVM's features."""
+        kept = (feature for feature in self.features if feature[1:] not in names)
+        return replace(self, features=(*kept, *(f"-{name}" for name in names)))
 
     def __str__(self) -> str:
         text = f"{self.triple}:{self.cpu}:{','.join(self.features)}"
@@ -343,7 +348,7 @@ _AVX512_FAST_DOT = _Machine(
 #: on the same machine: with a scale for 32 k or more, tiles are ahead from 15 rows on, and twice as fast at 256. With
 #: one for 16 k a tile is a quarter full and has four times the integers to scale; that they lose is measured with both
 #: threads of a core at work. f32 split for tiles is ahead from 32 rows on (Granite Rapids), by a sixth with 96; with
-#: both threads of a core at work it is not ahead before 256, so 96 is between; f16 is from 24 on, everywhere. One or
+#: both threads of a core at work it is not ahead before 256, so 96 is between; f16 is with 32, everywhere. One or
 #: two rows read a fifth more with prefetches 640 bytes ahead than 1024, 16 rows a twentieth more with 4096 (f32 on a
 #: Granite Rapids).
 _AVX512 = _Machine(

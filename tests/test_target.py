@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from moec import host
@@ -110,6 +112,19 @@ def test_bytes_go_through_tiles_where_the_machine_is_faster_so() -> None:
     assert target.tiled_from(16) is None
     for other in (f"{LINUX}:emeraldrapids:-amx-int8", f"{LINUX}:emeraldrapids:-avx512vnni", f"{LINUX}:znver4:"):
         assert Target.parse(other).tiled_from(64) is None
+
+
+def test_f32_is_split_where_there_are_tiles_of_bf16() -> None:
+    target = Target.of(LINUX, "emeraldrapids")
+    for dtype, splits in (("f32", True), ("f16", True), ("bf16", False)):
+        assert (target.split_from(target.kernel(dtype)) is not None) == splits
+    for other in (target.without("amx-bf16"), Target.of(LINUX, "znver4"), target.without("vectors")):
+        assert other.split_from(other.kernel("f32")) is None
+
+
+def test_a_machine_without_a_feature_keeps_the_others() -> None:
+    target = Target(LINUX, "znver4", ("+avx512bf16", "+avx512f"), 1 << 15, 1 << 20)
+    assert target.without("avx512bf16", "f16c") == replace(target, features=("+avx512f", "-avx512bf16", "-f16c"))
 
 
 def test_the_shape_pads_a_matrix_least() -> None:

@@ -117,9 +117,9 @@ def measure_parts(parts: Sequence[str], dims: dict[str, int], tokens: int, conso
         forget_workspace()
         return kernel(*inputs, weights)
 
-    features = (*whole.target.features, "-vectors")
+    scalar = whole.target.without("vectors")
     calls: dict[str, Callable[[], Callable[[], object]]] = {
-        "simd": lambda: call(replace(whole, target=replace(whole.target, features=features))),
+        "simd": lambda: call(replace(whole, target=scalar)),
         "simd-128": lambda: call(replace(whole, target=replace(whole.target, cpu="x86-64", features=()))),
         "specialize": lambda: call(replace(whole, without=("specialize",))),
         "arena": lambda: anew,

@@ -7,6 +7,7 @@ too: [k / 32][2][16][16][2], two of 32 k by 16 columns each, with zeros up to a 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 from moec.codegen import tiles
@@ -106,7 +107,7 @@ class Tiled(Matmul):
             b.call(self.single, [*first, *first, *rest])
 
 
-class Stretched(Matmul):
+class Stretched(Matmul, ABC):
     """How blocks of rows in tiles pass over panels.
 
     A block of rows stays in the second cache while panels pass over it. If its vectors are too long for that, k is cut
@@ -116,11 +117,11 @@ class Stretched(Matmul):
 
     #: Panels of a group, where k is cut; else all of them are one.
     GROUP = 16
-    #: So few rows of a block pass over whole panels.
-    FEW = 2 * tiles.ROWS
+    #: So few rows of a block pass over whole vectors.
+    UNCUT = 2 * tiles.ROWS
 
     def choose_stretch(self, depth: int, row_bytes: int, unit: int = tiles.DEPTH) -> None:
-        """Decides how many rows a block has and how long a stretch is, a multiple of `unit`, where `depth` k of panels
+        """Decides how `tall` a block of rows is and how long a stretch, a multiple of `unit`, where `depth` k of panels
         are multiplied with rows of `row_bytes` a k."""
         l2, rows = self.stages.target.l2, 2 * tiles.ROWS
         self.depth, self.k_bytes = depth, self.shape.step_bytes // self.shape.kstep
@@ -158,7 +159,7 @@ class Stretched(Matmul):
         """All products of a block of rows with up to `group` panels."""
         e, b = self.e, self.e.b
         after = e.least(b.add(start, i64(self.group)), high)
-        few = b.icmp_signed("<=", b.sub(stop, first), i64(self.FEW))
+        few = b.icmp_signed("<=", b.sub(stop, first), i64(self.UNCUT))
         stretch = b.select(few, i64(self.depth), i64(self.stretch))
 
         def begin(panel: Value) -> None:
@@ -190,9 +191,9 @@ class Stretched(Matmul):
     def _prepare(self, low: Value, high: Value, first: Value, size: Value) -> None:
         """What is done with `size` k of the rows of a block, from `first` on, before a group of panels passes by."""
 
+    @abstractmethod
     def _stretch(self, panel: Value, low: Value, high: Value, first: Value, size: Value) -> None:
         """The products of rows with `size` k of a panel, from `first` on."""
-        raise NotImplementedError
 
 
 class TiledMatmul(Tiled, Stretched):

@@ -54,8 +54,7 @@ class _Part:
 class SplitMatmul(Stretched):
     """Lets the rows of a key pass through tiles where they are many."""
 
-    #: Rows of a block that are few: none are, k is cut for all.
-    FEW = 0
+    UNCUT = 0
     #: k of a part of a panel: a short one stays in the first cache beside the rows that pass over it, but sums are read
     #: and written once a part. As many as are decoded at once.
     PART = BLOCK
@@ -66,9 +65,9 @@ class SplitMatmul(Stretched):
         least = target.split_from(shape)
         assert least is not None
         self.least, self.pieces = least, PIECES[shape.dtype]
-        whole, rest = divmod(shape.columns // tiles.ROWS, 2)
+        pairs, odd = divmod(shape.columns // tiles.ROWS, 2)
         #: Tiles in the width of each kernel's columns, one kernel after the other.
-        self.widths = [2] * whole + [1] * rest
+        self.widths = [2] * pairs + [1] * odd
         self.tiled = {
             (height, width): emit_kernel(module, target, TileShape(height, width, shape.columns, self.pieces))
             for height in (1, 2)

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from llvmlite import ir
 
-from moec.codegen import native
+from moec.codegen import native, tiles
 from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, i64
 from moec.codegen.pieces import PIECES
 from moec.codegen.tile_kernel import TERMS
@@ -113,7 +113,7 @@ def _function(target: Target, emit: Callable[[Any], None], name: str) -> Callabl
     emit(module)
     library = Library(native.object_code(native.parse(str(module)), target), name)
     call = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.c_int64)(library.address(name))
-    return lambda place, count, _=library: call(place, count)
+    return lambda place, count, _=library: call(place, count)  # or the library's memory would be given back
 
 
 def free_memory() -> int | None:
@@ -161,8 +161,6 @@ def _fma(module: Any, target: Target, form: str) -> None:
 
 def _multiply_tiles(e: Emitter, form: str, turns: Value) -> None:
     """Four sums of tiles, as a product has them."""
-    from moec.codegen import tiles
-
     dot = tiles.DOT_INT8 if form == "amx int8" else tiles.DOT_BF16
     tiles.configure(e.b)
     for tile in range(8):

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -73,11 +72,8 @@ def tokens(real: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def some(experts: int, real: str, slots: int) -> Kernel:
     """Without tiles of f32, whose bits say how many rows an expert has."""
-    host = Target.host()
-    target = replace(host, features=(*(f for f in host.features if f != "+amx-bf16"), "-amx-bf16"))
-    return moec.compile(
-        EXPERTS, dims={"E": experts, "K": slots}, dtype=real, threads=1, target=target if real == "f32" else host
-    )
+    target = Target.host().without("amx-bf16") if real == "f32" else None
+    return moec.compile(EXPERTS, dims={"E": experts, "K": slots}, dtype=real, threads=1, target=target)
 
 
 def spread(mesh: DeviceMesh, real: str, slots: int) -> ExpertParallel:
