@@ -115,7 +115,7 @@ def test_bytes_go_through_tiles_where_the_machine_is_faster_so() -> None:
 
 
 def test_f32_is_split_where_there_are_tiles_of_bf16() -> None:
-    target = Target.of(LINUX, "emeraldrapids")
+    target = Target.of(LINUX, "graniterapids")
     for dtype, splits in (("f32", True), ("f16", True), ("bf16", False)):
         assert (target.split_from(target.kernel(dtype)) is not None) == splits
     for other in (target.without("amx-bf16"), Target.of(LINUX, "znver4"), target.without("vectors")):

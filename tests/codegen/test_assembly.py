@@ -22,7 +22,7 @@ RISCV: Final = Target.of("riscv64-unknown-linux-gnu")
 TARGETS: Final = {
     "zen4": Target(LINUX, "znver4"),
     "intel": Target(LINUX, "sapphirerapids", ("-amx-bf16",)),
-    "amx": Target(LINUX, "emeraldrapids"),
+    "amx": Target(LINUX, "graniterapids"),
     "v3": Target(LINUX, "x86-64-v3"),
     "x86-64": Target.of(LINUX),
     "aarch64": Target.of("aarch64-unknown-linux-gnu"),

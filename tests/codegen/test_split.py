@@ -29,9 +29,10 @@ from moec.target import Target
 from tests.codegen import emulation
 from tests.examples import EXAMPLES, load, random_inputs, random_weights
 
+AMX: Final = Target.of(emulation.LINUX, "graniterapids")
 #: The same machine where f32 stays with multiply-adds.
-PLAIN: Final = Target.parse(f"{emulation.LINUX}:emeraldrapids:-amx-bf16")
-LEAST: Final = emulation.AMX.split_from(emulation.AMX.kernel("f32")) or 0
+PLAIN: Final = AMX.without("amx-bf16")
+LEAST: Final = AMX.split_from(AMX.kernel("f32")) or 0
 HAS_TILES: Final = Target.host().split_from(Target.host().kernel("f32")) is not None
 
 # ── pieces ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -111,9 +112,7 @@ def test_panels_end_with_zeros(dtype: str, columns: int, k: int) -> None:
 # ── layers ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tiled(
-    layer: str, dims: dict[str, int], dtype: str, storage: str | None = None, target: Target = emulation.AMX
-) -> Kernel:
+def tiled(layer: str, dims: dict[str, int], dtype: str, storage: str | None = None, target: Target = AMX) -> Kernel:
     return emulation.compile_emulated(EXAMPLES / f"{layer}.moe", dims, storage, target, dtype)
 
 
@@ -151,7 +150,7 @@ def test_many_rows_agree_with_the_oracle(dtype: str, dims: dict[str, int], token
 def test_long_vectors_are_cut_and_the_sums_of_panels_wait() -> None:
     """In three stretches; and there are more rows than a block has."""
     dims = {"H": 700, "I": 24, "E": 1, "K": 1}
-    small = Target(emulation.LINUX, "emeraldrapids", l2=128 << 10)
+    small = Target(emulation.LINUX, "graniterapids", l2=128 << 10)
     kernel = tiled("mixtral", dims, "f32", target=small)
     emulation.counts.clear()
     _, error = call(kernel, "mixtral", dims, 300, "f32")
@@ -171,8 +170,7 @@ def test_stored_weights_are_decoded_and_split(storage: str) -> None:
 def test_tiles_are_as_exact_as_multiply_adds() -> None:
     dims = {"H": 512, "I": 256, "E": 1, "K": 1}
     (_, ours), (_, theirs) = (
-        call(tiled("mixtral", dims, "f32", target=target), "mixtral", dims, LEAST, "f32")
-        for target in (emulation.AMX, PLAIN)
+        call(tiled("mixtral", dims, "f32", target=target), "mixtral", dims, LEAST, "f32") for target in (AMX, PLAIN)
     )
     assert 0 < ours.mean() <= 1.5 * theirs.mean()
 
@@ -183,7 +181,7 @@ def test_few_rows_stay_with_multiply_adds() -> None:
     emulation.counts.clear()
     one, other = (
         call(tiled("mixtral", dims, "f32", target=target), "mixtral", dims, LEAST - 1, "f32")[0]
-        for target in (emulation.AMX, PLAIN)
+        for target in (AMX, PLAIN)
     )
     assert tiles.DOT_BF16.name not in emulation.counts
     np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32))
@@ -196,7 +194,7 @@ def test_a_router_gives_the_same_bits_however_many_tokens_come_together() -> Non
         return w @ x
     }
     """
-    kernel = emulation.compile_emulated(text, {"H": 96, "E": 20}, dtype="f32")
+    kernel = emulation.compile_emulated(text, {"H": 96, "E": 20}, dtype="f32", target=AMX)
     random = np.random.default_rng(0)
     packed = kernel.pack({"w": random.standard_normal((20, 96), np.float32)})
     x = random.standard_normal((3 * LEAST, 96), np.float32)
@@ -208,9 +206,7 @@ def test_infinities_and_what_is_no_number() -> None:
     multiply-adds."""
     dims = {"H": 64, "N": 40, "E": 2}
     text = "moe m[H, N, E](x: [H], e: i64) -> f32[N] { param w: [E, N, H] return w[e] @ x }"
-    one, other = (
-        emulation.compile_emulated(text, dims, dtype="f32", target=target) for target in (emulation.AMX, PLAIN)
-    )
+    one, other = (emulation.compile_emulated(text, dims, dtype="f32", target=target) for target in (AMX, PLAIN))
     random = np.random.default_rng(0)
     packed = one.pack({"w": random.standard_normal((2, 40, 64), np.float32)})
     x = random.standard_normal((2 * LEAST, 64), np.float32)
