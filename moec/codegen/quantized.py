@@ -28,8 +28,8 @@ from moec.formats.panels import PanelLayout
 
 #: The bytes that `_copy` moves at once.
 _PIECE: Final = 16
-#: From `_SOME` rows a key on they are quantised for at least `_BATCH` panels: for each anew, products of 8 experts on 16
-#: threads took 1.2 to 1.4 times as long.
+#: From `_SOME` rows a key on they are quantised for at least `_BATCH` panels: for each anew, products of 8 experts on
+#: 16 threads took 1.2 to 1.4 times as long.
 _BATCH: Final = 4
 _SOME: Final = 8
 #: Picoseconds for an element.
