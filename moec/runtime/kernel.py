@@ -294,7 +294,8 @@ class _Runner:
         if len(inputs) != len(wanted):
             names = ", ".join(f"`{array.name}`" for array in wanted)
             raise fail("E0403", f"`{self.interface.name}` takes {len(wanted)} inputs ({names}), not {len(inputs)}")
-        kept, given = list[Any](), list[int]()
+        kept: list[Any] = []
+        given: list[int] = []
         tokens: int | None = None
         for value, array in zip(inputs, wanted, strict=True):
             memory, begin, tokens = place(value, array, tokens)
