@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from moec import host
-from moec.target import KernelShape, Target, likely
+from moec.target import KernelShape, PanelShape, Target, likely
 
 LINUX = "x86_64-unknown-linux-gnu"
 
@@ -134,6 +134,20 @@ def test_the_shape_pads_a_matrix_least() -> None:
     assert target.kernel("f32", 1).columns <= 48
     paired = target.kernel("f32", 768, interleaved=2)
     assert paired.columns % (2 * paired.lanes) == 0
+
+
+def test_what_is_streamed_stands_in_two_parts_where_memory_serves_them_faster() -> None:
+    target = Target.of(LINUX, "graniterapids")
+    for dtype in ("f32", "f16"):
+        shape = target.kernel(dtype, 4096, streamed=True)
+        assert (shape.streams, shape.columns) == (2, 2 * target.streams.columns)
+        assert KernelShape.parse(shape.tile, dtype) == shape
+        assert shape.panel.steps(100) == 100 and PanelShape.parse(str(shape.panel)) == shape.panel
+        assert target.rate(shape) == target.rate(replace(shape, streams=1))
+    assert target.kernel("f32", 512, interleaved=3, streamed=True).vectors % 3 == 0
+    assert target.kernel("bf16", streamed=True) == target.kernel("bf16")
+    other = Target.of(LINUX, "znver4")
+    assert other.choices("f32", streamed=True) == other.choices("f32")
 
 
 def test_a_shape_counts_its_panels_and_steps() -> None:

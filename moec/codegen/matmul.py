@@ -62,6 +62,8 @@ class Matmul:
         #: Where the sums of the rows that are multiplied wait.
         self.sums: Value = None
         self.panel_bytes = shape.steps(self.k) * shape.step_bytes
+        #: Bytes from one stream of a panel to the next.
+        self.apart = self.panel_bytes // shape.streams
         self.expert_bytes = panel_bytes(shape.panel, self.n, self.k, self.parts)
         limit = max(shape.step_bytes * 64, stages.target.l2 // 8)
         cuts = -(-self.panel_bytes // limit)
@@ -251,7 +253,7 @@ class Matmul:
         """The sums of the rows `low` to `high`."""
         e = self.e
         if self.block == self.shape.rows:
-            ahead, pace = self._ahead(panel, self.panel_bytes, e.b.sub(high, low), block, blocks)
+            ahead, pace = self._ahead(panel, 0, self.k, e.b.sub(high, low), block, blocks)
             self._call(low, high, panel, self.e.size(self.k), i64(0), self.sums, ahead, pace)
             return
         count = e.b.sub(high, low)
@@ -262,28 +264,35 @@ class Matmul:
     def _part(self, panel: Value, at: int, low: Value, count: Value, turns: Value) -> None:
         """The products with one part of a panel, from element `at` of k on."""
         e, depth = self.e, min(self.cut, self.k - at)
-        part = e.at(panel, at // self.shape.kstep * self.shape.step_bytes, 1)
+        part = e.at(panel, self._offset(at), 1)
 
         def turn(i: Value) -> None:
             a, b = self._block(low, count, self.shape.rows, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
-            size = self.shape.steps(depth) * self.shape.step_bytes
-            ahead, pace = self._ahead(part, size, e.b.sub(b, a), i, turns)
+            ahead, pace = self._ahead(panel, at, at + depth, e.b.sub(b, a), i, turns)
             self._call(a, b, part, i64(depth), i64(at), sums, ahead, pace)
 
         e.loop(0, turns, turn)
 
-    def _ahead(self, part: Value, size: int, rows: Value, block: Value, blocks: Value) -> tuple[Value, Value]:
-        """What to prefetch while a block of `rows` passes over a part of a panel.
+    def _ahead(
+        self, panel: Value, start: int, stop: int, rows: Value, block: Value, blocks: Value
+    ) -> tuple[Value, Value]:
+        """What to prefetch while a block of `rows` passes over the elements `start` to `stop` of k of a panel.
 
         If it is the only block, what it is about to read; else its share of the part that follows.
         """
-        e = self.e
-        alone = e.b.icmp_signed("==", blocks, i64(1))
-        share = e.b.udiv(i64(size), blocks)
-        following = e.at(part, e.b.add(i64(size), e.b.mul(block, share)), 1)
-        ahead = e.b.select(alone, e.at(part, e.ahead(rows), 1), following)
-        return ahead, e.b.select(alone, i64(self.shape.step_bytes), e.b.udiv(i64(self.shape.step_bytes), blocks))
+        e, b, shape = self.e, self.e.b, self.shape
+        alone = b.icmp_signed("==", blocks, i64(1))
+        near = e.ahead(rows) if shape.streams == 1 else i64(self.stages.target.streams.ahead)
+        share = b.udiv(i64(shape.steps(stop - start) * shape.stream_bytes), blocks)
+        following = e.at(panel, self.panel_bytes if stop == self.k else self._offset(stop), 1)
+        reading = e.at(e.at(panel, self._offset(start), 1), near, 1)
+        ahead = b.select(alone, reading, e.at(following, b.mul(block, share), 1))
+        return ahead, b.udiv(i64(shape.stream_bytes), blocks)
+
+    def _offset(self, k: int) -> int:
+        """How far into a stream of a panel an element of k stands, a multiple of kstep."""
+        return k // self.shape.kstep * self.shape.stream_bytes
 
     def _call(
         self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value
@@ -291,7 +300,8 @@ class Matmul:
         """The microkernel for so many rows."""
         e = self.e
         count = e.b.sub(high, low)
-        arguments = [self._pointer(low), panel, sums, i64(self.shape.columns), depth, at, at, ahead, pace]
+        streams = [ahead, pace, e.size(self.apart)]
+        arguments = [self._pointer(low), panel, sums, i64(self.shape.columns), depth, at, at, *streams]
         done = e.b.append_basic_block("multiplied")
         switch = e.b.switch(count, done)
         for rows, kernel in enumerate(self.kernels, 1):

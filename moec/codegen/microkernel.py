@@ -1,17 +1,19 @@
 """Microkernels: a tile of C = rows x panel, held in registers while k runs, one LLVM function for each row count.
 
-    void NAME(ptr rows, ptr panel, ptr c, i64 ldc, i64 k, i64 first, i64 accumulate, ptr ahead, i64 pace)
+    void NAME(ptr rows, ptr panel, ptr c, i64 ldc, i64 k, i64 first, i64 accumulate, ptr ahead, i64 pace, i64 apart)
 
 * `rows` points to MR pointers, each to one activation row in `shape.activation`, at any alignment. The kernel reads
   elements first .. first + k of each row and nothing beyond.
 * `panel` is [ceil(k / kstep)][columns][kstep] weights in `shape.dtype`, 64-byte aligned; its missing columns are zero,
-  and so is what an odd k leaves of the last step.
+  and so is what an odd k leaves of the last step. A shape of several streams has as many of those, each with its share
+  of the columns, `apart` bytes from one to the next; memory serves two streams of reads faster than one.
 * `c` is MR x columns of f32, rows `ldc` elements apart, 4-byte aligned: added to where `accumulate` is not 0, else
   only written.
-* While step s runs, `shape.step_bytes` at ahead + s * pace are prefetched into the second cache; nothing is read there,
-  so any address does. Panels read once want (panel + `Target.prefetch`, step_bytes). Where B row blocks pass over one
-  panel, block i wants the next panel's share (next + i * bytes / B, step_bytes / B): memory then works while the
-  arithmetic does. (Prefetching into the first cache would hold the loads up: a third slower on a Zen 4.)
+* While step s runs, `shape.stream_bytes` at ahead + s * pace are prefetched into the second cache, and `apart` bytes on
+  for the next stream; nothing is read there, so any address does. Panels read once want (panel + `Target.prefetch`,
+  stream_bytes). Where B row blocks pass over one panel, block i wants the next panel's share (next + i * bytes / B,
+  stream_bytes / B, with the bytes of a stream): memory then works while the arithmetic does. (Prefetching into the
+  first cache would hold the loads up: a third slower on a Zen 4.)
 
 Every output is one chain of multiply-adds in the order of k. So a row's result is the same, bit for bit, whatever rows
 stand beside it, and into how many calls k is cut at multiples of kstep. One chain for each vector still outruns memory
@@ -22,6 +24,7 @@ them. Written for `moec.codegen`; knows no plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 from llvmlite import ir
@@ -41,7 +44,7 @@ _PARAMETERS: Final = {
     **dict.fromkeys(("rows", "panel", "c"), _PTR),
     **dict.fromkeys(("ldc", "k", "first", "accumulate"), _I64),
     "ahead": _PTR,
-    "pace": _I64,
+    **dict.fromkeys(("pace", "apart"), _I64),
 }
 _CACHE_LINE: Final = 64
 #: Multiply-adds in one turn of the loop, at most: amortises the loop where few rows share a step.
@@ -60,14 +63,14 @@ def emit_microkernel(
 
     Unless it `prefetches` it ignores `ahead` and `pace`: a stream from the last cache is then a fifth faster (Zen 4).
     """
-    name = f"moec_{shape.form}_{shape.dtype}_{rows}x{shape.columns}{'' if prefetches else '_still'}"
+    name = f"moec_{replace(shape, rows=rows)}{'' if prefetches else '_still'}"
     if name in module.globals:
         return module.globals[name]
     function, e = begin(module, target, name, _PARAMETERS, noalias=("rows", "panel", "c"))
-    pointers, panel, c, ldc, k, first, accumulate, ahead, pace = function.args
+    pointers, panel, c, ldc, k, first, accumulate, ahead, pace, apart = function.args
     b = e.b
     rows_at = _rows(b, pointers, rows, first, _element(shape.activation))
-    tile = _Tile(e, shape, rows_at, panel, ahead if prefetches else None, pace)
+    tile = _Tile(e, shape, rows_at, panel, ahead if prefetches else None, pace, apart)
     unroll = 1 << max(0, (_TURN // (rows * shape.vectors * shape.kstep)).bit_length() - 1)
 
     def steps(count: int) -> Callable[[Value, Sequence[Value]], list[Value]]:
@@ -105,9 +108,12 @@ class _Tile:
         panel: Value,
         ahead: Value | None,
         pace: Value,
+        apart: Value,
     ) -> None:
         self.e, self.b, self.shape, self.rows, self.panel = e, e.b, shape, rows, panel
         self.ahead, self.pace = ahead, pace
+        #: Where each stream begins, beside the first.
+        self.streams = [e.b.mul(apart, _I64(i)) for i in range(shape.streams)]
         self.vector = ir.VectorType(_F32, shape.lanes)
         self.words = ir.VectorType(_I32, shape.lanes)
 
@@ -132,7 +138,7 @@ class _Tile:
         b, shape = self.b, self.shape
         sums = list(sums)
         step = b.lshr(at, _I64(shape.kstep.bit_length() - 1))
-        start = b.gep(self.panel, [b.mul(step, _I64(shape.step_bytes))], source_etype=_I8)
+        start = b.gep(self.panel, [b.mul(step, _I64(shape.stream_bytes))], source_etype=_I8)
         if self.ahead is not None:
             self._prefetch(b.gep(self.ahead, [b.mul(step, self.pace)], source_etype=_I8))
         for x_of, weights in self._products(start, at, odd):
@@ -149,8 +155,13 @@ class _Tile:
             self.b.store(value, place, align=4)
 
     def _prefetch(self, start: Value) -> None:
-        for offset in range(0, self.shape.step_bytes, _CACHE_LINE):
-            self.e.prefetch(self.e.at(start, offset, 1))
+        for stream in self.streams:
+            for offset in range(0, self.shape.stream_bytes, _CACHE_LINE):
+                self.e.prefetch(self._in_stream(start, stream, offset))
+
+    def _in_stream(self, start: Value, stream: Value, offset: int) -> Value:
+        """So many bytes behind where a step begins in a stream."""
+        return self.e.at(start if self.shape.streams == 1 else self.e.at(start, stream, 1), offset, 1)
 
     def _places(self, c: Value, ldc: Value) -> list[Value]:
         b, lanes = self.b, self.shape.lanes
@@ -179,9 +190,9 @@ class _Tile:
                 return [(lambda row: self._splat_pair(row, at, odd), self._weights(start, self.words))]
 
     def _weights(self, start: Value, vector: ir.VectorType, size: int = 4) -> list[Value]:
-        b, lanes = self.b, self.shape.lanes
-        places = [b.gep(start, [_I64(j * lanes * size)], source_etype=_I8) for j in range(self.shape.vectors)]
-        return [b.load(place, typ=vector, align=min(64, lanes * size)) for place in places]
+        b, nbytes, each = self.b, self.shape.lanes * size, self.shape.vectors // self.shape.streams
+        places = [self._in_stream(start, stream, j * nbytes) for stream in self.streams for j in range(each)]
+        return [b.load(place, typ=vector, align=min(64, nbytes)) for place in places]
 
     def _halves(self, start: Value) -> list[Value]:
         return self._weights(start, ir.VectorType(self.e.register("f16"), self.shape.lanes), size=2)

@@ -11,7 +11,7 @@ from moec.codegen import tiles
 from moec.codegen.floats import widen
 from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.dtypes import DTYPES
-from moec.target import Target
+from moec.target import KernelShape, Target
 
 #: How many bf16 hold a number of an element type.
 PIECES: Final = {"f32": 3, "f16": 2}
@@ -79,26 +79,35 @@ def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Fu
     return function
 
 
-def emit_split_panel(module: Any, target: Target, dtype: str, columns: int, rest: int) -> ir.Function:
-    """`void NAME(ptr panel, ptr to, i64 depth)`: `depth` k of a panel [k][columns] of `dtype` as pieces in tiles,
+def emit_split_panel(module: Any, target: Target, shape: KernelShape, rest: int) -> ir.Function:
+    """`void NAME(ptr panel, ptr to, i64 depth, i64 apart)`: `depth` k of a panel of a shape as pieces in tiles,
     [k / 32][pieces][columns / 16][16][16][2], with zeros up to a multiple of 32 k. `depth` is a multiple of 32, or
-    `rest` more than one. Added to `module` (once; a second call finds it)."""
-    name = f"moec_split_panel_{dtype}_{columns}_{rest}"
+    `rest` more than one; the panel's streams are `apart` bytes apart. Added to `module` (once; a second call finds
+    it)."""
+    name = f"moec_split_panel_{shape.dtype}_{shape.columns}_{shape.streams}_{rest}"
     if name in module.globals:
         return module.globals[name]
-    function, e = begin(module, target, name, {"panel": PTR, "to": PTR, "depth": I64}, noalias=("panel", "to"))
-    panel, to, depth = function.args
-    _PanelSplitter(e, dtype, columns, panel, to).emit(depth, rest)
+    parameters = {"panel": PTR, "to": PTR, "depth": I64, "apart": I64}
+    function, e = begin(module, target, name, parameters, noalias=("panel", "to"))
+    panel, to, depth, apart = function.args
+    _PanelSplitter(e, shape, panel, to, apart).emit(depth, rest)
     e.b.ret_void()
     return function
 
 
 class _PanelSplitter:
-    def __init__(self, e: Emitter, dtype: str, columns: int, panel: Value, to: Value) -> None:
-        self.e, self.dtype, self.panel, self.to = e, dtype, panel, to
-        self.pieces, self.width, self.size = PIECES[dtype], columns // tiles.ROWS, DTYPES[dtype].size
-        self.row = columns * self.size
-        self.turn = self.pieces * columns * tiles.BYTES
+    def __init__(self, e: Emitter, shape: KernelShape, panel: Value, to: Value, apart: Value) -> None:
+        self.e, self.dtype, self.panel, self.to = e, shape.dtype, panel, to
+        self.pieces, self.width = PIECES[shape.dtype], shape.columns // tiles.ROWS
+        self.size, self.row = DTYPES[shape.dtype].size, shape.stream_bytes
+        self.turn = self.pieces * shape.columns * tiles.BYTES
+        #: Where each 16 columns begin.
+        each = self.width // shape.streams
+        self.columns = [
+            e.b.add(e.b.mul(apart, i64(stream)), i64(j * tiles.ROWS * self.size))
+            for stream in range(shape.streams)
+            for j in range(each)
+        ]
 
     def emit(self, depth: Value, rest: int) -> None:
         e, b = self.e, self.e.b
@@ -130,5 +139,5 @@ class _PanelSplitter:
 
     def _load(self, source: Value, j: int) -> Value:
         e = self.e
-        value = e.load(e.at(source, j * tiles.ROWS * self.size, 1), self.dtype, tiles.ROWS)
+        value = e.load(e.at(source, self.columns[j], 1), self.dtype, tiles.ROWS)
         return value if value.type == ir.VectorType(F32, tiles.ROWS) else widen(e, value, self.dtype)

@@ -76,7 +76,7 @@ class SplitMatmul(Stretched):
         }
         rest = self.k % tiles.DEPTH
         self.split_row = emit_split_row(module, target, self.pieces, rest)
-        self.split_panel = emit_split_panel(module, target, shape.dtype, shape.columns, rest)
+        self.split_panel = emit_split_panel(module, target, shape, rest)
         self.choose_stretch(self.k, 2 * self.pieces, self.PART)
         #: Bytes from one 32 k of 16 split rows to the next, and of a stretch of them.
         self.step = self.pieces * tiles.ROWS * tiles.BYTES
@@ -138,7 +138,7 @@ class SplitMatmul(Stretched):
         def multiply(start: Value) -> None:
             at, depth = b.add(first, start), e.least(b.sub(size, start), i64(self.PART))
             self._split_part(panel, at, depth)
-            part = _Part(start, at, self._count(depth, tiles.DEPTH), self._place(panel, b.add(at, depth)), lines)
+            part = _Part(start, at, self._count(depth, tiles.DEPTH), self._following(panel, b.add(at, depth)), lines)
             e.loop(0, blocks, lambda block: self._pass_part(part, block, rows))
 
         e.loop(0, size, multiply, step=self.PART)
@@ -150,11 +150,17 @@ class SplitMatmul(Stretched):
 
     def _place(self, panel: Value, k: Value) -> Value:
         """Where a panel goes on from `k`."""
-        return self.e.at(panel, self.e.b.mul(k, i64(self.k_bytes)), 1)
+        return self.e.at(panel, self.e.b.mul(k, i64(self.k_bytes // self.shape.streams)), 1)
+
+    def _following(self, panel: Value, k: Value) -> Value:
+        """What follows `k` elements of a panel: the others, or the next panel."""
+        b = self.e.b
+        whole = b.icmp_signed("==", k, i64(self.k))
+        return b.select(whole, self.e.at(panel, self.panel_bytes, 1), self._place(panel, k))
 
     def _split_part(self, panel: Value, at: Value, depth: Value) -> None:
         """The pieces of `depth` k of a panel."""
-        self.e.b.call(self.split_panel, [self._place(panel, at), self.part, depth])
+        self.e.b.call(self.split_panel, [self._place(panel, at), self.part, depth, i64(self.apart)])
 
     def _pass_part(self, part: _Part, block: Value, rows: Value) -> None:
         """Up to 32 of so many rows pass over a part."""
@@ -163,14 +169,16 @@ class SplitMatmul(Stretched):
         upper = e.at(self._split_at(row), b.mul(b.udiv(part.start, i64(tiles.DEPTH)), step), 1)
         operands = [upper, step, e.at(upper, self.rows_bytes, 1), step]
         sums = e.at(self.sums, b.mul(row, i64(4 * self.shape.columns)), 1)
-        following = e.at(part.following, b.mul(b.mul(block, i64(len(self.widths))), pace), 1)
+        each = len(self.widths) // self.shape.streams
+        following = e.at(part.following, b.mul(b.mul(block, i64(each)), pace), 1)
 
         def call(height: int) -> None:
-            column, ahead = 0, following
-            for width in self.widths:
+            column = 0
+            for i, width in enumerate(self.widths):
                 panel, to = e.at(self.part, column * tiles.ROWS * tiles.BYTES, 1), e.at(sums, column * tiles.BYTES, 1)
+                ahead = e.at(e.at(following, i // each * self.apart, 1), b.mul(i64(i % each), pace), 1)
                 b.call(self.tiled[height, width], [*operands, panel, to, part.turns, part.at, ahead, part.lines])
-                column, ahead = column + width, e.at(ahead, pace, 1)
+                column += width
 
         with e.either(b.icmp_signed(">", b.sub(rows, row), i64(tiles.ROWS))) as otherwise:
             call(2)
@@ -185,10 +193,10 @@ class SplitStoredMatmul(SplitMatmul, StoredMatmul):
     def turn_lines(self) -> int:
         return -(-self.place.block * tiles.DEPTH // BLOCK // tiles.BYTES)
 
-    def _place(self, panel: Value, k: Value) -> Value:
+    def _following(self, panel: Value, k: Value) -> Value:
         return self._codes(panel, self.e.b.udiv(k, i64(BLOCK)))
 
     def _split_part(self, panel: Value, at: Value, depth: Value) -> None:
         b = self.e.b
         b.call(self.unpack, [panel, self.dense, b.udiv(at, i64(BLOCK)), self._count(depth, BLOCK)])
-        b.call(self.split_panel, [self.dense, self.part, depth])
+        b.call(self.split_panel, [self.dense, self.part, depth, i64(0)])

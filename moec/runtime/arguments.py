@@ -7,7 +7,7 @@ to be widened without loss, is copied; anything else is an error that names it.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -51,13 +51,14 @@ def place(value: Any, array: Array, tokens: int | None) -> tuple[Any, int, int]:
     What lies as it should is asked for its address at once: a view of a tensor takes five times as long, and whatever
     Python touches here has to come from memory, when the weights of the last call have pushed it out of the caches.
     """
-    if type(value) is np.ndarray:
+    kind = type(cast("object", value))
+    if kind is np.ndarray:
         shape = value.shape
         right = shape[1:] == array.shape and value.ndim and value.flags.carray and value.dtype == NUMPY[array.dtype]
         if right and value.size and tokens in (None, shape[0]):
             return value, address(value), shape[0]
     torch = sys.modules.get("torch")
-    if torch is not None and type(value) is torch.Tensor and _lies_right(value, array, torch):
+    if torch is not None and kind is torch.Tensor and _lies_right(value, array, torch):
         found = value.data_ptr()
         count, *shape = value.shape
         if found % value.itemsize == 0 and tuple(shape) == array.shape and tokens in (None, count):

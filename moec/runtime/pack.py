@@ -1,7 +1,8 @@
 """Packing: matrices [..., N, K] as the panels that a microkernel streams through.
 
 A matrix becomes [ceil(N / NR)][ceil(K / kstep)][NR][kstep] in the kernel's dtype, zeros where N or K has run out. Where
-a kernel multiplies tiles of several steps and fewer columns, a panel is those tiles, each in one piece.
+a kernel multiplies tiles of several steps and fewer columns, a panel is those tiles, each in one piece; where it reads
+streams of fewer columns, those, one behind the other.
 Matrices packed together share every panel: NR / 2 rows of the gate, then the same NR / 2 rows of the up projection,
 so that one tile of C holds what their activation needs. Imports nothing of the compiler but the noun `PanelShape`.
 """
@@ -41,7 +42,7 @@ def panel_shape(shape: PanelShape, n: int, k: int, matrices: int = 1) -> tuple[i
     """
     if shape.columns % matrices:
         raise ValueError(f"panels of {shape.columns} columns do not divide among {matrices} matrices")
-    steps, width = shape.depth // shape.kstep, shape.width or shape.columns
+    steps, width = shape.depth // shape.kstep or shape.steps(k), shape.width or shape.columns
     panels = -(-n // (shape.columns // matrices))
     return panels, shape.steps(k) // steps, shape.columns // width, steps, width, shape.kstep
 
@@ -83,6 +84,8 @@ def pack_panels(
     if buffer.nbytes != size or buffer.dtype != np.uint8 or not buffer.flags.c_contiguous:
         raise ValueError(f"expected {size} contiguous bytes to pack into, not {buffer.nbytes} of {buffer.dtype}")
     panels = buffer.view(dtype).reshape(*lead, *panel_shape(shape, n, k, len(stack)))
+    if not shape.depth:  # one depth of many steps is filled like many depths of one
+        panels = panels.swapaxes(-5, -3)
     for expert in np.ndindex(*lead):
         for place, matrix in enumerate(stack):
             _pack(_words(matrix[expert], dtype), panels[expert], place, len(stack))

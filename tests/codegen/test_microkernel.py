@@ -7,6 +7,7 @@ import mmap
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -78,7 +79,7 @@ class Family:
         self.engine = llvm.create_mcjit_compiler(parsed(module, Target.host()), machine(target, jit=True))
         self.engine.finalize_object()
         pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        prototype = ctypes.CFUNCTYPE(None, *[pointer] * 3, *[integer] * 4, pointer, integer)
+        prototype = ctypes.CFUNCTYPE(None, *[pointer] * 3, *[integer] * 4, pointer, *[integer] * 2)
         self.kernels = [prototype(self.engine.get_function_address(function.name)) for function in functions]
 
     def __call__(
@@ -87,7 +88,8 @@ class Family:
         """Runs over `c` [.., ldc] in place, prefetching from where nothing is mapped."""
         pointers = np.array([line.ctypes.data for line in lines], np.int64)
         kernel = self.kernels[len(lines) - 1]
-        kernel(pointers.ctypes.data, panel.ctypes.data, c.ctypes.data, c.shape[1], k, first, accumulate, 64, 192)
+        places, apart = [array.ctypes.data for array in (pointers, panel, c)], panel.nbytes // self.shape.streams
+        kernel(*places, c.shape[1], k, first, accumulate, 64, 192, apart)
         return c
 
 
@@ -111,9 +113,10 @@ def packed(weights: np.ndarray, shape: KernelShape) -> np.ndarray:
     raw = np.zeros(shape.steps(k) * shape.step_bytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
     panel = raw[start : start + shape.steps(k) * shape.step_bytes].view(weights.dtype)
-    view = panel.reshape(shape.steps(k), shape.columns, shape.kstep)
+    view = panel.reshape(shape.streams, shape.steps(k), shape.columns // shape.streams, shape.kstep)
     for i in range(k):
-        view[i // shape.kstep, :columns, i % shape.kstep] = weights[:, i]
+        line = view[:, i // shape.kstep, :, i % shape.kstep]
+        line[...] = np.pad(weights[:, i], (0, shape.columns - columns)).reshape(line.shape)
     return panel
 
 
@@ -158,6 +161,25 @@ def test_cutting_k_changes_no_bit(name: str, dtype: str) -> None:
         rest = panel[first * shape.columns :]
         run(lines, rest, c, k, first, accumulate=int(first > 0))
     np.testing.assert_array_equal(c, run(lines, panel, np.zeros_like(c), 301))
+
+
+@pytest.mark.parametrize(("name", "dtype"), KERNELS)
+def test_a_panel_in_two_streams_is_multiplied_as_in_one(name: str, dtype: str) -> None:
+    run, rng = family(name, dtype), np.random.default_rng(9)
+    shape = replace(run.shape, rows=3, columns=4 * run.shape.lanes)
+    target = DOT if name == "dot" else RUNNABLE[name]
+    one, two = Family(target, shape), Family(target, replace(shape, streams=2))
+    for k in (1, 2, 7, 64, 301):
+        lines = rows_of(rng.standard_normal((3, k)).astype(NUMPY[dtype]), shape)
+        weights = rng.standard_normal((shape.columns, k)).astype(NUMPY[dtype])
+        for rows in (1, 2, 3):
+            before = rng.standard_normal((rows, shape.columns)).astype(np.float32)
+            got = [
+                run(lines[:rows], packed(weights, run.shape), before.copy(), k, accumulate=accumulate)
+                for run in (one, two)
+                for accumulate in (0, 1)
+            ]
+            np.testing.assert_array_equal(got[:2], got[2:])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for a page that nothing may read")

@@ -25,7 +25,7 @@ from moec.runtime.jit import Library
 from moec.runtime.kernel import Kernel
 from moec.runtime.memory import aligned_empty
 from moec.runtime.stored import decoded
-from moec.target import Target
+from moec.target import KernelShape, Target
 from tests.codegen import emulation
 from tests.examples import EXAMPLES, load, random_inputs, random_weights
 
@@ -47,10 +47,10 @@ def compiled(emit: Callable[..., ir.Function], *arguments: Any) -> tuple[Library
     return Library(native.object_code(native.parse(str(module)), target), function.name), function.name
 
 
-def split(emit: Callable[..., ir.Function], arguments: tuple[Any, ...], source: Any, to: Any, depth: int) -> None:
+def split(emit: Callable[..., ir.Function], arguments: tuple[Any, ...], source: Any, to: Any, *numbers: int) -> None:
     library, name = compiled(emit, *arguments)
-    types = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
-    ctypes.CFUNCTYPE(None, *types)(library.address(name))(source.ctypes.data, to.ctypes.data, depth)
+    types = (ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * len(numbers))
+    ctypes.CFUNCTYPE(None, *types)(library.address(name))(source.ctypes.data, to.ctypes.data, *numbers)
 
 
 def taken_apart(size: int) -> Any:
@@ -69,12 +69,14 @@ def split_row(x: Any, pieces: int) -> Any:
     return found.transpose(1, 0, 2).reshape(pieces, -1)
 
 
-def split_panel(panel: Any, dtype: str) -> Any:
-    """f32[pieces, k / 32 * 32, columns]"""
+def split_panel(panel: Any, dtype: str, streams: int = 1) -> Any:
+    """f32[pieces, k / 32 * 32, columns] of [k, columns], which stand in so many streams."""
     (k, columns), pieces = panel.shape, PIECES[dtype]
+    shape = KernelShape(dtype, "fma", 1, columns, 1, tiles.ROWS, streams)
+    panel = np.ascontiguousarray(panel.reshape(k, streams, -1).swapaxes(0, 1))
     turns, width = -(-k // tiles.DEPTH), columns // tiles.ROWS
     to = taken_apart(turns * pieces * columns * tiles.DEPTH)
-    split(emit_split_panel, (dtype, columns, k % tiles.DEPTH), panel, to, k)
+    split(emit_split_panel, (shape, k % tiles.DEPTH), panel, to, k, panel.nbytes // streams)
     found = to.reshape(turns, pieces, width, tiles.ROWS, tiles.ROWS, 2).astype(np.float32)
     return found.transpose(1, 0, 3, 5, 2, 4).reshape(pieces, -1, columns)
 
@@ -104,9 +106,10 @@ def test_two_pieces_are_an_f16() -> None:
 @pytest.mark.parametrize("dtype", PIECES)
 def test_panels_end_with_zeros(dtype: str, columns: int, k: int) -> None:
     panel = np.random.default_rng(k).standard_normal((k, columns)).astype(NUMPY[dtype])
-    found = split_panel(panel, dtype).astype(np.float64)
-    np.testing.assert_array_equal(found.sum(axis=0)[:k], panel)
-    assert not found[:, k:].any()
+    for streams in (1, 2) if columns == 64 else (1,):
+        found = split_panel(panel, dtype, streams).astype(np.float64)
+        np.testing.assert_array_equal(found.sum(axis=0)[:k], panel)
+        assert not found[:, k:].any()
 
 
 # ── layers ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from moec.dialects import moe
 from moec.dialects.types import element_name, shape_of
@@ -44,7 +45,7 @@ def common_shapes(layer: moe.LayerOp, target: Target) -> dict[str, KernelShape]:
         assert view is not None
         sharing = sum(other.parent is contract.parent and alike(contract, other) for other in contracts)
         work = view.columns * view.depth
-        for shape in target.choices(view.panels(target)):
+        for shape in target.choices(view.panels(target), streamed=not view.storage):
             rate = target.rate(shape, view.columns, sharing) or target.rate(shape, view.columns) / 2
             useful[shape] = useful.get(shape, 0.0) + work * rate
     best: dict[str, KernelShape] = {}
@@ -61,9 +62,9 @@ def choose_shape(
     if form is not None:
         return target.code_shape(form, element_name(contract.vector.type), view.columns, interleaved)
     dtype = view.panels(target)
-    common = shapes[dtype]
+    common = replace(shapes[dtype], streams=1) if view.storage else shapes[dtype]
     usable = target.rate(common, view.columns, interleaved) > 0
-    return common if usable else target.kernel(dtype, view.columns, interleaved)
+    return common if usable else target.kernel(dtype, view.columns, interleaved, streamed=not view.storage)
 
 
 def interleaves(group: Sequence[moe.ContractOp], target: Target) -> bool:
