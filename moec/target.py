@@ -27,10 +27,11 @@ _NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16", "codes
 @dataclass(frozen=True, slots=True)
 class Streams:
     """How dense weights come from memory fastest: panels in parts of `columns` (0: whole), read at once, each of them
-    prefetched `ahead` bytes ahead where rows are few."""
+    prefetched `ahead` bytes ahead where rows are few. `gain` is how many times as fast that is."""
 
     columns: int = 0
     ahead: int = 0
+    gain: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,11 +302,11 @@ class Target:
         return KernelShape(dtype, form, _CODE_ROWS, min(widths, key=lambda width: waste[width]), 4, lanes)
 
     def choices(self, dtype: str, streamed: bool = False) -> tuple[KernelShape, ...]:
-        """The shapes that run near the machine's limit for weights of `dtype`, best first; for weights that are
-        `streamed` from memory as they are, those that read them fastest, if some do."""
+        """The shapes that run near the machine's limit for weights of `dtype`, best first; before them, for weights
+        that are `streamed` from memory as they are, those that read two parts of a panel at once."""
         shapes, wide = tuple(shape for shape, _ in _rated(self, dtype)), 2 * self.streams.columns
         halved = (replace(shape, streams=2) for shape in shapes if shape.columns == wide and shape.form != "amx")
-        return (tuple(halved) if streamed else ()) or shapes
+        return (*halved, *shapes) if streamed else shapes
 
     def kernel(
         self, dtype: str, columns: int | None = None, interleaved: int = 1, streamed: bool = False
@@ -313,13 +314,13 @@ class Target:
         """The shape to use for a matrix of `dtype` with `columns` weight rows: the most useful FLOPs a second.
 
         `interleaved` matrices of `columns` rows each share every panel in equal parts of whole vectors. `streamed` is
-        as for `choices`, unless no such panel can be shared.
+        as for `choices`.
         """
-        shapes = [shape for shape in self.choices(dtype, streamed) if self.rate(shape, columns, interleaved)]
-        return max(shapes or self.choices(dtype), key=lambda shape: self.rate(shape, columns, interleaved))
+        return max(self.choices(dtype, streamed), key=lambda shape: self.rate(shape, columns, interleaved))
 
     def rate(self, shape: KernelShape, columns: int | None = None, interleaved: int = 1) -> float:
-        """The share of the machine's arithmetic limit that a shape turns into useful FLOPs.
+        """The share of the machine's arithmetic limit that a shape turns into useful FLOPs; more, where memory serves
+        it faster.
 
         It is 0 where so many matrices cannot share a panel in whole vectors. `columns` and `interleaved` are as for
         `kernel`: columns that a last panel has too many are of no use.
@@ -327,6 +328,7 @@ class Target:
         if shape.vectors % interleaved:
             return 0.0
         rate = dict(_rated(self, shape.dtype))[replace(shape, streams=1)]
+        rate *= self.streams.gain if shape.streams > 1 else 1.0
         total = None if columns is None else columns * interleaved
         return rate if total is None else rate * total / (shape.panels(total) * shape.columns)
 
@@ -403,7 +405,7 @@ _AVX512 = _Machine(
 )
 #: With AMX. A Granite Rapids reads weights in two streams faster than in one, the narrower they are: beside two rows of
 #: f32 in streams of 32, 48 and 64 columns 18.5, 18.0 and 15.8 GB/s, in one stream 15.8 to 17.0.
-_AVX512_AMX = replace(_AVX512, streams=Streams(columns=32, ahead=768))
+_AVX512_AMX = replace(_AVX512, streams=Streams(columns=32, ahead=768, gain=1.15))
 #: On 16 threads f32 that is split took 1.05 to 1.3 times as long as multiply-adds; f16 is 1.1 to 1.8 times as fast.
 _EMERALD = replace(_AVX512_AMX, split={"f16": 24})
 #: LLVM takes a Granite Rapids whose hypervisor hides its model for the first processor with such features.
