@@ -18,20 +18,23 @@ SHAPES = {
     "bf16": PanelShape(48, "bf16", 2, 2),
     "f16": PanelShape(6, "f16"),
     "tiles": PanelShape(32, "bf16", 2, 32, 16),
+    "streams": PanelShape(64, "f32", 1, 0, 32),
+    "streams of pairs": PanelShape(64, "bf16", 2, 0, 32),
 }
 
 
 def defined(matrices: list[np.ndarray], shape: PanelShape) -> np.ndarray:
     """One expert's panels, element by element."""
     n, k = matrices[0].shape
+    depth = shape.depth or shape.steps(k) * shape.kstep
     out = np.zeros(panel_shape(shape, n, k, len(matrices)), NUMPY[shape.dtype])
     part = shape.columns // len(matrices)
     for m, matrix in enumerate(matrices):
         for row in range(n):
             for i in range(k):
                 tile, column = divmod(m * part + row % part, shape.width or shape.columns)
-                step = i % shape.depth // shape.kstep
-                out[row // part, i // shape.depth, tile, step, column, i % shape.kstep] = matrix[row, i]
+                step = i % depth // shape.kstep
+                out[row // part, i // depth, tile, step, column, i % shape.kstep] = matrix[row, i]
     return out
 
 
@@ -75,13 +78,13 @@ def test_a_used_buffer_is_overwritten_whole() -> None:
     assert out.tobytes() == defined([weights], shape).tobytes()
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
-def test_packing_holds_next_to_nothing_beside_the_weights(dtype: str) -> None:
+@pytest.mark.parametrize("name", ["f32", "bf16", "streams"])
+def test_packing_holds_next_to_nothing_beside_the_weights(name: str) -> None:
     weights = np.ones((2, 512, 1024), np.float32)
     for stack in (weights, weights.swapaxes(1, 2), weights[:, ::2]):
-        out = aligned_empty(2 * panel_bytes(SHAPES[dtype], *stack.shape[1:]))
+        out = aligned_empty(2 * panel_bytes(SHAPES[name], *stack.shape[1:]))
         tracemalloc.start()
-        pack_panels(stack, SHAPES[dtype], out)
+        pack_panels(stack, SHAPES[name], out)
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert peak < 0.05 * stack.nbytes
