@@ -27,8 +27,9 @@ STAGE_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR])
 
 #: Picoseconds, roughly, for a byte moved.
 BYTE_COST: Final = 50
-#: Results of a stage beyond so many bytes do not stay in a cache until a later stage reads them.
-_PASSING: Final = 8 << 20
+#: Results of a stage beyond such a part of the second cache do not stay there until a later stage reads them: weights
+#: pass by in between.
+_PASSING: Final = 4
 
 
 @dataclass
@@ -130,7 +131,7 @@ def write(e: Emitter, rows: Value, nbytes: int, emit: Callable[[bool], None]) ->
     if not e.target.writes_past_caches:
         emit(False)
         return
-    with e.either(e.b.icmp_signed(">", rows, i64(_PASSING // nbytes))) as otherwise:
+    with e.either(e.b.icmp_signed(">", rows, i64(e.target.l2 // _PASSING // nbytes))) as otherwise:
         emit(True)
         otherwise()
         emit(False)
