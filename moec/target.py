@@ -386,8 +386,8 @@ _AVX512_FAST_DOT = _Machine(
 #: GFLOP/s from the first cache (1550 from the second), beside 155 of f32's multiply-adds and 87 of `vdpbf16ps`. Bytes
 #: on the same machine: with a scale for 32 k or more, tiles are ahead from 15 rows on, and twice as fast at 256. With
 #: one for 16 k a tile is a quarter full and has four times the integers to scale; that they lose is measured with both
-#: threads of a core at work. f32 split for tiles is level with multiply-adds at 32 rows and ahead by a sixth at 96, f16
-#: by a quarter at 32 (Granite Rapids). One or two rows read a fifth more with prefetches 640 bytes ahead than 1024, 16
+#: threads of a core at work. f32 split for tiles is level with multiply-adds at 32 rows and a quarter ahead at 48, f16
+#: a sixth at 16 (OLMoE on a Granite Rapids). One or two rows read a fifth more with prefetches 640 bytes ahead than 1024, 16
 #: rows a twentieth more with 4096 (f32 on a Granite Rapids).
 _AVX512 = _Machine(
     512,
@@ -401,13 +401,13 @@ _AVX512 = _Machine(
     f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
     prefetch=((1, 640), (4, 4096)),
     bytes={64: (217, 235), 32: (190, 210), 16: (104, 72)},
-    split={"f32": 96, "f16": 24},
+    split={"f32": 40, "f16": 16},
 )
 #: With AMX. A Granite Rapids reads weights in two streams faster than in one, the narrower they are: beside two rows of
 #: f32 in streams of 32, 48 and 64 columns 18.5, 18.0 and 15.8 GB/s, in one stream 15.8 to 17.0. The gain is what layers
 #: of f32 and f16 have of it at 4 and 16 tokens.
 _AVX512_AMX = replace(_AVX512, streams=Streams(columns=32, ahead=768, gain=1.15))
-#: On 16 threads f32 that is split took 1.05 to 1.3 times as long as multiply-adds; f16 is 1.1 to 1.8 times as fast.
+#: On 16 threads f32 that is split took 1.05 to 1.4 times as long as multiply-adds; f16 is 1.1 to 1.8 times as fast.
 _EMERALD = replace(_AVX512_AMX, split={"f16": 24})
 #: LLVM takes a Granite Rapids whose hypervisor hides its model for the first processor with such features.
 _INTEL: Final = {"emeraldrapids": _EMERALD, **dict.fromkeys(("sapphirerapids", "graniterapids"), _AVX512_AMX)}

@@ -99,7 +99,8 @@ class Tiled(Matmul):
             start = e.at(self.rows_at, b.mul(row, i64(self.row_bytes)), 1)
             return e.at(start, b.mul(turn, step), 1), step
 
-        rest = (panel, sums, turns, b.zext(accumulate, I64), ahead, lines)
+        apart, behind = b.mul(lines, i64(LINE // 2)), b.mul(lines, i64(LINE))
+        rest = (panel, sums, turns, b.zext(accumulate, I64), ahead, apart, behind, lines)
         first = tile(low, upper)
         with e.either(b.icmp_signed(">", below, i64(0))) as otherwise:
             b.call(self.double, [*first, *tile(b.add(low, whole), below), *rest])
@@ -115,32 +116,35 @@ class Stretched(Matmul, ABC):
     group. Those who derive from it say how a stretch of a panel is multiplied.
     """
 
-    #: Panels of a group, where k is cut; else all of them are one.
+    #: Panels of a group, where k is cut.
     GROUP = 16
-    #: So few rows of a block pass over whole vectors.
-    UNCUT = 2 * tiles.ROWS
 
     def choose_stretch(self, depth: int, row_bytes: int, unit: int = tiles.DEPTH) -> None:
-        """Decides how `tall` a block of rows is and how long a stretch, a multiple of `unit`, where `depth` k of panels
-        are multiplied with rows of `row_bytes` a k."""
+        """Decides how `tall` a block of rows is and into how many stretches, of multiples of `unit`, it is cut, where
+        `depth` k of panels are multiplied with rows of `row_bytes` a k."""
         l2, rows = self.stages.target.l2, 2 * tiles.ROWS
-        self.depth, self.k_bytes = depth, self.shape.step_bytes // self.shape.kstep
+        self.depth, self.k_bytes, self.unit = depth, self.shape.step_bytes // self.shape.kstep, unit
         fitting = l2 * 2 // 3 // (row_bytes * depth + 4 * self.shape.columns) // rows * rows
         self.tall, limit = self.CUT_ROWS, max(_PART, l2 // 2 // (row_bytes * self.CUT_ROWS))
         if fitting >= _FEWEST:
             self.tall, limit = fitting, depth
-        self.stretch = -(-depth // -(-depth // limit) // unit) * unit
-        self.whole = self.stretch >= depth
-        self.group = self.panels if self.whole else self.GROUP
+        self.cuts = -(-depth // limit)
+        #: So few rows of a block pass over whole vectors: all of a block, if that is never cut.
+        self.uncut = self.tall if self.cuts == 1 else max(rows, min(fitting, self.tall))
 
-    @property
-    def sum_bytes(self) -> int:
-        """The bytes of the sums of a block of rows and one panel."""
-        return self.tall * self.shape.columns * 4
+    def _stretch_of(self, rows: Value) -> Value:
+        """How many k are multiplied at once with a block of so many rows: the fewer they are, the more."""
+        b, depth = self.e.b, i64(self.depth)
+        rows = b.mul(self._count(rows, tiles.ROWS), i64(tiles.ROWS))
+        few = b.icmp_signed("<=", rows, i64(self.uncut))
+        stretches = b.select(few, i64(1), self._count(b.mul(rows, i64(self.cuts)), self.tall))
+        each = b.udiv(b.add(depth, b.sub(stretches, i64(1))), stretches)
+        return b.select(few, depth, b.mul(self._count(each, self.unit), i64(self.unit)))
 
     def take_sums(self) -> None:
         """Memory for the sums of a group."""
-        self.all_sums = self.scratch.take(self.e, (1 if self.whole else self.group) * self.sum_bytes)
+        waiting = 1 if self.uncut == self.tall else self.GROUP
+        self.all_sums = self.scratch.take(self.e, waiting * self.tall * self.shape.columns * 4)
 
     def _pass(self, key: Value, low: Value, high: Value, first: Value, stop: Value) -> None:
         """The panels `low` to `high` of a key with the rows `first` to `stop`, block after block."""
@@ -151,42 +155,38 @@ class Stretched(Matmul, ABC):
 
         def block(at: Value) -> None:
             begin, end = self._block(first, rows, self.tall, blocks, at, 2 * tiles.ROWS)
-            e.loop(low, high, lambda panel: self._group(panel, high, weights, begin, end), step=self.group)
+            stretch = self._stretch_of(e.b.sub(end, begin))
+            uncut = e.b.icmp_signed("==", stretch, i64(self.depth))
+            group = e.b.select(uncut, i64(self.panels), i64(self.GROUP))
+
+            def some(panel: Value) -> None:
+                self._group(panel, e.least(e.b.add(panel, group), high), weights, begin, end, stretch)
+
+            e.loop(low, high, some, step=group)
 
         e.loop(0, blocks, block)
 
-    def _group(self, start: Value, high: Value, weights: Value, first: Value, stop: Value) -> None:
-        """All products of a block of rows with up to `group` panels."""
+    def _group(self, low: Value, high: Value, weights: Value, first: Value, stop: Value, stretch: Value) -> None:
+        """All products of a block of rows with the panels `low` to `high`, stretch by stretch of k."""
         e, b = self.e, self.e.b
-        after = e.least(b.add(start, i64(self.group)), high)
-        few = b.icmp_signed("<=", b.sub(stop, first), i64(self.UNCUT))
-        stretch = b.select(few, i64(self.depth), i64(self.stretch))
-
-        def begin(panel: Value) -> None:
-            at = i64(0) if self.whole else b.sub(panel, start)
-            self.sums = e.at(self.all_sums, b.mul(at, i64(self.sum_bytes)), 1)
+        uncut = b.icmp_signed("==", stretch, i64(self.depth))
+        sum_bytes = b.mul(self._count(b.sub(stop, first), tiles.ROWS), i64(4 * tiles.ROWS * self.shape.columns))
 
         def multiply(at: Value) -> None:
             size = e.least(b.sub(i64(self.depth), at), stretch)
             self._prepare(first, stop, at, size)
 
             def turn(panel: Value) -> None:
-                begin(panel)
+                waiting = b.select(uncut, i64(0), b.sub(panel, low))
+                self.sums = e.at(self.all_sums, b.mul(waiting, sum_bytes), 1)
                 place = e.at(weights, b.mul(panel, i64(self.panel_bytes)), 1)
                 self._stretch(place, first, stop, at, size)
-                if self.whole:
+                with e.when(b.icmp_signed("==", b.add(at, size), i64(self.depth))):
                     self._finish(panel, b.mul(panel, i64(self.columns)), first, stop)
 
-            e.loop(start, after, turn)
+            e.loop(low, high, turn)
 
         e.loop(0, self.depth, multiply, step=stretch)
-        if not self.whole:
-
-            def finish(panel: Value) -> None:
-                begin(panel)
-                self._finish(panel, b.mul(panel, i64(self.columns)), first, stop)
-
-            e.loop(start, after, finish)
 
     def _prepare(self, low: Value, high: Value, first: Value, size: Value) -> None:
         """What is done with `size` k of the rows of a block, from `first` on, before a group of panels passes by."""

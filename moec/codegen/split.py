@@ -55,7 +55,6 @@ class _Part:
 class SplitMatmul(Stretched):
     """Lets the rows of a key pass through tiles where they are many."""
 
-    UNCUT = 0
     #: k of a part of a panel: a short one stays in the first cache beside the rows that pass over it, but sums are read
     #: and written once a part. As many as are decoded at once.
     PART = BLOCK
@@ -78,9 +77,9 @@ class SplitMatmul(Stretched):
         self.split_row = emit_split_row(module, target, self.pieces, rest)
         self.split_panel = emit_split_panel(module, target, shape, rest)
         self.choose_stretch(self.k, 2 * self.pieces, self.PART)
-        #: Bytes from one 32 k of 16 split rows to the next, and of a stretch of them.
+        #: Bytes from one 32 k of 16 split rows to the next, and from one stretch of them to that of the next 16.
         self.step = self.pieces * tiles.ROWS * tiles.BYTES
-        self.rows_bytes = -(-self.stretch // tiles.DEPTH) * self.step
+        self.rows_bytes: Value = None
 
     @property
     def batch(self) -> tuple[int, int]:
@@ -92,7 +91,10 @@ class SplitMatmul(Stretched):
         self.take_sums()
         #: Whether a row of the key has infinities, or what is no number.
         self.strange = self.scratch.take(self.e, SIZES["i64"])
-        self.split_rows = self.scratch.take(self.e, self.tall // tiles.ROWS * self.rows_bytes)
+        # A stretch is longer than its share of a whole vector by less than a unit.
+        longest = (self.tall, -(-self.depth // self.cuts) + self.unit), (self.uncut, self.depth)
+        steps = max(rows * -(-k // tiles.DEPTH) for rows, k in longest)
+        self.split_rows = self.scratch.take(self.e, steps // tiles.ROWS * self.step)
         self.part = self.scratch.take(self.e, self.PART // tiles.DEPTH * self.pieces * self.shape.columns * tiles.BYTES)
 
     def _key(self, key: Value, low: Value, high: Value) -> None:
@@ -112,6 +114,7 @@ class SplitMatmul(Stretched):
     def _prepare(self, low: Value, high: Value, first: Value, size: Value) -> None:
         """The pieces of a stretch of the rows of a block."""
         e = self.e
+        self.rows_bytes = e.b.mul(self._count(size, tiles.DEPTH), i64(self.step))
 
         def split(place: Value, strange: Sequence[Value]) -> list[Value]:
             vector = e.at(self._vector(place), first, 4)
@@ -124,7 +127,7 @@ class SplitMatmul(Stretched):
     def _split_at(self, row: Value) -> Value:
         """Where the pieces of a row of the block begin."""
         e, rows = self.e, i64(tiles.ROWS)
-        group = e.at(self.split_rows, e.b.mul(e.b.udiv(row, rows), i64(self.rows_bytes)), 1)
+        group = e.at(self.split_rows, e.b.mul(e.b.udiv(row, rows), self.rows_bytes), 1)
         return e.at(group, e.b.mul(e.b.urem(row, rows), i64(tiles.BYTES)), 1)
 
     def _stretch(self, panel: Value, low: Value, high: Value, first: Value, size: Value) -> None:
@@ -138,7 +141,8 @@ class SplitMatmul(Stretched):
         def multiply(start: Value) -> None:
             at, depth = b.add(first, start), e.least(b.sub(size, start), i64(self.PART))
             self._split_part(panel, at, depth)
-            part = _Part(start, at, self._count(depth, tiles.DEPTH), self._following(panel, b.add(at, depth)), lines)
+            following = self._following(panel, first, size, b.add(start, depth))
+            part = _Part(start, at, self._count(depth, tiles.DEPTH), following, lines)
             e.loop(0, blocks, lambda block: self._pass_part(part, block, rows))
 
         e.loop(0, size, multiply, step=self.PART)
@@ -152,11 +156,12 @@ class SplitMatmul(Stretched):
         """Where a panel goes on from `k`."""
         return self.e.at(panel, self.e.b.mul(k, i64(self.k_bytes // self.shape.streams)), 1)
 
-    def _following(self, panel: Value, k: Value) -> Value:
-        """What follows `k` elements of a panel: the others, or the next panel."""
-        b = self.e.b
-        whole = b.icmp_signed("==", k, i64(self.k))
-        return b.select(whole, self.e.at(panel, self.panel_bytes, 1), self._place(panel, k))
+    def _following(self, panel: Value, first: Value, size: Value, done: Value) -> Value:
+        """What is read next when `done` of the `size` k of a panel from `first` on are: the others, or the same stretch
+        of the next panel."""
+        b, (this, following) = self.e.b, (panel, self.e.at(panel, self.panel_bytes, 1))
+        last = b.icmp_signed("==", done, size)
+        return self._place(b.select(last, following, this), b.add(first, b.select(last, i64(0), done)))
 
     def _split_part(self, panel: Value, at: Value, depth: Value) -> None:
         """The pieces of `depth` k of a panel."""
@@ -165,19 +170,20 @@ class SplitMatmul(Stretched):
     def _pass_part(self, part: _Part, block: Value, rows: Value) -> None:
         """Up to 32 of so many rows pass over a part."""
         e, b, step = self.e, self.e.b, i64(self.step)
-        row, pace = b.mul(block, i64(_ROWS)), b.mul(b.mul(part.lines, part.turns), i64(tiles.BYTES))
+        row, pace, streams = b.mul(block, i64(_ROWS)), b.mul(part.lines, i64(tiles.BYTES // 2)), self.shape.streams
         upper = e.at(self._split_at(row), b.mul(b.udiv(part.start, i64(tiles.DEPTH)), step), 1)
         operands = [upper, step, e.at(upper, self.rows_bytes, 1), step]
         sums = e.at(self.sums, b.mul(row, i64(4 * self.shape.columns)), 1)
-        each = len(self.widths) // self.shape.streams
-        following = e.at(part.following, b.mul(b.mul(block, i64(each)), pace), 1)
+        half = b.mul(pace, part.turns)
+        apart, share = (i64(self.apart), half) if streams == 2 else (half, b.mul(half, i64(2)))
+        following = e.at(part.following, b.mul(b.mul(block, i64(len(self.widths))), share), 1)
 
         def call(height: int) -> None:
             column = 0
             for i, width in enumerate(self.widths):
                 panel, to = e.at(self.part, column * tiles.ROWS * tiles.BYTES, 1), e.at(sums, column * tiles.BYTES, 1)
-                ahead = e.at(e.at(following, i // each * self.apart, 1), b.mul(i64(i % each), pace), 1)
-                b.call(self.tiled[height, width], [*operands, panel, to, part.turns, part.at, ahead, part.lines])
+                ahead = (e.at(following, b.mul(i64(i), share), 1), apart, pace, part.lines)
+                b.call(self.tiled[height, width], [*operands, panel, to, part.turns, part.at, *ahead])
                 column += width
 
         with e.either(b.icmp_signed(">", b.sub(rows, row), i64(tiles.ROWS))) as otherwise:
@@ -193,7 +199,7 @@ class SplitStoredMatmul(SplitMatmul, StoredMatmul):
     def turn_lines(self) -> int:
         return -(-self.place.block * tiles.DEPTH // BLOCK // tiles.BYTES)
 
-    def _following(self, panel: Value, k: Value) -> Value:
+    def _place(self, panel: Value, k: Value) -> Value:
         return self._codes(panel, self.e.b.udiv(k, i64(BLOCK)))
 
     def _split_part(self, panel: Value, at: Value, depth: Value) -> None:

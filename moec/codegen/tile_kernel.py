@@ -1,16 +1,18 @@
 """The kernel of tiles: 16 or 32 rows by 16 or 32 columns of bf16, 32 k at once.
 
     void NAME(ptr upper, i64 upper_step, ptr lower, i64 lower_step, ptr panel, ptr c, i64 turns, i64 accumulate,
-              ptr ahead, i64 lines)
+              ptr ahead, i64 apart, i64 pace, i64 lines)
 
 adds to C, rows of f32 that are as long as a panel is wide, the products of `turns` times 32 k; where `accumulate` is 0,
 C is only written. `upper` and `lower` are the tiles of the first and the next 16 rows, `*_step` bytes from one 32 k to
 the next: 64 for each row that is there. The kernel reads 1024 bytes from each step on and computes whole tiles; what
 stands in the rows that are not there leaves the others alone. A panel is tiles, too: [k / 32][columns / 16][16][16][2].
-While a turn runs, the next `lines` lines from `ahead` on are prefetched, a multiple of 4 of them.
+While a turn runs, `lines` lines are prefetched, a multiple of 4: half of them from `ahead` on, half from `apart` bytes
+behind it, `pace` bytes further each turn. They are spread over the turn and come from both places by turns: memory
+serves that faster, and all at once they would hold up the tiles that wait for lines of their own.
 
-Factors may be split into pieces (`moec.codegen.split`): each 32 k of rows are then so many tiles, one after the other,
-and so are those of a panel, [k / 32][pieces][columns / 16][16][16][2].
+Factors may be split into pieces (`moec.codegen.split`): each 32 k of rows are then so many tiles of 16 rows, one after
+the other, whatever the steps, and so are those of a panel, [k / 32][pieces][columns / 16][16][16][2].
 
 A sum is a chain over the turns and the pieces, each of them two chains in the order of k (`moec.codegen.tiles`). So a
 row's bits depend neither on the rows beside it nor on where k is cut at multiples of 32.
@@ -34,7 +36,7 @@ _PARAMETERS: Final = {
     **dict.fromkeys(("panel", "c"), PTR),
     **dict.fromkeys(("turns", "accumulate"), I64),
     "ahead": PTR,
-    "lines": I64,
+    **dict.fromkeys(("apart", "pace", "lines"), I64),
 }
 #: Pairs of pieces whose products are added, of a row and of a panel; the least of three are left out. From one to the
 #: next only one side changes, so that its tiles alone are loaded.
@@ -91,12 +93,16 @@ class _Kernel:
         turns: Value,
         accumulate: Value,
         ahead: Value,
+        apart: Value,
+        pace: Value,
         lines: Value,
     ) -> None:
         self.e, self.shape = e, shape
+        if shape.pieces > 1:
+            upper_step = lower_step = i64(shape.pieces * tiles.ROWS * tiles.BYTES)
         self.rows = [(upper, upper_step), (lower, lower_step)][: shape.height]
         self.panel, self.c, self.turns, self.accumulate = panel, c, turns, accumulate
-        self.ahead, self.lines = ahead, lines
+        self.ahead, self.apart, self.pace, self.lines = ahead, apart, pace, lines
 
     def emit(self) -> None:
         e, width, row = self.e, self.shape.width, 4 * self.shape.columns
@@ -108,7 +114,8 @@ class _Kernel:
             otherwise()
             for n, _ in places:
                 tiles.ZERO.emit(e.b, n)
-        self.tiles = [e.b.udiv(step, i64(self.shape.pieces)) for _, step in self.rows]
+        terms = len(TERMS[self.shape.pieces])
+        self.shares = [e.b.udiv(e.b.mul(self.lines, i64(term)), i64(4 * terms)) for term in range(terms + 1)]
         e.loop(0, self.turns, self._turn)
         for n, place in places:
             tiles.STORE.emit(e.b, n, place, i64(row))
@@ -116,28 +123,30 @@ class _Kernel:
     def _turn(self, turn: Value) -> None:
         e, width = self.e, self.shape.width
         panel = e.at(self.panel, e.b.mul(turn, i64(self.shape.turn_bytes)), 1)
-        self._prefetch(turn)
+        ahead = e.at(self.ahead, e.b.mul(turn, self.pace), 1)
         loaded = (-1, -1)
-        for left, right in TERMS[self.shape.pieces]:
+        for term, (left, right) in enumerate(TERMS[self.shape.pieces]):
+            self._prefetch(ahead, term)
             if right != loaded[1]:
                 for j in range(width):
                     place = right * self.shape.columns // tiles.ROWS + j
                     tiles.LOAD.emit(e.b, 6 + j, e.at(panel, place * tiles.ROWS * tiles.BYTES, 1), i64(tiles.BYTES))
             for i, (start, step) in enumerate(self.rows):
                 if left != loaded[0]:
-                    place = e.b.add(e.b.mul(turn, step), e.b.mul(self.tiles[i], i64(left)))
+                    place = e.b.add(e.b.mul(turn, step), i64(left * tiles.ROWS * tiles.BYTES))
                     tiles.LOAD.emit(e.b, 4 + i, e.at(start, place, 1), i64(tiles.BYTES))
                 for j in range(width):
                     tiles.DOT_BF16.emit(e.b, i * width + j, 4 + i, 6 + j)
             loaded = left, right
 
-    def _prefetch(self, turn: Value) -> None:
+    def _prefetch(self, start: Value, term: int) -> None:
+        """What is prefetched beside one term."""
         e = self.e
-        start = e.at(self.ahead, e.b.mul(turn, e.b.mul(self.lines, i64(tiles.BYTES))), 1)
 
         def some(at: Value) -> None:
-            first = e.at(start, e.b.mul(at, i64(tiles.BYTES)), 1)
-            for i in range(4):
-                e.prefetch(e.at(first, i * tiles.BYTES, 1))
+            first = e.at(start, e.b.mul(at, i64(2 * tiles.BYTES)), 1)
+            for line in (0, tiles.BYTES):
+                e.prefetch(e.at(first, line, 1))
+                e.prefetch(e.at(first, e.b.add(self.apart, i64(line)), 1))
 
-        e.loop(0, self.lines, some, step=4)
+        e.loop(self.shares[term], self.shares[term + 1], some)

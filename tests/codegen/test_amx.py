@@ -70,7 +70,8 @@ def test_many_rows_pass_over_parts_of_a_panel() -> None:
 
 
 def test_long_vectors_are_cut_and_the_sums_of_panels_wait() -> None:
-    check_emulated("mixtral", {"H": 1100, "I": 24, "E": 2, "K": 1}, (3, 100))
+    """But not those of so few rows that they stay in the second cache."""
+    check_emulated("mixtral", {"H": 1100, "I": 24, "E": 2, "K": 1}, (3, 100, 400))
 
 
 @pytest.mark.parametrize("size", [8, 16, 40])
