@@ -251,6 +251,12 @@ class Target:
         return _machine(self).streams
 
     @property
+    def part_bytes(self) -> tuple[int, int]:
+        """How much of a panel stays in a cache while blocks of rows pass over it: of few rows, and of many."""
+        many = self.l2 // 8
+        return self.l1 * 2 // 3 if _machine(self).near == 1 else many, many
+
+    @property
     def writes_past_caches(self) -> bool:
         """Whether whole lines can be written to memory without being fetched first (`movntps`), which other threads see
         after a fence of its own; elsewhere that is only a hint, and nothing was measured."""
@@ -362,6 +368,8 @@ class _Machine:
     f16: tuple[_Tile, ...]
     prefetch: tuple[tuple[int, int], ...] = ((1, 1024),)
     streams: Streams = Streams()
+    #: Which cache the multiply-adds of few rows want a panel to be in.
+    near: Literal[1, 2] = 2
     #: For stretches of k of one scale: GOP/s of 16 rows of bytes through dot products and through tiles.
     bytes: Mapping[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     #: From how many rows on an element type is split for tiles of bf16.
@@ -387,8 +395,9 @@ _AVX512_FAST_DOT = _Machine(
 #: on the same machine: with a scale for 32 k or more, tiles are ahead from 15 rows on, and twice as fast at 256. With
 #: one for 16 k a tile is a quarter full and has four times the integers to scale; that they lose is measured with both
 #: threads of a core at work. f32 split for tiles is level with multiply-adds at 32 rows and a quarter ahead at 48, f16
-#: a sixth at 16 (OLMoE on a Granite Rapids). One or two rows read a fifth more with prefetches 640 bytes ahead than 1024, 16
-#: rows a twentieth more with 4096 (f32 on a Granite Rapids).
+#: a sixth at 16 (OLMoE on a Granite Rapids). One or two rows read a fifth more with prefetches 640 bytes ahead than
+#: 1024, 16 rows a twentieth more with 4096; 8 to 32 pass a tenth faster over parts of a panel that the first cache
+#: holds than over longer ones in the second, 128 do not (f32 on a Granite Rapids).
 _AVX512 = _Machine(
     512,
     32,
@@ -400,6 +409,7 @@ _AVX512 = _Machine(
     ),
     f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
     prefetch=((1, 640), (4, 4096)),
+    near=1,
     bytes={64: (217, 235), 32: (190, 210), 16: (104, 72)},
     split={"f32": 40, "f16": 16},
 )

@@ -122,6 +122,11 @@ def test_f32_is_split_where_there_are_tiles_of_bf16() -> None:
         assert other.split_from(other.kernel("f32")) is None
 
 
+def test_few_rows_pass_over_what_the_first_cache_holds_where_the_second_is_too_slow() -> None:
+    fast, slow = (replace(Target.of(LINUX, cpu), l1=48 << 10, l2=2 << 20) for cpu in ("znver4", "graniterapids"))
+    assert fast.part_bytes == (256 << 10, 256 << 10) and slow.part_bytes == (32 << 10, 256 << 10)
+
+
 def test_a_machine_without_a_feature_keeps_the_others() -> None:
     target = Target(LINUX, "znver4", ("+avx512bf16", "+avx512f"), 1 << 15, 1 << 20)
     assert target.without("avx512bf16", "f16c") == replace(target, features=("+avx512f", "-avx512bf16", "-f16c"))

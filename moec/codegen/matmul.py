@@ -37,10 +37,13 @@ class Matmul:
     """Loops around the microkernels of one `plan.matmul`.
 
     For each key with rows, for each panel: blocks of rows pass over the panel while it is in cache. A panel that is too
-    large for that is cut along k; then the sums of up to `CUT_ROWS` rows wait in scratch memory.
+    large for that is cut along k, unless one block is all there is; then the sums of up to `CUT_ROWS` rows wait in
+    scratch memory.
     """
 
     CUT_ROWS = 256
+    #: So few rows have their own part of a panel in the first cache beside the panel's.
+    FEW_ROWS = 64
     #: A narrow matrix is cut by rows too: into at most `SHARES` shares, of `SHARE_ROWS` rows where there are enough. A
     #: router would else keep one or two threads busy, and the others idle.
     SHARES, SHARE_ROWS = 16, 64
@@ -65,15 +68,20 @@ class Matmul:
         #: Bytes from one stream of a panel to the next.
         self.apart = self.panel_bytes // shape.streams
         self.expert_bytes = panel_bytes(shape.panel, self.n, self.k, self.parts)
-        limit = max(shape.step_bytes * 64, stages.target.l2 // 8)
-        cuts = -(-self.panel_bytes // limit)
-        self.cut = -(-shape.steps(self.k) // cuts) * shape.kstep
-        self.block = shape.rows if cuts == 1 else self.CUT_ROWS
+        #: k of the parts that a panel is cut into: for few rows, and for many.
+        self.cut, self.long_cut = (self._fitting(nbytes) for nbytes in stages.target.part_bytes)
+        self.block = shape.rows if self.cut >= self.k else self.CUT_ROWS
         assert isinstance(op.value.type, plan.RowsType)
         self.result_dtype, self.result_bytes = element_name(op.value.type.row), row_bytes(op.value.type.row)
         #: What blocks of rows are multiples of, but for the last.
         self.grain = 1
         self.emit_kernels()
+
+    def _fitting(self, nbytes: int) -> int:
+        """How many k a panel is cut into so that a part has about so many bytes."""
+        shape = self.shape
+        cuts = -(-self.panel_bytes // max(shape.step_bytes * 64, nbytes))
+        return -(-shape.steps(self.k) // cuts) * shape.kstep
 
     def emit_kernels(self) -> None:
         """The microkernels: one for each number of rows that a tile may have.
@@ -253,29 +261,33 @@ class Matmul:
         """The sums of the rows `low` to `high`."""
         e = self.e
         if self.block == self.shape.rows:
-            ahead, pace = self._ahead(panel, 0, self.k, e.b.sub(high, low), block, blocks)
+            ahead, pace = self._ahead(panel, i64(0), e.size(self.k), e.b.sub(high, low), block, blocks)
             self._call(low, high, panel, self.e.size(self.k), i64(0), self.sums, ahead, pace)
             return
         count = e.b.sub(high, low)
         turns = self._count(count, self.shape.rows)
-        for at in range(0, self.k, self.cut):
-            self._part(panel, at, low, count, turns)
+        few, alone = (e.b.icmp_signed("<=", count, i64(rows)) for rows in (self.FEW_ROWS, self.shape.rows))
+        cut = e.b.select(alone, i64(self.k), e.b.select(few, i64(self.cut), i64(self.long_cut)))
 
-    def _part(self, panel: Value, at: int, low: Value, count: Value, turns: Value) -> None:
-        """The products with one part of a panel, from element `at` of k on."""
-        e, depth = self.e, min(self.cut, self.k - at)
-        part = e.at(panel, self._offset(at), 1)
+        def part(at: Value) -> None:
+            self._part(panel, at, e.least(e.b.add(at, cut), i64(self.k)), low, count, turns)
+
+        e.loop(0, self.k, part, step=cut)
+
+    def _part(self, panel: Value, start: Value, stop: Value, low: Value, count: Value, turns: Value) -> None:
+        """The products with the elements `start` to `stop` of k of a panel."""
+        e, part, depth = self.e, self._place(panel, start), self.e.b.sub(stop, start)
 
         def turn(i: Value) -> None:
             a, b = self._block(low, count, self.shape.rows, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
-            ahead, pace = self._ahead(panel, at, at + depth, e.b.sub(b, a), i, turns)
-            self._call(a, b, part, i64(depth), i64(at), sums, ahead, pace)
+            ahead, pace = self._ahead(panel, start, stop, e.b.sub(b, a), i, turns)
+            self._call(a, b, part, depth, start, sums, ahead, pace)
 
         e.loop(0, turns, turn)
 
     def _ahead(
-        self, panel: Value, start: int, stop: int, rows: Value, block: Value, blocks: Value
+        self, panel: Value, start: Value, stop: Value, rows: Value, block: Value, blocks: Value
     ) -> tuple[Value, Value]:
         """What to prefetch while a block of `rows` passes over the elements `start` to `stop` of k of a panel.
 
@@ -284,15 +296,17 @@ class Matmul:
         e, b, shape = self.e, self.e.b, self.shape
         alone = b.icmp_signed("==", blocks, i64(1))
         near = e.ahead(rows) if shape.streams == 1 else i64(self.stages.target.streams.ahead)
-        share = b.udiv(i64(shape.steps(stop - start) * shape.stream_bytes), blocks)
-        following = e.at(panel, self.panel_bytes if stop == self.k else self._offset(stop), 1)
-        reading = e.at(e.at(panel, self._offset(start), 1), near, 1)
-        ahead = b.select(alone, reading, e.at(following, b.mul(block, share), 1))
-        return ahead, b.udiv(i64(shape.stream_bytes), blocks)
+        nbytes = b.mul(self._count(b.sub(stop, start), shape.kstep), i64(shape.stream_bytes))
+        last = b.icmp_signed("==", stop, e.size(self.k))
+        following = b.select(last, e.at(panel, self.panel_bytes, 1), self._place(panel, stop))
+        share = e.at(following, b.mul(block, b.udiv(nbytes, blocks)), 1)
+        reading = e.at(self._place(panel, start), near, 1)
+        return b.select(alone, reading, share), b.udiv(i64(shape.stream_bytes), blocks)
 
-    def _offset(self, k: int) -> int:
-        """How far into a stream of a panel an element of k stands, a multiple of kstep."""
-        return k // self.shape.kstep * self.shape.stream_bytes
+    def _place(self, panel: Value, k: Value) -> Value:
+        """Where an element of k stands in a panel's first stream, a multiple of kstep."""
+        e, shape = self.e, self.shape
+        return e.at(panel, e.b.mul(e.b.udiv(k, i64(shape.kstep)), i64(shape.stream_bytes)), 1)
 
     def _call(
         self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value

@@ -152,10 +152,6 @@ class SplitMatmul(Stretched):
         """How many lines of a panel 32 k are."""
         return -(-tiles.DEPTH * self.k_bytes // tiles.BYTES)
 
-    def _place(self, panel: Value, k: Value) -> Value:
-        """Where a panel goes on from `k`."""
-        return self.e.at(panel, self.e.b.mul(k, i64(self.k_bytes // self.shape.streams)), 1)
-
     def _following(self, panel: Value, first: Value, size: Value, done: Value) -> Value:
         """What is read next when `done` of the `size` k of a panel from `first` on are: the others, or the same stretch
         of the next panel."""

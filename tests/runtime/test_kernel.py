@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -201,6 +202,22 @@ def test_results_past_the_caches_are_the_same_bits(dtype: str) -> None:
     found = kernel(x, weights)
     for at in (0, 1490, 2995):
         assert found[at : at + 5].tobytes() == kernel(x[at : at + 5], weights).tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16"])
+def test_the_parts_of_a_panel_change_no_bit(dtype: str) -> None:
+    """One block of rows passes over whole vectors, several over parts, short ones if they are few."""
+    text = "moe m[H, N, E](x: [H], e: i64) -> f32[N] { param w: [E, N, H] return w[e] @ x }"
+    small = replace(Target.host().without("amx-bf16"), l1=24 << 10, l2=256 << 10)
+    kernel = moec.compile(text, dims={"H": 701, "N": 100, "E": 2}, dtype=dtype, target=small, threads=1)
+    random = np.random.default_rng(4)
+    w, x = (random.standard_normal(shape).astype(NUMPY[dtype]) for shape in ((2, 100, 701), (300, 701)))
+    packed, experts = kernel.pack({"w": w}), np.zeros(300, np.int64)
+    found: Any = kernel(x, experts, packed)
+    truth = x.astype(np.float64) @ w[0].astype(np.float64).T
+    np.testing.assert_allclose(found, truth, atol=1e-5 * np.abs(truth).max())
+    for count in (1, 6, 7, 40, 64, 65, 299):
+        np.testing.assert_array_equal(kernel(x[:count], experts[:count], packed), found[:count])
 
 
 def _in_child(x: Any, given: Any, answers: Any) -> None:
