@@ -42,7 +42,7 @@ class Matmul:
     """
 
     CUT_ROWS = 256
-    #: So few rows have their own part of a panel in the first cache beside the panel's.
+    #: Up to so many rows pass over short parts of a panel: what they need of their vectors stays in cache beside one.
     FEW_ROWS = 64
     #: A narrow matrix is cut by rows too: into at most `SHARES` shares, of `SHARE_ROWS` rows where there are enough. A
     #: router would else keep one or two threads busy, and the others idle.
