@@ -46,6 +46,8 @@ SMALL: Final[dict[str, dict[str, int]]] = {
     "doge": {"H": 48, "I": 40, "M": 7, "K": 5},
     "peer": {"H": 48, "D": 12, "M": 9, "A": 3, "K": 4},
     "moe_plus_plus": {"H": 40, "I": 28, "E": 5, "C": 2, "K": 3},
+    "switch_transformers": {"H": 52, "I": 36, "E": 6, "C": 3},
+    "expert_choice": {"H": 44, "I": 28, "E": 9, "K": 2},
     "hierarchical": {"H": 36, "I": 20, "G": 4, "E": 6, "K": 2},
 }
 

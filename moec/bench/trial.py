@@ -225,12 +225,15 @@ class Trial:
         """Raises `PeerFailed` where moec does not compute what its stored weights decode to."""
         if not self.options.storage or self.options.activations != "real":
             return
+        tokens = _CHECKED if self.kernel.interface.batch else tokens
         error = self._largest(self._own.check_all(tokens), self._stored, TOLERANCES[self.options.dtype])
         if error > TOLERANCES[self.options.dtype]:
             raise PeerFailed(f"wrong by {error:.1e} of the largest magnitude beside what its weights decode to")
 
     def _error(self, runner: _Runner, tokens: int) -> float:
-        """The largest error of the tokens whose choices are clear, relative to the largest magnitude."""
+        """The largest error of the tokens whose choices are clear, relative to the largest magnitude. Where tokens
+        depend on each other the call has those that the oracle was asked for."""
+        tokens = _CHECKED if self.kernel.interface.batch else tokens
         y = runner.check(self.inputs[0][:tokens]) if runner is not self._own else self._own.check_all(tokens)
         return self._largest(y, self._truth, self._allowed)
 

@@ -198,7 +198,7 @@ class _Run:
         tolerance = (TOLERANCES_QUANTIZED if quantized else TOLERANCES)[dtype]
         self.oracle = reference(self.source, dims, dtype, quantized)
         with self.screen.wait("checking against the oracle"):
-            found = compare(self._call(), self._interpret, self.tokens, tolerance)
+            found = compare(self._call(), self._interpret, self.tokens, tolerance, together=self.kernel.interface.batch)
         verdict, style = ("right", "green") if found.right else ("wrong", "bold red")
         text = f"error {found.error:.1e} of the largest magnitude, {found.tolerance:.0e} allowed"
         sample = f"{found.counted} of {self.tokens} tokens compared with the oracle"
@@ -217,7 +217,8 @@ class _Run:
 
         self.oracle = oracle
         with self.screen.wait("comparing with real activations"):
-            found = compare(self._call(), self._interpret, self.tokens, float("inf"), seconds=1.0)
+            all_of_them = self.kernel.interface.batch
+            found = compare(self._call(), self._interpret, self.tokens, float("inf"), 1.0, all_of_them)
         text = f"vectors quantised in blocks of 64 beside {', '.join(self.kernel.interface.quantized)}"
         self.screen.say("int8", text, f"error {found.error:.1e} of the largest magnitude against real ones")
 

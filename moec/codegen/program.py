@@ -8,6 +8,7 @@ from llvmlite import ir
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
+from moec.codegen.batch import emit_batch
 from moec.codegen.frame import (
     ALIGNMENT,
     FLAG,
@@ -135,6 +136,9 @@ class _Program:
             case plan.GatherOp():
                 self._buffer(op.value, self.domains[op.domain], SLACK)
                 return [emit_gather(self.stages, op, name)]
+            case plan.BatchOp():
+                self._buffer(op.value, self.domains[op.domain])
+                return [emit_batch(self.stages, op, name)]
             case _:
                 return []
 
@@ -245,6 +249,7 @@ class _Program:
             fixed,
             self.scratch,
             self._quantized(),
+            batch=any(isinstance(op, plan.BatchOp) for op in block.ops),
         )
 
 

@@ -1,7 +1,7 @@
 """The `moe` dialect: what happens to one token.
 
 Pointwise work is upstream `arith` and `math` on scalars inside `moe.map`; contractions, selections and the sparse sum
-are operations of this dialect. It knows no batch, no memory and no machine.
+are operations of this dialect. It knows no memory and no machine, and of other tokens only `moe.batch`.
 """
 
 from __future__ import annotations
@@ -214,6 +214,22 @@ class ReduceOp(InferredOp):
         shape, axis = shape_of(self.operand.type), self.axis.value.data
         require(0 <= axis < len(shape), f"no axis {axis} in {self.operand.type}")
         return [with_shape(self.operand.type, shape[:axis] + shape[axis + 1 :])]
+
+
+@irdl_op_definition
+class BatchOp(InferredOp):
+    """Work along the axis of tokens, element by element: over all tokens of a call (`sum`, `max`, `min`), over those
+    up to this one (`cumsum`), or how many rank ahead of this one (`rank`): larger ones, and equal ones before it."""
+
+    name = "moe.batch"
+    operand = operand_def()
+    kind = prop_def(StringAttr)
+    result = result_def()
+    traits = traits_def(Pure())
+
+    def infer(self) -> Sequence[Attribute]:
+        type = self.operand.type
+        return [array_type(I64, shape_of(type)) if self.kind.data == "rank" else type]
 
 
 # ── axes ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -586,9 +602,9 @@ def region_of(operations: Sequence[Operation], values: Sequence[SSAValue], block
 Moe = Dialect(
     "moe",
     [
-        LayerOp, ReturnOp, YieldOp, NumberOp, CastOp, MapOp, BroadcastOp, ContractOp, ReduceOp, ExtractOp, GatherOp,
-        SliceOp, ReshapeOp, TransposeOp, ConcatOp, TopOp, TopKOp, WhereOp, GivenOp, CrossOp, ListedOp, RangeOp,
-        ComposeOp, IdsOp, AtOp, ContainsOp, MembersOp, FilledOp, SumOp, EachOp, MatchOp,
+        LayerOp, ReturnOp, YieldOp, NumberOp, CastOp, MapOp, BroadcastOp, ContractOp, ReduceOp, BatchOp, ExtractOp,
+        GatherOp, SliceOp, ReshapeOp, TransposeOp, ConcatOp, TopOp, TopKOp, WhereOp, GivenOp, CrossOp, ListedOp,
+        RangeOp, ComposeOp, IdsOp, AtOp, ContainsOp, MembersOp, FilledOp, SumOp, EachOp, MatchOp,
     ],
     [RealType, DimAttr, ShapeAttr, SelectionType],
 )  # fmt: skip

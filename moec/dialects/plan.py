@@ -125,6 +125,17 @@ class GatherOp(IRDLOperation):
 
 
 @irdl_op_definition
+class BatchOp(IRDLOperation):
+    """Work along all rows of a domain, as `moe.batch` says it: what each row is left with."""
+
+    name = "plan.batch"
+    domain = operand_def(DomainType)
+    source = operand_def(RowsType)
+    kind = prop_def(StringAttr)
+    value = result_def(RowsType)
+
+
+@irdl_op_definition
 class RowsOp(IRDLOperation):
     """Work on one row after the other: the region's argument is the row's number."""
 
@@ -212,7 +223,7 @@ def domain_of(value: SSAValue) -> SSAValue:
     owner = value.owner
     if isinstance(owner, ExpandOp):
         return owner.rows
-    if isinstance(owner, GatherOp | RowsOp | MatmulOp):
+    if isinstance(owner, GatherOp | BatchOp | RowsOp | MatmulOp):
         return owner.domain
     assert not isinstance(owner, Operation)
     return owner.args[0]
@@ -226,6 +237,6 @@ def read(source: SSAValue, row: SSAValue) -> ReadOp:
 
 Plan = Dialect(
     "plan",
-    [ProgramOp, ReturnOp, YieldOp, ExpandOp, GroupOp, GatherOp, RowsOp, MatmulOp, DescendOp, ReadOp],
+    [ProgramOp, ReturnOp, YieldOp, ExpandOp, GroupOp, GatherOp, BatchOp, RowsOp, MatmulOp, DescendOp, ReadOp],
     [DomainType, RowsType, GroupType],
 )

@@ -27,11 +27,12 @@ Make = Callable[..., Operation | SSAValue]
 
 
 class Builder:
-    """Appends operations to the block in hand. `binding` holds the dimensions whose value is known."""
+    """Appends operations to the block in hand, at first the `outermost`. `binding` holds the dimensions whose value is
+    known."""
 
     def __init__(self, binding: Mapping[str, int]) -> None:
         self.binding = binding
-        self.block = Block()
+        self.outermost = self.block = Block()
         self.span: Span | None = None
 
     def emit(self, operation: Operation) -> SSAValue:

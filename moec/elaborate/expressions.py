@@ -19,7 +19,7 @@ from moec.elaborate.functions import FUNCTIONS
 from moec.elaborate.match import match
 from moec.elaborate.operators import binary, truth_of, unary
 from moec.elaborate.selections import as_selection, listed, whole
-from moec.elaborate.values import Array, Bounds, Function, Number, Scope, Value, join_as_integers
+from moec.elaborate.values import Array, Batch, Bounds, Function, Number, Scope, Value, join_as_integers
 from moec.language import syntax
 
 _CONSTANTS: Final = ("inf", "pi")
@@ -37,6 +37,8 @@ def _name(builder: Evaluator, node: syntax.Name, scope: Scope) -> Value:
         return Number(Dim.symbol(node.id), node.span)
     if node.id in FUNCTIONS:
         return Function(node.id)
+    if node.id == "batch":
+        return Batch()
     raise unknown(node, [*scope.names(), *builder.functions.names(), *FUNCTIONS])
 
 

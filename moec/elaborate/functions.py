@@ -19,6 +19,7 @@ from moec.elaborate.selections import as_selection
 from moec.elaborate.values import (
     ANYWHERE,
     Array,
+    Batch,
     Bounds,
     Number,
     Selection,
@@ -76,9 +77,19 @@ class Called:
         operand = self.operands[position]
         return self.builder.integer(operand.value, operand.span, what, least)
 
+    def named_axis(self, position: int = 1) -> Operand | None:
+        """The argument that names an axis, if there is one."""
+        return self.named.get("axis") or (self.operands[position] if len(self.operands) > position else None)
+
+    @property
+    def along_batch(self) -> bool:
+        """Whether the axis that the call names is that of the tokens."""
+        operand = self.named_axis()
+        return operand is not None and isinstance(operand.value, Batch)
+
     def axis(self, array: Array, default: int = -1, position: int = 1) -> int:
         """The axis that the call names, counted from 0."""
-        operand = self.named.get("axis") or (self.operands[position] if len(self.operands) > position else None)
+        operand = self.named_axis(position)
         number = operand.value if operand else Number(Dim.of(default), self.span)
         span = operand.span if operand else self.operands[0].span
         if not isinstance(number, Number):
@@ -164,6 +175,8 @@ def _cast(name: str) -> Row:
 
 
 def _reduce(call: Called, kind: str) -> Array:
+    if call.along_batch:
+        return _along_batch(call, kind)
     builder, array = call.builder, call.raw(0)
     if array.element != "i64":
         array = call.array(0)
@@ -174,7 +187,39 @@ def _reduce(call: Called, kind: str) -> Array:
     return Array(builder.emit(operation), array.origin, restriction if axis else None)
 
 
-def _size(call: Called) -> Number:
+def _along_batch(call: Called, kind: str) -> Array:
+    """`moe.batch` of an array that is whole for every token, outside of everything that a token may not reach."""
+    builder, array = call.builder, call.raw(0)
+    if kind == "rank" or array.element != "i64":
+        array = call.array(0)
+    if builder.block is not builder.outermost:
+        raise fail(
+            "E0204",
+            f"`{call.name}` along `batch` stands inside a `sum`, an `each` or a `match`",
+            call.span,
+            help="take it of a whole array outside, and an element of the result inside",
+        )
+    if array.restriction is not None:
+        raise fail(
+            "E0204",
+            "the slots of a selection hold other indices for other tokens",
+            call.operands[0].span,
+            help="`each e in 0..E: if e in top then … else 0` has the same axis for all",
+        )
+    return Array(builder.emit(moe.BatchOp.make(array.ssa, kind=kind)), array.origin)
+
+
+def _batch(call: Called) -> Array:
+    if not call.along_batch:
+        raise fail("E0204", f"`{call.name}` goes along the tokens: `{call.name}(v, axis=batch)`", call.span)
+    return _along_batch(call, call.name)
+
+
+def _size(call: Called) -> Value:
+    builder = call.builder
+    if call.along_batch:
+        with builder.inside(builder.outermost):
+            return Array(builder.emit(moe.BatchOp.make(builder.number(ONE, I64), kind="sum")), call.span)
     array = call.raw(0)
     return Number(array.shape[call.axis(array)], call.span)
 
@@ -343,6 +388,8 @@ FUNCTIONS: Final[dict[str, Row]] = {
     "sum": Row(lambda call: _reduce(call, "sum"), 1, 2, ("axis",)),
     "min": _extremum("min", arith.MinimumfOp, arith.MinSIOp),
     "max": _extremum("max", arith.MaximumfOp, arith.MaxSIOp),
+    "cumsum": Row(_batch, 1, 2, ("axis",)),
+    "rank": Row(_batch, 1, 2, ("axis",)),
     "argmax": Row(_argmax, 1, 1),
     "size": Row(_size, 1, 2, ("axis",)),
     "top": Row(_top, 2, 2),

@@ -87,7 +87,12 @@ class Function:
     scope: Scope | None = None
 
 
-Value = Number | Array | Selection | Function
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """The axis of tokens, where an axis is named."""
+
+
+Value = Number | Array | Selection | Function | Batch
 
 #: What is known of an integer that comes from an input.
 ANYWHERE = Bounds(-Dim.symbol("inf"), Dim.symbol("inf"))
@@ -142,6 +147,8 @@ def kind_of(value: Value) -> str:
             return "a selection"
         case Function():
             return "a function"
+        case Batch():
+            return "the axis of tokens"
         case Array() if value.shape:
             return f"an array of shape {show(value.shape)}"
         case Array() if value.element == "i64":

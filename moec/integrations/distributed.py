@@ -68,6 +68,8 @@ class Form:
     def of(kernel: Kernel) -> Form:
         """The form of a kernel. Raises `CompileError` (E0501) where its layer is none of experts."""
         inputs, outputs = kernel.interface.inputs, kernel.interface.outputs
+        if kernel.interface.batch:
+            raise fail("E0501", f"`{kernel.name}` looks along the batch, of which a rank has a part")
         match [(len(array.shape), array.dtype) for array in inputs]:
             case [_, (1, "i64"), (1, w)] if len(outputs) == 1 and inputs[1].shape == inputs[2].shape and w in _FLOATS:
                 return Form(inputs[0], inputs[1].shape[0], w, outputs[0])

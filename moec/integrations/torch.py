@@ -50,7 +50,8 @@ class Layer:
 
 class MoE(nn.Module):
     """A layer of compiled weights, [..., H] to [..., H]: for each input whatever shape the `.moe` file gives a token,
-    behind any leading axes, which all inputs share.
+    behind any leading axes, which all inputs share. A layer that looks along `batch` has the last of these for it: each
+    sequence of [sequences, T, H] is a call of its own.
 
     Inputs may have any strides; contiguous ones are read where they lie. The weights belong to the kernel: they are no
     parameters, move nowhere and are in no state dict. Raises `CompileError` (E0403, E0404) where an input does not fit.
@@ -69,8 +70,18 @@ class MoE(nn.Module):
         lead = inputs[0].shape[: inputs[0].dim() - self._ranks[0]]
         if len(lead) == 1:
             return _unwrap(run(list(inputs), self._number))
-        rows = [x.flatten(0, x.dim() - rank - 1) for x, rank in zip(inputs, self._ranks, strict=True)]
-        return _unwrap([y.unflatten(0, lead) for y in run(rows, self._number)])
+        if self._layer.kernel.interface.batch and 0 not in lead:
+            outputs = self._sequences(inputs, len(lead))
+        else:
+            rows = [x.flatten(0, x.dim() - rank - 1) for x, rank in zip(inputs, self._ranks, strict=True)]
+            outputs = run(rows, self._number)
+        return _unwrap([cast(Tensor, y.unflatten(0, lead)) for y in outputs])
+
+    def _sequences(self, inputs: Sequence[Tensor], lead: int) -> list[Tensor]:
+        """The outputs for all rows, of one call for each sequence along the last of the leading axes."""
+        sequences = [torch.unbind(x.flatten(0, lead - 2)) for x in inputs]
+        calls = [cast("list[Tensor]", run(list(rows), self._number)) for rows in zip(*sequences, strict=True)]
+        return [torch.cat(parts) for parts in zip(*calls, strict=True)]
 
     def extra_repr(self) -> str:
         return repr(self._layer.kernel)

@@ -41,12 +41,18 @@ class Comparison:
 
 
 def compare(
-    outputs: Sequence[_Array], interpret: Interpret, tokens: int, tolerance: float, seconds: float = 2.0
+    outputs: Sequence[_Array],
+    interpret: Interpret,
+    tokens: int,
+    tolerance: float,
+    seconds: float = 2.0,
+    together: bool = False,
 ) -> Comparison:
-    """Compares the first of `tokens` tokens: as many as the oracle manages in about so many seconds."""
+    """Compares the first of `tokens` tokens: as many as the oracle manages in about so many seconds, or all `together`
+    where they depend on each other."""
     begin = time.perf_counter()
     parts: list[tuple[Sequence[_Array], _Array]] = []
-    done, part = 0, _FIRST
+    done, part = 0, tokens if together else _FIRST
     while part and done < tokens:
         part = min(part, tokens - done)
         start = time.perf_counter()

@@ -121,6 +121,13 @@ class _Counter:
                 rows = self.domains[op.domain].rows
                 moved = _bytes(_row(op.vector)) + _bytes(_row(op.value))
                 yield StageCost("gather", f"gather {op.vector.name_hint or 'rows'}", rows, 0.0, 0.0, rows * moved)
+            case plan.BatchOp():
+                rows, row = self.domains[op.domain].rows, _bytes(_row(op.source))
+                passes = rows if op.kind.data == "rank" else 1
+                work = rows * passes * prod(static_shape(_row(op.source)))
+                moved = rows * (row * passes + _bytes(_row(op.value)))
+                name = f"{op.kind.data} {op.source.name_hint or 'rows'}"
+                yield StageCost("batch", name, rows, work, 0.0, moved)
             case plan.MatmulOp():
                 yield self._matmul(op)
             case plan.RowsOp():

@@ -23,6 +23,7 @@ from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
 from moec.language.parse import parse
 from moec.language.read import read
+from moec.reference.batch import Part, Waiting
 from moec.reference.functions import ids
 from moec.reference.interpret import Deferred, Interpreter
 from moec.reference.values import Array, Data, Selection, Value, array, lift, stored
@@ -108,7 +109,7 @@ class Reference:
         inputs = self._inputs(interpreter, given)
         wanted = self._wanted(aux)
         tokens = len(next(iter(inputs.values())).data)
-        rows = [self._token(interpreter, inputs, token, wanted) for token in range(tokens)]
+        rows = self._rows(interpreter, inputs, tokens, wanted)
         form = rows or [self._token(interpreter, inputs, None, wanted)]
         outputs = tuple(np.stack(column)[:tokens] for column in zip(*(row[0] for row in form), strict=True))
         extra = {name: np.stack([row[1][name] for row in form])[:tokens] for name in wanted}
@@ -181,6 +182,22 @@ class Reference:
 
     # ── one token ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _rows(
+        self, interpreter: Interpreter, inputs: Mapping[str, Array], tokens: int, wanted: Sequence[str]
+    ) -> list[tuple[list[Data], dict[str, Data], float]]:
+        """What `_token` says of every token: again from the start after each work along the batch."""
+        interpreter.batch.tokens = tokens
+        while True:
+            rows, waiting = list[Any](), list[Part]()
+            for token in range(tokens):
+                try:
+                    rows.append(self._token(interpreter, inputs, token, wanted))
+                except Waiting as waits:
+                    waiting.append(waits.part)
+            if not waiting:
+                return rows
+            interpreter.batch.settle(waiting)
+
     def _token(
         self, interpreter: Interpreter, inputs: Mapping[str, Array], token: int | None, wanted: Sequence[str]
     ) -> tuple[list[Data], dict[str, Data], float]:
@@ -190,6 +207,7 @@ class Reference:
             data = np.zeros(value.shape[1:], value.data.dtype) if token is None else value.data[token]
             scope[name] = array(data, value.dtype, exact=True)
         interpreter.margin = float("inf")
+        interpreter.batch.begin(token)
         try:
             with np.errstate(all="ignore"):
                 values = interpreter.body(self.layer.body, scope, aux)

@@ -17,7 +17,7 @@ from moec.diagnostics import fail, nearest
 from moec.dtypes import DTYPES, F32, I64, REAL, DType
 from moec.language import syntax
 from moec.language.parse import parse
-from moec.reference import functions
+from moec.reference import batch, functions
 from moec.reference.values import (
     Array,
     Builtin,
@@ -82,8 +82,10 @@ class Interpreter:
         self._probing = False
         self._calls: tuple[int, ...] = ()
         self._probes: dict[tuple[int, ...], Value] = {}
+        self._inside = 0
+        self.batch = batch.Batch()
         self.margin = math.inf
-        self.functions = functions_of(file, functions_of(prelude(), functions.names(real)))
+        self.functions = functions_of(file, functions_of(prelude(), functions.names(real) | batch.names()))
 
     # ── bodies ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -223,12 +225,24 @@ class Interpreter:
             results = self.body(function.node.body, self._parameters(function, positional, named), None)
             self._calls = outside
             return results
+        if any(argument is batch.BATCH for argument in (named.get("axis"), *positional[1:])):
+            return self._along_batch(function.name, positional[0])
         try:
             bound = _signature(function.call).bind(*positional, **named)
         except TypeError as error:
             raise Fault("E0104", f"`{function.name}`: {error}") from None
         result = function.call(*bound.args, **bound.kwargs)
         self._decide(_margin(result))
+        return result
+
+    def _along_batch(self, name: str, value: Value) -> Array:
+        """A function over the axis of tokens, element by element. Not every token comes to the same slots and arms."""
+        if name == "size":
+            return array(self.batch.tokens, I64)
+        if self._inside:
+            raise Fault("E0204", f"`{name}` along `batch` stands inside a `sum`, an `each` or a `match`")
+        result, margin = self.batch.exchange(name, value, self.margin)
+        self._decide(margin)
         return result
 
     def _function(self, node: syntax.Name, scope: Scope) -> Closure | Builtin:
@@ -309,8 +323,10 @@ class Interpreter:
             return self.evaluate(self._arm(node, integer(subject), scope).body, scope)
         if not subject.integer or subject.shape:
             raise Fault("E0204", f"expected an index, found {kind(subject)}")
+        self._inside += 1
         value = lift(self.evaluate(self._arm(node, int(subject.data), scope).body, scope))
         arms = [self._probe(arm.body, scope) for arm in node.arms]
+        self._inside -= 1
         shapes = sorted({lift(arm).shape for arm in arms} - {()})
         if len(shapes) > 1:
             raise Fault("E0201", "the arms have different shapes: " + ", ".join(str(list(shape)) for shape in shapes))
@@ -364,16 +380,20 @@ class Interpreter:
         """The selection, a value of the shape and element type of the body, and the body for each slot that is not
         empty."""
         selection = functions.select(self.evaluate(node.selection, scope))
+        self._inside += 1
         rows = [
             self.evaluate(node.body, {**scope, node.name.id: _index(selection, slot)})
             for slot, filled in enumerate(selection.filled)
             if filled
         ]
-        if rows:
-            return selection, rows[0], _alike([lift(row) for row in rows])
+        form = rows[0] if rows else self._form(node, scope, selection)
+        self._inside -= 1
+        return selection, form, _alike([lift(row) for row in rows])
+
+    def _form(self, node: syntax.Binder, scope: Scope, selection: Selection) -> Value:
+        """A value of the shape and element type of the body, where no slot is filled."""
         index = _index(selection, 0) if len(selection) else array(0, I64)
-        form = self._probe(node.body, {**scope, node.name.id: index})
-        return selection, form, []
+        return self._probe(node.body, {**scope, node.name.id: index})
 
 
 def _alike(rows: list[Array]) -> list[Array]:

@@ -51,7 +51,7 @@ class Interface:
     without its comments and binds, `binds` one of these. `extras` names every auxiliary output that the layer could
     give, `aux` has those that this program does. The workspace of a call is `bytes_per_token` for each token,
     `fixed_bytes`, and `scratch_bytes` for each thread after the first. `quantized` are the parameters whose products
-    take quantised vectors.
+    take quantised vectors. Where `batch` is set the outputs of a token depend on the other tokens of its call.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Interface:
     real: str = ""
     spec: str = ""
     binds: str = ""
+    batch: bool = False
 
     @property
     def storage(self) -> dict[str, str]:
@@ -100,6 +101,7 @@ class Interface:
             real=str(data["real"]),
             spec=str(data["spec"]),
             binds=str(data["binds"]),
+            batch=bool(data["batch"]),
         )
 
 

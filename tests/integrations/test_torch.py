@@ -74,6 +74,14 @@ def test_shapes_strides_and_nothing() -> None:
     assert module(x.view(2, 3, 48)[:, :0])[1].shape == (2, 0, 6)
 
 
+def test_a_layer_that_looks_along_the_batch_is_called_for_each_sequence() -> None:
+    kernel = moec.compile("moe running[H=8](x: [H]) -> [H] { return cumsum(x, axis=batch) }", threads=1)
+    module, x = MoE(kernel, kernel.pack({})), torch.randn(3, 2, 5, 8)
+    torch.testing.assert_close(module(x), x.cumsum(-2))
+    torch.testing.assert_close(module(x[0, 0]), x[0, 0].cumsum(0))
+    assert module(x[:0]).shape == (0, 2, 5, 8) and module(x[:, :, :0]).shape == (3, 2, 0, 8)
+
+
 def test_several_inputs_share_their_leading_axes() -> None:
     kernel = moec.compile(LOOKUP, threads=1)
     table = torch.randn(5, 8)

@@ -151,6 +151,12 @@ BLOCKS: Final[dict[str, Block]] = {
         {"hidden_size": "H", "intermediate_size": "I", "num_experts": "M * M", "num_experts_per_tok": "K"},
         call=_call_each,
     ),
+    "switch_transformers": Block(
+        "SwitchTransformersConfig",
+        "SwitchTransformersSparseMLP",
+        {"d_model": "H", "d_ff": "I", "num_experts": "E", "expert_capacity": "C"},
+        {"dropout_rate": 0.0},
+    ),
 }
 
 

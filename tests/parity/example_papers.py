@@ -50,10 +50,19 @@ def hierarchical(x: Array, w: Arrays, count: int) -> Array:
     return np.einsum("tg,tge,tgei,gehi->th", groups, within, hidden, w["down"], optimize=True)
 
 
+def expert_choice(x: Array, w: Arrays, count: int) -> Array:
+    """An expert's tokens are those with the largest scores in its column."""
+    p = softmax(x @ w["router"].T)
+    taken = largest(p.T, len(x) * count // p.shape[1]).T
+    hidden = gelu(np.einsum("th,eih->tei", x, w["up"]))
+    return np.einsum("te,tei,ehi->th", np.where(taken, p, 0), hidden, w["down"], optimize=True)
+
+
 #: The layer as its paper has it: inputs, weights and K to [T, H].
 PAPERS: Final[dict[str, Callable[..., Array]]] = {
     "seed": seed,
     "peer": peer,
     "moe_plus_plus": moe_plus_plus,
     "hierarchical": hierarchical,
+    "expert_choice": expert_choice,
 }

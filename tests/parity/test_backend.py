@@ -36,7 +36,7 @@ PAST: Final = {
     "longcat_flash": "`replace`",
     "nllb_moe": "its dispatch reaches two experts only; left",
     "step3p7": "`replace`",
-    "switch_transformers": "experts have a capacity, which a token cannot see; left",
+    "switch_transformers": "`replace`",
     "vitpose_backbone": "a picture, not a token, chooses its expert; left",
 }
 #: Those that write no tokens: encoders, and a part of a model whose configuration lacks what its `generate` asks for.

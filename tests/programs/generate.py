@@ -1186,6 +1186,8 @@ class Writer:
         self.more_inputs()
         if self.chance(15):
             x = self.let(self.vector(length), "x")
+        if self.chance(12):
+            self.along_batch()
         selection = self.product_keys(x) if self.chance(12) else self.route(self.dim("E", 1, self.pick(9, 70)), x)
         y = self.mixture(selection, length, x, inner)
         for _ in range(self.pick(0, 1)):
@@ -1198,6 +1200,15 @@ class Writer:
         lines = [*self.declared, *self.lines, f"return {', '.join(values)}"]
         body = "\n".join("    " + line for line in lines)
         return f"{functions}moe m[{dims}]({', '.join(self.inputs)}) -> {outputs} {{\n{body}\n}}\n"
+
+    def along_batch(self) -> None:
+        """What is known of a value along the tokens: of all, of those up to this one, or where this one stands."""
+        v = self.pick(*self.known(lambda v: v.kind == "f" and bool(v.shape) and v.of is None))
+        count = f"f32(size({v.text}, axis=batch))"
+        kind = self.pick("max", "min", "sum", "cumsum", "rank")
+        along = f"{kind}({v.text}, axis=batch)"
+        text = {"max": along, "min": along, "rank": f"f32({along}) / {count}"}.get(kind, f"{along} / {count}")
+        self.let(Expr(text, MULTIPLY, shape=v.shape), "c")
 
     def more_inputs(self) -> None:
         for kind in self.pick((), ("f",), ("b",), ("i",), ("f", "b"), ("v", "i")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -100,6 +101,10 @@ def _shape(node: syntax.Expr, tensors: Mapping[str, Tensor]) -> tuple[int, ...] 
     match node:
         case syntax.String() if node.value in tensors:
             return tuple(tensors[node.value].shape)
+        case syntax.String() if "{e}" in node.value:
+            names = (node.value.replace("{e}", str(e)) for e in itertools.count())
+            stacked = [tensors[name] for name in itertools.takewhile(tensors.__contains__, names)]
+            return (len(stacked), *stacked[0].shape) if stacked else None
         case syntax.Transpose():
             shape = _shape(node.operand, tensors)
             return None if shape is None else (*shape[:-2], shape[-1], shape[-2])

@@ -62,7 +62,7 @@ class _Body:
         self.block = block
         self.domain = domain
         operations = [op for op in block.ops if not isinstance(op, moe.YieldOp | moe.ReturnOp)]
-        self.units = find_units(operations, program.target) if program.panels else []
+        self.units = find_units(operations, program.target, program.panels)
         self.levels = Levels(block, operations, self.units, program.places.params)
         self.gathered: dict[tuple[object, ...], SSAValue] = {}
 
@@ -74,7 +74,15 @@ class _Body:
             self._rows([value for value, at in requests.items() if at == level and value not in self.places.stored])
             for unit in self.units:
                 if unit.level == level:
-                    self._loop(unit.loop) if unit.loop is not None else self._matmul(unit)
+                    self._unit(unit)
+
+    def _unit(self, unit: Unit) -> None:
+        if unit.loop is not None:
+            self._loop(unit.loop)
+        elif unit.batch is not None:
+            self._batch(unit.batch)
+        else:
+            self._matmul(unit)
 
     def _rows(self, values: Sequence[SSAValue]) -> None:
         """A stage that stores values, computed row by row."""
@@ -127,6 +135,16 @@ class _Body:
         places.stored[body.args[0]], places.stored[body.args[1]] = expand.index, expand.slot
         places.domains[loop] = expand.rows
         _Body(program, body, expand.rows).emit()
+
+    def _batch(self, batch: moe.BatchOp) -> None:
+        stage = plan.BatchOp.build(
+            operands=[self.domain, self.places.stored[batch.operand]],
+            properties={"kind": batch.kind},
+            result_types=[plan.RowsType(batch.result.type)],
+        )
+        self.program.add(stage)
+        stage.value.name_hint = batch.result.name_hint
+        self.places.stored[batch.result] = stage.value
 
     def _matmul(self, unit: Unit) -> None:
         program, places = self.program, self.places

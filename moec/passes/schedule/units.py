@@ -1,4 +1,5 @@
-"""What becomes a stage of its own: contractions with weights, with the map that follows them, and sums of such."""
+"""What becomes a stage of its own: contractions with weights, with the map that follows them, sums of such, and work
+along the tokens."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def is_free(operation: Operation) -> bool:
 
 @dataclass(eq=False)
 class Unit:
-    """A stage in the making: contractions with what follows them, or a sparse sum that holds some.
+    """A stage in the making: contractions with what follows them, a sparse sum that holds some, or work along the
+    tokens.
 
     `level` is that of the stage, once it is known.
     """
@@ -51,12 +53,13 @@ class Unit:
     contracts: list[moe.ContractOp] = field(default_factory=list[moe.ContractOp])
     epilogue: moe.MapOp | None = None
     loop: moe.SumOp | moe.EachOp | None = None
+    batch: moe.BatchOp | None = None
     level: int = 0
 
     @property
     def operations(self) -> list[Operation]:
         """What the stage takes over, in order."""
-        parts: list[Operation | None] = [*self.contracts, self.epilogue, self.loop]
+        parts: list[Operation | None] = [*self.contracts, self.epilogue, self.loop, self.batch]
         return [part for part in parts if part is not None]
 
     @property
@@ -71,9 +74,16 @@ class Unit:
         return [value for value in values if value not in made]
 
 
-def find_units(operations: Sequence[Operation], target: Target) -> list[Unit]:
-    """The units of a block's operations, in their order; what is in none is computed row by row."""
-    taken: dict[Operation, Unit] = {}
+def find_units(operations: Sequence[Operation], target: Target, panels: bool) -> list[Unit]:
+    """The units of a block's operations, in their order; what is in none is computed row by row, without `panels`
+    products too."""
+    taken: dict[Operation, Unit] = {op: Unit(batch=op) for op in operations if isinstance(op, moe.BatchOp)}
+    if panels:
+        _take_products(operations, target, taken)
+    return list(dict.fromkeys(taken[operation] for operation in operations if operation in taken))
+
+
+def _take_products(operations: Sequence[Operation], target: Target, taken: dict[Operation, Unit]) -> None:
     for operation in operations:
         if isinstance(operation, moe.MapOp) and not is_free(operation):
             unit = _fused(operation, operations, taken, target)
@@ -86,7 +96,6 @@ def find_units(operations: Sequence[Operation], target: Target) -> list[Unit]:
             taken[operation] = Unit(contracts=[operation])
         elif isinstance(operation, moe.SumOp | moe.EachOp) and is_heavy(operation):
             taken[operation] = Unit(loop=operation)
-    return list(dict.fromkeys(taken[operation] for operation in operations if operation in taken))
 
 
 def _fused(

@@ -1,0 +1,110 @@
+"""The axis of tokens: what goes along it, compiled and interpreted."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+import moec
+from moec.diagnostics import CompileError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+#: More columns than two vectors of 16 have, and some over.
+COLUMNS: Final = 37
+NAN, INF = np.nan, np.inf
+
+
+def both(result: str, x: Array, out: str = "f32[N]", threads: int = 1) -> Array:
+    """What both say of `result`, of an input `x`, which must be the same."""
+    text = f"moe m[N={x.shape[1]}](x: f32[N]) -> {out} {{ return {result} }}"
+    kernel = moec.compile(text, threads=threads)
+    ours = np.asarray(kernel(x, weights=kernel.pack({})))
+    np.testing.assert_allclose(ours, moec.reference(text)(x, {}), rtol=1e-6)
+    return ours
+
+
+@pytest.fixture
+def x() -> Array:
+    return np.random.default_rng(0).standard_normal((70, COLUMNS), np.float32)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2, 70])
+def test_what_goes_along_the_tokens(x: Array, tokens: int) -> None:
+    x = x[:tokens]
+    wide = x.astype(np.float64)
+    np.testing.assert_array_equal(both("cumsum(x, axis=batch)", x), wide.cumsum(0).astype(np.float32))
+    np.testing.assert_array_equal(both("sum(x, batch)", x), np.broadcast_to(wide.sum(0), x.shape).astype(np.float32))
+    assert (both("size(x, axis=batch)", x, "i64") == tokens).all()
+    if tokens:
+        np.testing.assert_array_equal(both("max(x, axis=batch)", x), np.broadcast_to(x.max(0), x.shape))
+        np.testing.assert_array_equal(both("min(x, axis=batch)", x), np.broadcast_to(x.min(0), x.shape))
+        np.testing.assert_array_equal(both("rank(x, axis=batch)", x, "i64[N]"), (-x).argsort(0).argsort(0))
+
+
+def test_of_scalars_and_of_matrices(x: Array) -> None:
+    running = x[:, 1].cumsum(dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(both("cumsum(x[1], axis=batch)", x, "f32"), running)
+    matrix = "max(each i in 0..3: x * 2, axis=batch)"
+    np.testing.assert_array_equal(both(matrix, x, "f32[3, N]"), np.broadcast_to(2 * x.max(0), (70, 3, COLUMNS)))
+
+
+def test_ranks_of_equals_and_of_no_numbers() -> None:
+    x = np.array([[1.0], [NAN], [2.0], [-0.0], [2.0], [0.0], [-INF], [NAN], [INF]], np.float32)
+    assert both("rank(x, axis=batch)", x, "i64[N]").ravel().tolist() == [5, 0, 3, 6, 4, 7, 8, 1, 2]
+
+
+def test_no_number_spreads_from_where_it_stands(x: Array) -> None:
+    x[3, 1] = NAN
+    assert np.isnan(both("max(x, axis=batch)", x)).sum() == len(x)
+    assert np.isnan(both("cumsum(x, axis=batch)", x)).sum() == len(x) - 3
+
+
+def test_threads_change_no_bit(x: Array) -> None:
+    x = np.tile(x, (40, 12))
+    for kind in ("cumsum", "sum", "rank"):
+        out = "i64[N]" if kind == "rank" else "f32[N]"
+        text = f"moe m[N={x.shape[1]}](x: f32[N]) -> {out} {{ return {kind}(x, axis=batch) }}"
+        one, two = (moec.compile(text, threads=threads) for threads in (1, 2))
+        np.testing.assert_array_equal(one(x, weights=one.pack({})), two(x, weights=two.pack({})))
+
+
+def test_a_reduction_over_what_a_token_did_not_choose() -> None:
+    text = """
+    moe m[E=5](x: f32[E]) -> f32[E] {
+        chosen = where(x > 0)
+        return sum(each e in 0..E: if e in chosen then 1 else 0, axis=batch)
+    }
+    """
+    x = np.random.default_rng(1).standard_normal((23, 5), np.float32)
+    kernel = moec.compile(text)
+    y = kernel(x, weights=kernel.pack({}))
+    assert (y == (x > 0).sum(0)).all() and np.array_equal(y, moec.reference(text)(x, {}))
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("sum e in 0..N: sum(x, axis=batch)[e]", "stands inside"),
+        ("each e in 0..N: match e { 0..1: cumsum(x[0], axis=batch), 1..: 0 }", "stands inside"),
+        ("cumsum(x)", "goes along the tokens"),
+        ("rank(x, axis=0)", "goes along the tokens"),
+        ("concat(x, x, axis=batch)", "axis"),
+        ("sum(x[topk(x, 2)], axis=batch) * x", "other indices for other tokens"),
+        ("x + batch", "the axis of tokens"),
+    ],
+)
+def test_what_does_not_go_along_the_tokens(result: str, message: str) -> None:
+    text = f"moe m[N=4](x: f32[N]) -> f32[N] {{ return {result} }}"
+    with pytest.raises(CompileError, match=message):
+        moec.compile(text)
+    with pytest.raises(CompileError):
+        moec.reference(text)(np.ones((3, 4), np.float32), {})
+
+
+def test_a_name_of_its_own_hides_the_axis() -> None:
+    text = "moe m[N=4](x: f32[N]) -> f32[N] { batch = x * 2 return batch }"
+    kernel = moec.compile(text)
+    assert (kernel(np.ones((3, 4), np.float32), weights=kernel.pack({})) == 2).all()
