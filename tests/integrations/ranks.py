@@ -275,4 +275,7 @@ if __name__ == "__main__":
     else:
         begin()
         run_cases()
+        dist.barrier()  # a rank that leaves while another is still at work may abort
         dist.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(0)  # threads that gloo leaves behind now and then abort an interpreter that ends
