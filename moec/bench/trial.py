@@ -46,6 +46,9 @@ _CHECKED: Final = 8
 #: Seconds of a turn, and the turns that there are at least and at most.
 _TURN: Final = 0.03
 _TURNS: Final = (3, 60)
+#: A call of less than so many seconds has one before it in its turn that does not count: memory that nobody has asked
+#: for in seconds answers more slowly on some virtual machines, and who waits for whom would decide.
+_LONG: Final = 2.0
 #: Seconds that peers may take to come to rest, and of a processor that they may use in 0.2 s of it.
 _REST, _IDLE = 20.0, 0.02
 #: One that has taken so many times its seconds has no further turn: what is much slower is known well enough.
@@ -207,7 +210,7 @@ class Trial:
                     continue
                 said(f"{tokens} tokens, turn {turn + 1}: {runner.impl}")
                 guess = statistics.median(past) if past else _TURN
-                calls, warm = max(1, min(200, int(_TURN / guess))), guess < _TURN / 4
+                calls, warm = max(1, min(200, int(_TURN / guess))), guess < _LONG
                 begin = time.perf_counter()
                 past += runner.time(tokens, len(past), calls, warm)
                 spent[runner.impl] += time.perf_counter() - begin
