@@ -51,6 +51,16 @@ def test_of_scalars_and_of_matrices(x: Array) -> None:
     np.testing.assert_array_equal(both(matrix, x, "f32[3, N]"), np.broadcast_to(2 * x.max(0), (70, 3, COLUMNS)))
 
 
+@pytest.mark.parametrize("kind", ["cumsum", "sum", "max", "min"])
+def test_of_integers(kind: str) -> None:
+    x = np.random.default_rng(2).integers(-(1 << 60), 1 << 60, (9, 19))
+    text = f"moe m[N=19](x: i64[N]) -> i64[N] {{ return {kind}(x, axis=batch) }}"
+    kernel = moec.compile(text)
+    wanted = x.cumsum(0) if kind == "cumsum" else np.broadcast_to(getattr(np, kind)(x, 0), x.shape)
+    np.testing.assert_array_equal(kernel(x, weights=kernel.pack({})), wanted)
+    np.testing.assert_array_equal(moec.reference(text)(x, {}), wanted)
+
+
 def test_ranks_of_equals_and_of_no_numbers() -> None:
     x = np.array([[1.0], [NAN], [2.0], [-0.0], [2.0], [0.0], [-INF], [NAN], [INF]], np.float32)
     assert both("rank(x, axis=batch)", x, "i64[N]").ravel().tolist() == [5, 0, 3, 6, 4, 7, 8, 1, 2]

@@ -206,7 +206,7 @@ class Replacement(Packed):
         given = [kwargs[name] if name in kwargs else args[at] for at, name in self.inputs]
         x = given[0]
         rows = [x.reshape(-1, x.shape[-1]), *(other.reshape(-1) for other in given[1:])]
-        y = self._run(rows, x.shape[-2])
+        y = self._run(rows, x)
         y = y if self.flat else y.view(x.shape)
         wanted = {name for name, _ in self.extras or ()}
         results: dict[str, Any] = {}
@@ -218,11 +218,12 @@ class Replacement(Packed):
             return y
         return (y, *(results[name] if at is None else results[name][at] for name, at in self.extras))
 
-    def _run(self, rows: Sequence[Tensor], length: int) -> Tensor:
-        """The layer's output for rows of its inputs; one that looks along the batch is called for every sequence."""
-        if not self.kernel.interface.batch:
+    def _run(self, rows: Sequence[Tensor], x: Tensor) -> Tensor:
+        """The layer's output for rows of its inputs, those of `x` first; one that looks along the batch is called for
+        every sequence of x."""
+        if not self.kernel.interface.batch or x.dim() < 3:
             return cast("list[Tensor]", run(rows, self.number))[0]
-        sequences = zip(*(torch.split(part, max(length, 1)) for part in rows), strict=True)
+        sequences = zip(*(torch.split(part, max(x.shape[-2], 1)) for part in rows), strict=True)
         return torch.cat([cast("list[Tensor]", run(list(parts), self.number))[0] for parts in sequences])
 
     def compare(self) -> None:
