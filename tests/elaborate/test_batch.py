@@ -44,6 +44,20 @@ def test_what_goes_along_the_tokens(x: Array, tokens: int) -> None:
         np.testing.assert_array_equal(both("rank(x, axis=batch)", x, "i64[N]"), (-x).argsort(0).argsort(0))
 
 
+def test_one_result_may_leave_twice(x: Array) -> None:
+    text = """
+    moe m[N=37](x: f32[N]) -> (f32[N], f32[N], f32[N], f32[N]) {
+        param w: f32[N, N]
+        c = cumsum(x, axis=batch)
+        l = w @ c
+        return c, c, l, l
+    }
+    """
+    kernel, w = moec.compile(text), np.random.default_rng(3).standard_normal((37, 37), np.float32)
+    for found, wanted in zip(kernel(x, weights=kernel.pack({"w": w})), moec.reference(text)(x, {"w": w}), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_of_scalars_and_of_matrices(x: Array) -> None:
     running = x[:, 1].cumsum(dtype=np.float64).astype(np.float32)
     np.testing.assert_array_equal(both("cumsum(x[1], axis=batch)", x, "f32"), running)

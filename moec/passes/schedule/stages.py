@@ -119,7 +119,13 @@ class _Body:
         owners = [isinstance(rows, OpResult) and direct.count(rows) == 1 for rows in direct]
         if not all(owners):
             copied = [value for value, own in zip(values, owners, strict=True) if not own]
-            kept = {value: stored.pop(value) for value in copied if isinstance(stored.get(value), OpResult)}
+            # What rows stages made is made again; what others left is read.
+            again = [
+                value
+                for value in copied
+                if isinstance(rows := stored.get(value), OpResult) and isinstance(rows.op, plan.RowsOp)
+            ]
+            kept = {value: stored.pop(value) for value in dict.fromkeys(again)}
             results = iter(self._rows_of(copied))
             stored.update(kept)
             direct = [rows if own else next(results) for rows, own in zip(direct, owners, strict=True)]
