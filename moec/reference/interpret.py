@@ -225,12 +225,12 @@ class Interpreter:
             results = self.body(function.node.body, self._parameters(function, positional, named), None)
             self._calls = outside
             return results
-        if any(argument is batch.BATCH for argument in (named.get("axis"), *positional[1:])):
-            return self._along_batch(function.name, positional[0])
         try:
             bound = _signature(function.call).bind(*positional, **named)
         except TypeError as error:
             raise Fault("E0104", f"`{function.name}`: {error}") from None
+        if bound.arguments.get("axis") is batch.BATCH:
+            return self._along_batch(function.name, bound.args[0])
         result = function.call(*bound.args, **bound.kwargs)
         self._decide(_margin(result))
         return result

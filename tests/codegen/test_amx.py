@@ -45,12 +45,15 @@ def check(kernel: Kernel, layer: str, dims: dict[str, int], counts: tuple[int, .
         truth = oracle.run(tuple(inputs), decoded(kernel.interface, weights), margin=5e-3)
         for found, wanted in zip(outputs, truth.outputs, strict=True):
             right = errors(found, wanted) <= TOLERANCES["bf16"]
-            compared += int((truth.stable | right).sum())
             assert right[truth.stable].all()
-        alone = outputs if kernel.interface.batch else kernel(*(array[-1:] for array in inputs), packed)
-        for one, all_of_them in zip(alone if isinstance(alone, tuple) else (alone,), outputs, strict=True):
-            assert np.array_equal(one[-1:].view(np.uint8), all_of_them[-1:].view(np.uint8))
+            # One uncertain token makes all uncertain that it is counted for: of those the ones that agree count.
+            compared += int((truth.stable | (right & kernel.interface.batch)).sum())
         firsts.append(outputs[0])
+        if kernel.interface.batch:
+            continue
+        alone = kernel(*(array[-1:] for array in inputs), packed)
+        for one, all_of_them in zip(alone if isinstance(alone, tuple) else (alone,), outputs, strict=True):
+            assert np.array_equal(one.view(np.uint8), all_of_them[-1:].view(np.uint8))
     assert compared >= 5
     return firsts
 

@@ -118,6 +118,8 @@ def test_a_reduction_over_what_a_token_did_not_choose() -> None:
         ("concat(x, x, axis=batch)", "axis"),
         ("sum(x[topk(x, 2)], axis=batch) * x", "other indices for other tokens"),
         ("x + batch", "the axis of tokens"),
+        ("sum(axis=batch) * x", "arguments"),
+        ("max(x, batch)", "the axis of tokens"),
     ],
 )
 def test_what_does_not_go_along_the_tokens(result: str, message: str) -> None:
