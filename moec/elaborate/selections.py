@@ -9,7 +9,7 @@ from moec.dialects import moe
 from moec.dialects.types import I64
 from moec.dims import ZERO, Dim
 from moec.elaborate.builder import Builder
-from moec.elaborate.values import Array, Selection, Value, kind_of
+from moec.elaborate.values import ANYWHERE, Array, Selection, Value, kind_of
 from moec.source import Span
 
 
@@ -31,12 +31,12 @@ def listed(builder: Builder, values: Sequence[Value], spans: Sequence[Span], spa
     for index, place in zip(indices, spans, strict=True):
         if index.shape or index.element != "i64":
             raise fail("E0204", f"{kind_of(index)} stands where an index is needed", place)
-        if index.bounds is None:
-            raise fail(
-                "E0205", "the range of this index is not known", place, help="`given(ids, n)` checks when it runs"
-            )
-        if highest == ZERO or not builder.at_most(index.bounds.high, highest):
-            highest = index.bounds.high
+        bounds = index.bounds or ANYWHERE
+        if not bounds.finite or not builder.at_most(ZERO, bounds.low):
+            what = f"an index in {bounds.low}..{bounds.high} can lie outside every domain `0..n`"
+            raise fail("E0205", what, place, help="`given(ids, n)` checks when it runs")
+        if highest == ZERO or not builder.at_most(bounds.high, highest):
+            highest = bounds.high
     ssa = builder.emit(moe.ListedOp.make([index.ssa for index in indices], domain=highest))
     return Selection(ssa, Dim.of(len(indices)), highest, False, span)
 

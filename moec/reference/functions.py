@@ -421,6 +421,8 @@ def listed(values: list[Value]) -> Selection:
             domain = max(domain, origin.selection.domain if origin else index + 1)
         else:
             index = integer(value)
+            if index < 0:
+                raise Fault("E0205", f"the index {index} lies outside every domain `0..n`")
             filled.append(True)
             domain = max(domain, index + 1)
         indices.append(index)

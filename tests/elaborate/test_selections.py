@@ -1,10 +1,12 @@
-"""Vectors restricted to a selection with empty slots, compiled."""
+"""Selections that are written down, and vectors restricted to a selection with empty slots, compiled."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import moec
+from moec.diagnostics import CompileError
 
 TEXT = """
 moe m[E=4](x: [E]) -> (f32[3], f32[2]) {
@@ -25,3 +27,23 @@ def test_empty_slots_come_last_among_the_largest_and_count_for_nothing() -> None
     assert np.array_equal(sums, [[12, 6], [0, 0], [20, 10]])
     for found, wanted in zip((largest, sums), moec.reference(TEXT)(x, {}), strict=True):
         assert np.array_equal(found, wanted)
+
+
+def listed(index: str) -> str:
+    """A layer that reads its weights by a selection of one index."""
+    body = f"sum e in 0..E: sum f in {{{index}}}: w[f] * x"
+    return f"moe m[E=4](x: [E], i: i64) -> [E] {{\n    param w: [E]\n    return {body}\n}}\n"
+
+
+@pytest.mark.parametrize("index", ["i % E", "min(max(i, 0), E - 1)", "max(e - 1, 0)"])
+def test_an_index_in_a_known_range_is_listed(index: str) -> None:
+    x, i, w = np.ones((3, 4), np.float32), np.array([-1, 2, 9]), np.arange(4, dtype=np.float32)
+    kernel = moec.compile(listed(index), threads=1)
+    assert np.array_equal(kernel(x, i, kernel.pack({"w": w})), moec.reference(listed(index))(x, i, {"w": w}))
+
+
+@pytest.mark.parametrize("index", ["i", "min(i, E - 1)", "max(i, 0)", "e - 1", "-1"])
+def test_an_index_that_may_lie_in_no_domain_is_not_listed(index: str) -> None:
+    with pytest.raises(CompileError) as error:
+        moec.compile(listed(index), threads=1)
+    assert error.value.diagnostics[0].code == "E0205"
