@@ -282,7 +282,8 @@ def _given(call: Called) -> Selection:
     ids, domain = call.raw(0), call.integer(1, "the domain", 1)
     if len(ids.shape) != 1 or ids.element != "i64":
         raise fail("E0204", f"`given` takes an `i64` vector, not {kind_of(ids)}", call.operands[0].span)
-    ssa = call.builder.emit(moe.GivenOp.make(ids.ssa, domain=domain))
+    filled = call.builder.masked(ids, Dim.of(-1))  # what is empty there is empty here
+    ssa = call.builder.emit(moe.GivenOp.make(filled.ssa, domain=domain))
     return Selection(ssa, ids.shape[0], domain, True, call.span)
 
 

@@ -29,6 +29,17 @@ def test_empty_slots_come_last_among_the_largest_and_count_for_nothing() -> None
         assert np.array_equal(found, wanted)
 
 
+def test_empty_slots_are_empty_where_they_are_given() -> None:
+    text = "moe m[E=4](x: [E], t: i64[E]) -> (i64[E], f32) { s = given(t[where(x > 0)], E) return s, sum e in s: x[e] }"
+    x, t = np.array([[-1, 2, -3, 4], [-1, -1, -1, -1]], np.float32), np.array([[1, 2, 3, 0], [0, 0, 0, 0]])
+    kernel = moec.compile(text, threads=1)
+    indices, sums = kernel(x, t, kernel.pack({}))
+    assert np.array_equal(indices, [[2, 0, 4, 4], [4, 4, 4, 4]])
+    assert np.array_equal(sums, [-4, 0])
+    for found, wanted in zip((indices, sums), moec.reference(text)(x, t, {}), strict=True):
+        assert np.array_equal(found, wanted)
+
+
 def listed(index: str) -> str:
     """A layer that reads its weights by a selection of one index."""
     body = f"sum e in 0..E: sum f in {{{index}}}: w[f] * x"
