@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from xdsl.ir import SSAValue
 
@@ -11,15 +11,12 @@ from moec.diagnostics import fail
 from moec.dialects import moe
 from moec.dialects.types import I64
 from moec.dims import ONE, ZERO, Dim, ceiling, product
-from moec.elaborate.builder import dims_attr
+from moec.elaborate.builder import LEAST, dims_attr
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.selections import whole
 from moec.elaborate.values import Array, Bounds, Number, Scope, Selection, Value, kind_of, shape_origin, show
 from moec.language import syntax
 from moec.source import Span
-
-#: Below every end of a slice: what is negative counts from the end of its axis.
-_ANY: Final = -(1 << 62)
 
 
 def transpose(builder: Evaluator, node: syntax.Transpose, scope: Scope) -> Array:
@@ -143,7 +140,7 @@ def _gather(builder: Evaluator, array: Array, selection: Selection) -> Array:
 
 
 def _position(builder: Evaluator, value: Number, axis: Dim, span: Span) -> Dim:
-    offset = builder.integer(value, span, "an index", least=_ANY)
+    offset = builder.integer(value, span, "an index", least=LEAST)
     if (builder.known(offset) or 0) < 0:
         offset = axis + offset
     if not builder.at_most(offset + ONE, axis) or not builder.at_most(ZERO, offset):
@@ -171,7 +168,7 @@ def _count(builder: Evaluator, length: Dim, step: Dim) -> Dim:
     return length / step if known is None else Dim.of(-((-known.numerator) // known.denominator))
 
 
-def _integer_of(builder: Evaluator, node: Any, scope: Scope, what: str, least: int = _ANY) -> Dim:
+def _integer_of(builder: Evaluator, node: Any, scope: Scope, what: str, least: int = LEAST) -> Dim:
     return builder.integer(builder.evaluate(node, scope), node.span, what, least)
 
 

@@ -19,6 +19,9 @@ from moec.dims import ONE, ZERO, Dim, Unbound
 from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, shape_origin, show
 from moec.source import Span
 
+#: The least integer of 64 bits.
+LEAST: Final = -(1 << 63)
+
 #: The least magnitude that f32 rounds to infinity.
 _BEYOND_F32: Final = 2**128 - 2**103
 
@@ -79,7 +82,7 @@ class Builder:
         known = self.known(value.dim)
         if known is None:
             return value.dim
-        if isinstance(known, float) or known.denominator != 1:
+        if not _is_integer(known):
             raise fail("E0202", f"{what} `{span.text}` is {known}, which is not an integer", span)
         if known < least:
             raise fail("E0206", f"{what} `{span.text}` is {known}, less than {least}", span)
@@ -87,13 +90,22 @@ class Builder:
             raise fail("E0206", f"{what} `{span.text}` is beyond 64 bits", span)
         return value.dim
 
+    def is_integral(self, value: Value) -> bool:
+        """Whether a value is an integer: an index, integers, or a number that is one, as far as is known."""
+        if isinstance(value, Number):
+            known = self.known(value.dim)
+            return known is None or _is_integer(known)
+        return isinstance(value, Array) and value.element == "i64"
+
+    def join_as_integers(self, values: Sequence[Value]) -> bool:
+        """Whether values become one array of integers; numbers alone become f32."""
+        return all(map(self.is_integral, values)) and not all(isinstance(value, Number) for value in values)
+
     # scalars and casts
 
     def number(self, dim: Dim, element: Attribute = F32) -> SSAValue:
         """A compile-time number as a scalar. Raises `CompileError` (E0206) where it is beyond the element type."""
         value = self.known(dim)
-        if element == I64 and isinstance(value, Fraction) and not fits_i64(value):
-            raise fail("E0206", "this number is beyond 64 bits", self.span)
         if element == F32 and isinstance(value, Fraction) and abs(value) >= _BEYOND_F32:
             raise fail("E0206", "this number is beyond the largest of f32, 3.4e38", self.span, help="write `inf`")
         return self.emit(moe.NumberOp.make(value=dim, element=element))
@@ -114,8 +126,11 @@ class Builder:
 
     def array(self, value: Value, span: Span, element: Attribute = F32) -> Array:
         """An array or scalar; a number becomes a scalar of `element`."""
+        if isinstance(value, Number) and element == I64:
+            dim = self.integer(value, span, "this number", LEAST)
+            return Array(self.number(dim, I64), span, bounds=Bounds(dim, dim + ONE))
         if isinstance(value, Number):
-            return Array(self.number(value.dim, element), span, bounds=_exactly(value) if element == I64 else None)
+            return Array(self.number(value.dim, element), span)
         if isinstance(value, Array):
             return value
         suggestion = None
@@ -250,8 +265,13 @@ class Builder:
         return Selection(composed, size, outer.domain, is_partial, span, ((outer, inner), *further))
 
 
+def _is_integer(value: Fraction | float) -> bool:
+    """Whether a known number is an integer: a float stands for a root, `pi` or infinity."""
+    return isinstance(value, Fraction) and value.denominator == 1
+
+
 def fits_i64(value: Fraction) -> bool:
-    return -(1 << 63) <= value < 1 << 63
+    return LEAST <= value < -LEAST
 
 
 def index_bounds(op: str, left: Array, right: Array, known: Callable[[Dim], Any]) -> Bounds | None:
@@ -300,10 +320,6 @@ def _extreme(dims: Sequence[Dim], known: Callable[[Dim], Any], pick: Callable[[S
 def _floor(dim: Dim, known: Callable[[Dim], Any]) -> Dim:
     value = known(dim)
     return dim if value is None or value.denominator == 1 else Dim.of(value.numerator // value.denominator)
-
-
-def _exactly(value: Number) -> Bounds:
-    return Bounds(value.dim, value.dim + ONE)
 
 
 def dims_attr(shape: Sequence[Dim]) -> Attribute:

@@ -19,7 +19,7 @@ from moec.elaborate.functions import FUNCTIONS
 from moec.elaborate.match import match
 from moec.elaborate.operators import binary, truth_of, unary
 from moec.elaborate.selections import as_selection, listed, whole
-from moec.elaborate.values import Array, Batch, Bounds, Function, Number, Scope, Value, join_as_integers
+from moec.elaborate.values import Array, Batch, Bounds, Function, Number, Scope, Value
 from moec.language import syntax
 
 _CONSTANTS: Final = ("inf", "pi")
@@ -110,7 +110,7 @@ def _if(builder: Evaluator, node: syntax.If, scope: Scope) -> Value:
     flags = truth_of(builder, condition, node.condition.span)
     pair = [builder.evaluate(branch, scope) for branch in (node.then, node.otherwise)]
     spans = (node.then.span, node.otherwise.span)
-    integral = join_as_integers(pair)
+    integral = builder.join_as_integers(pair)
     logical = all(isinstance(value, Array) and value.element == "bool" for value in pair)
     arrays = [
         builder.array(value, span, I64) if integral or logical else builder.f32(value, span)

@@ -24,8 +24,6 @@ from moec.elaborate.values import (
     Number,
     Selection,
     Value,
-    is_integral,
-    join_as_integers,
     kind_of,
     show,
 )
@@ -142,7 +140,7 @@ def _extremum(kind: str, floats: Callable[..., Operation], integers: Callable[..
         if len(call.operands) == 1:
             return _reduce(call, kind)
         builder, values = call.builder, [operand.value for operand in call.operands]
-        integral = join_as_integers(values)
+        integral = builder.join_as_integers(values)
         make = integers if integral else floats
         pair = [
             builder.array(operand.value, operand.span, I64) if integral else call.array(position)
@@ -361,7 +359,7 @@ def _flatten(call: Called) -> Array:
 
 def _concat(call: Called) -> Array:
     builder = call.builder
-    integral = all(map(is_integral, [operand.value for operand in call.operands]))
+    integral = builder.join_as_integers([operand.value for operand in call.operands])
     arrays = [builder.array(operand.value, operand.span, I64 if integral else F32) for operand in call.operands]
     if len({element_of(array.ssa.type) for array in arrays}) > 1:
         arrays = [call.array(position) for position in range(len(call.operands))]

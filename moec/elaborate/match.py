@@ -12,7 +12,7 @@ from moec.diagnostics import fail
 from moec.dialects import moe
 from moec.dialects.types import I64
 from moec.dims import ONE, Dim
-from moec.elaborate.builder import dims_attr
+from moec.elaborate.builder import LEAST, dims_attr
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.values import (
     ANYWHERE,
@@ -21,7 +21,6 @@ from moec.elaborate.values import (
     Number,
     Scope,
     Value,
-    join_as_integers,
     kind_of,
     shape_origin,
     show,
@@ -50,7 +49,7 @@ def match(builder: Evaluator, node: syntax.Match, scope: Scope) -> Value:
 
 def _match_number(builder: Evaluator, node: syntax.Match, subject: Number, scope: Scope) -> Value:
     """The one arm that a compile-time number takes."""
-    value = builder.known(subject.dim)
+    value = builder.known(builder.integer(subject, node.subject.span, "the subject", LEAST))
     for arm in node.arms:
         taken = _pattern(builder, arm.pattern, ANYWHERE, scope)
         if value is not None and builder.known(taken.low) <= value < builder.known(taken.high):
@@ -140,7 +139,7 @@ def _lent(
 
 def _unified(builder: Evaluator, arms: Sequence[tuple[syntax.Arm, Block, Value]]) -> list[tuple[Block, Array]]:
     """The arms' values with one element type: integers if all are, else f32."""
-    integral = join_as_integers([value for _, _, value in arms])
+    integral = builder.join_as_integers([value for _, _, value in arms])
     unified: list[tuple[Block, Array]] = []
     for arm, block, value in arms:
         with builder.inside(block):

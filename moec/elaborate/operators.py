@@ -16,7 +16,7 @@ from moec.dialects.types import BOOL, I64, element_of
 from moec.dims import ONE, ZERO, Dim
 from moec.elaborate.builder import Builder, index_bounds
 from moec.elaborate.selections import as_selection
-from moec.elaborate.values import Array, Number, Value, is_integral, kind_of, show
+from moec.elaborate.values import Array, Number, Value, kind_of, show
 from moec.language import syntax
 from moec.source import Span
 
@@ -86,7 +86,7 @@ def binary(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> 
 def _arithmetic(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> Value:
     if isinstance(left, Number) and isinstance(right, Number):
         return _fold(builder, node, left.dim, right.dim)
-    if is_integral(left) and is_integral(right):
+    if builder.is_integral(left) and builder.is_integral(right):
         pair = (builder.array(left, node.left.span, I64), builder.array(right, node.right.span, I64))
         return _integers(builder, node.op, *pair, node.span)
     if node.op == "%":
@@ -200,7 +200,7 @@ def _compare(builder: Builder, node: syntax.Binary, left: Value, right: Value) -
     floats, integers = _COMPARE[node.op]
     if isinstance(left, Number) and isinstance(right, Number):
         return _compare_numbers(builder, node, left, right)
-    if is_integral(left) and is_integral(right):
+    if builder.is_integral(left) and builder.is_integral(right):
         pair = (builder.array(left, node.left.span, I64), builder.array(right, node.right.span, I64))
         return builder.pointwise(pair, node.span, partial(arith.CmpiOp, arg=integers))
     pair = (builder.f32(left, node.left.span), builder.f32(right, node.right.span))

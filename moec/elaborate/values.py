@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from xdsl.ir import SSAValue
@@ -118,19 +117,6 @@ class Scope:
     def names(self) -> list[str]:
         """All names that are known here."""
         return [*self.values, *(self.outer.names() if self.outer else [])]
-
-
-def is_integral(value: Value) -> bool:
-    """Whether a value is an integer: an index, integers, or a number that may be one."""
-    if isinstance(value, Number):
-        constant = value.dim.constant
-        return constant is None or constant.denominator == 1
-    return isinstance(value, Array) and value.element == "i64"
-
-
-def join_as_integers(values: Sequence[Value]) -> bool:
-    """Whether values become one array of integers; numbers alone become f32."""
-    return all(map(is_integral, values)) and not all(isinstance(value, Number) for value in values)
 
 
 def shape_origin(array: Array) -> Label:

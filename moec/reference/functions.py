@@ -187,8 +187,8 @@ def contains(left: Value, right: Value) -> Value:
     selection = select(right)
     if constant(left) and selection.plain:
         return integer(left) in selection.indices
-    index = lift(left)
-    if not whole(left):
+    index = _whole(left)
+    if not index.integer:
         raise Fault("E0204", f"expected an index, found {kind(left)}")
     return array(np.isin(index.data, selection.indices[selection.filled]), BOOL, index.axes)
 

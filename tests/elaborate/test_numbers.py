@@ -82,6 +82,41 @@ def test_an_index_that_wraps_is_checked_when_the_kernel_runs() -> None:
         kernel(np.ones((1, 4), np.float32), kernel.pack({"w": np.ones((3, 4), np.float32)}))
 
 
+def beside(value: str) -> str:
+    """A layer of one number for each index below 4."""
+    return f"moe m[H=4, I=2](x: [H]) -> f32[H] {{\n    return each e in 0..H: {value}\n}}\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "e * (I / H)",
+        "e / (I / H)",
+        "e * H ** -0.5",
+        "e - pi",
+        "min(e, inf)",
+        "f32(e < inf)",
+        "f32(e == H / 8)",
+        "f32(e * (H / I) / 3)",
+        "concat(7, I)[e / I] / 3",
+    ],
+)
+def test_an_index_beside_a_number_is_an_integer_where_both_are(value: str) -> None:
+    x = np.ones((1, 4), np.float32)
+    kernel = moec.compile(beside(value), threads=1)
+    assert np.allclose(kernel(x, kernel.pack({})), moec.reference(beside(value))(x, {}))
+
+
+@pytest.mark.parametrize(
+    "value", ["f32(0.5 in 0..H)", "f32(H / 8 in {e})", "f32(e in {inf})", "match H / 3 { 0..: x[e] }"]
+)
+def test_what_is_no_integer_does_not_stand_for_one(value: str) -> None:
+    with pytest.raises(CompileError, match="E0202"):
+        moec.compile(beside(value), threads=1)
+    with pytest.raises(CompileError, match="E0202"):
+        moec.reference(beside(value))(np.ones((1, 4), np.float32), {})
+
+
 @pytest.mark.parametrize("body", ["match i { 0..1e19: x, 1e19..: x, ..0: x }", "sum e in 0..1e19: x"])
 def test_an_integer_has_64_bits(body: str) -> None:
     with pytest.raises(CompileError) as error:
