@@ -308,20 +308,13 @@ def _ids(call: Called) -> Array:
 def _mask(call: Called) -> Array:
     builder, array = call.builder, call.raw(0)
     keep, fill = call.operands[1], call.operands[2]
-    element = element_of(array.ssa.type)
-    array = array if isinstance(fill.value, Number) or array.element == "i64" else call.array(0)
     flags = _flags(call, keep, array)
-    other = builder.array(fill.value, fill.span, F32)
-    narrow = isinstance(fill.value, Number)
-
-    def emit(*scalars: SSAValue) -> SSAValue:
-        condition, value, substitute = scalars
-        left, right = builder.cast(value, F32), builder.cast(substitute, F32)
-        chosen = builder.emit(arith.SelectOp(condition, left, right))
-        return builder.cast(chosen, element) if narrow else chosen
-
-    result = builder.pointwise([flags, array, other], call.span, emit)
-    return Array(result.ssa, array.origin, array.restriction)
+    integral = builder.join_as_integers([array, fill.value])
+    pair = [array, builder.array(fill.value, fill.span, I64)] if integral else [call.array(0), call.array(2)]
+    result = builder.pointwise([flags, *pair], call.span, arith.SelectOp)
+    if isinstance(fill.value, Number) and array.element != "i64":
+        result = builder.cast_array(result, element_of(array.ssa.type), call.span)
+    return Array(result.ssa, array.origin, result.restriction)
 
 
 def _flags(call: Called, keep: Operand, array: Array) -> Array:

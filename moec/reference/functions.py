@@ -464,8 +464,10 @@ def mask(v: Value, keep: Value, fill: Value) -> Array:
         raise Fault("E0201", f"cannot mask {list(operand.shape)} by {list(kept.shape)} with {list(other.shape)}")
     trailing = (1,) * (len(operand.shape) - len(kept.shape))
     data = np.where(kept.data.reshape(kept.shape + trailing), operand.data, other.data)
-    axes = tuple(map(common, zip(operand.axes, kept.axes + (None,) * len(trailing), strict=True)))
-    dtype = operand.dtype if constant(fill) and not operand.integer else join([v, fill])
+    nones = (None,) * len(operand.shape)
+    axes = tuple(map(common, zip(operand.axes, kept.axes + nones, other.axes + nones, strict=False)))
+    integral, narrow = operand.integer and whole(fill), constant(fill) and not operand.integer
+    dtype = I64 if integral else operand.dtype if narrow else F32
     return array(rounded(data, dtype), dtype, axes, operand.exact and other.exact)
 
 
