@@ -17,7 +17,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
-from moec.dialects.types import I64, integer, shape_of
+from moec.dialects.types import I64, element_of, integer, shape_of
 from moec.passes.views import is_matmul
 
 
@@ -57,9 +57,8 @@ class _Inserter:
         return operation.results[0]
 
     def add(self, left: SSAValue, right: SSAValue) -> SSAValue:
-        if not shape_of(left.type):
-            return self(arith.AddfOp(left, right))
-        return self(moe.map_of([left, right], arith.AddfOp))
+        make = arith.AddiOp if element_of(left.type) == I64 else arith.AddfOp
+        return self(make(left, right) if not shape_of(left.type) else moe.map_of([left, right], make))
 
 
 def _arm(insert: _Inserter, index: SSAValue, region: Region, low: int, high: int) -> SSAValue:

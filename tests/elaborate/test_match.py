@@ -1,8 +1,9 @@
-"""`match`, compiled: what an arm's range leaves of another `match` inside it."""
+"""`match`, compiled: what an arm's range leaves of another `match` inside it, and arms of integers."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 import moec
 
@@ -40,3 +41,17 @@ def test_arms_that_lie_beyond_the_range_of_those_around_them_lend_their_shape() 
     found = kernel(x, np.arange(16), weights=kernel.pack({}))
     assert np.allclose(found, moec.reference(BEYOND)(x, np.arange(16), {}))
     assert np.array_equal(found[12], np.full(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("arm", "out"),
+    [("argmax(r[%d] @ x)", "i64"), ("ids(topk(r[%d] @ x, 2))", "i64[2]"), ("argmax(r[%d] @ x) + i", "i64")],
+)
+def test_arms_of_integers_may_hold_products(arm: str, out: str) -> None:
+    body = f"match i % 6 {{ 0..2: {arm % 0}, 2..5: {arm % 1}, 5..: 3 }}"
+    text = f"moe m[H=8, E=5](x: [H], i: i64) -> {out} {{ param r: [2, E, H] return {body} }}"
+    rng = np.random.default_rng(0)
+    x, r = rng.standard_normal((9, 8), np.float32), rng.standard_normal((2, 5, 8), np.float32)
+    kernel = moec.compile(text, threads=1)
+    found = kernel(x, np.arange(9), kernel.pack({"r": r}))
+    assert np.array_equal(found, moec.reference(text)(x, np.arange(9), {"r": r}))
