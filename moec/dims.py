@@ -271,12 +271,10 @@ def _chain(tokens: list[str]) -> tuple[Dim, list[str]]:
 
 def _raised(tokens: list[str]) -> tuple[Dim, list[str]]:
     base, tokens = _atom(tokens)
-    if tokens and tokens[0] == "^":
+    while tokens and tokens[0] == "^":  # a root that is raised: (H)^(1 / 2)^3
         exponent, tokens = _atom(tokens[1:])
         if exponent.constant is None:
             raise ValueError("an exponent is not a number")
-        if exponent.constant.denominator != 1:
-            return _normal({((Power(base, exponent.constant), 1),): Fraction(1)}), tokens
         base = base**exponent.constant
     return base, tokens
 

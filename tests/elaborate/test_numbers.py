@@ -23,6 +23,12 @@ def test_numbers_beyond_64_bits_are_numbers(number: str) -> None:
     assert np.float32(wanted) == found
 
 
+@pytest.mark.parametrize("number", ["(H ** 0.5) ** 3", "1 / (H ** -0.3 * H ** -0.3)", "((H + 0.5) ** -1) ** 3"])
+def test_a_root_may_be_raised(number: str) -> None:
+    found, wanted = scale(number)
+    assert np.isclose(found, wanted)
+
+
 @pytest.mark.parametrize("number", ["inf - inf", "inf / inf", "0 * inf"])
 def test_infinity_follows_no_algebra(number: str) -> None:
     assert np.isnan(scale(number)).all()
