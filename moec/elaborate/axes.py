@@ -14,7 +14,7 @@ from moec.dims import ONE, ZERO, Dim, ceiling, product
 from moec.elaborate.builder import LEAST, dims_attr
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.selections import whole
-from moec.elaborate.values import Array, Bounds, Number, Scope, Selection, Value, kind_of, shape_origin, show
+from moec.elaborate.values import Array, Bounds, Number, Scope, Selection, kind_of, shape_origin, show
 from moec.language import syntax
 from moec.source import Span
 
@@ -73,14 +73,20 @@ def _item(builder: Evaluator, array: Array, axis: int, item: Any, scope: Scope) 
     value = builder.evaluate(item, scope)
     if isinstance(value, Number):
         return _fixed(builder, array, axis, value, item.span), axis
+    if not isinstance(value, Selection):
+        value = builder.array(value, item.span, I64)
+        if value.shape or value.element != "i64":
+            raise fail("E0204", f"{kind_of(value)} stands where an index is needed", item.span)
+    return _at(builder, array, axis, value, item.span)
+
+
+def _at(builder: Evaluator, array: Array, axis: int, place: Array | Selection, span: Span) -> tuple[Array, int]:
+    """The part at an index, or the parts at those of a selection; the axis that the next item is for."""
     if axis:
-        return _along(builder, array, axis, value, item)
-    if isinstance(value, Selection):
-        return _gather(builder, array, value), 1
-    index = builder.array(value, item.span, I64)
-    if index.shape or index.element != "i64":
-        raise fail("E0204", f"{kind_of(index)} stands where an index is needed", item.span)
-    return _element(builder, array, index, item.span), 0
+        return _along(builder, array, axis, place, span)
+    if isinstance(place, Selection):
+        return _gather(builder, array, place), 1
+    return _element(builder, array, place, span), 0
 
 
 def _fixed(builder: Evaluator, array: Array, axis: int, value: Number, span: Span) -> Array:
@@ -95,19 +101,14 @@ def _fixed(builder: Evaluator, array: Array, axis: int, value: Number, span: Spa
     return Array(builder.emit(moe.ReshapeOp.make(part.ssa, shape=dims_attr(shape))), array.origin, keep)
 
 
-def _along(builder: Evaluator, array: Array, axis: int, value: Value, item: Any) -> tuple[Array, int]:
+def _along(builder: Evaluator, array: Array, axis: int, place: Array | Selection, span: Span) -> tuple[Array, int]:
     """An index or selection of an inner axis: the same for every element of the axes before it."""
-    selection = whole(builder, ZERO, array.shape[0], item.span)
+    selection = whole(builder, ZERO, array.shape[0], span)
     inner: list[tuple[Array, int]] = []
 
     def body(arguments: Sequence[SSAValue]) -> SSAValue:
         row = Array(builder.emit(moe.ExtractOp.make(array.ssa, arguments[0], checked=None)), array.origin)
-        if axis > 1:
-            inner.append(_along(builder, row, axis - 1, value, item))
-        elif isinstance(value, Selection):
-            inner.append((_gather(builder, row, value), 1))
-        else:
-            inner.append((_element(builder, row, builder.array(value, item.span, I64), item.span), 0))
+        inner.append(_at(builder, row, axis - 1, place, span))
         return inner[-1][0].ssa
 
     region = builder.region([I64, I64], body)

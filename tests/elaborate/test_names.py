@@ -23,6 +23,10 @@ HEAD = "moe m[H=4](x: [H]) -> [H] {\n    param w: [H]\n"
         (HEAD + "    param f: bool[H]\n    return if f then x else w\n}\n", "E0107"),
         (HEAD + "    return limit_groups(x, 2, 1, 1, 0) * w\n}\n", "E0204"),
         (HEAD + "    return x * size(w, x)\n}\n", "E0204"),
+        (HEAD + "    param a: [H, H]\n    return a[x > 0]\n}\n", "E0204"),
+        (HEAD + "    param a: [H, H]\n    return a[:, x > 0]\n}\n", "E0204"),
+        (HEAD + "    param a: [H, H, H]\n    return a[0, :, w]\n}\n", "E0204"),
+        (HEAD + "    param a: [H, H, H]\n    return a[:, :, w]\n}\n", "E0204"),
     ],
 )
 def test_is_an_error(text: str, code: str) -> None:
