@@ -70,6 +70,13 @@ class Builder:
         except OverflowError:
             raise fail("E0206", "a number here is too large", self.span) from None
 
+    def settled(self, dim: Dim, what: str, span: Span) -> Any:
+        """The value of a formula that decides what is built. Raises `CompileError` (E0301) where it has none yet."""
+        value = self.known(dim)
+        if value is None:
+            raise fail("E0301", f"{what} needs the values of its dimensions", span)
+        return value
+
     def at_most(self, least: Dim, most: Dim) -> bool:
         """Whether `least <= most`, as far as is known."""
         difference = self.known(most - least)

@@ -17,7 +17,7 @@ from moec.elaborate.calls import call, unknown
 from moec.elaborate.evaluator import Evaluator, Rule
 from moec.elaborate.functions import FUNCTIONS
 from moec.elaborate.match import match
-from moec.elaborate.operators import binary, truth_of, unary
+from moec.elaborate.operators import binary, holds, truth_of, unary
 from moec.elaborate.selections import as_selection, listed, whole
 from moec.elaborate.values import Array, Batch, Bounds, Function, Number, Scope, Value
 from moec.language import syntax
@@ -106,7 +106,8 @@ def _summand(builder: Evaluator, node: syntax.Binder, value: Array) -> Array:
 def _if(builder: Evaluator, node: syntax.If, scope: Scope) -> Value:
     condition = builder.evaluate(node.condition, scope)
     if isinstance(condition, Number):
-        return builder.evaluate(node.then if builder.known(condition.dim) else node.otherwise, scope)
+        taken = node.then if holds(builder, condition, node.condition.span) else node.otherwise
+        return builder.evaluate(taken, scope)
     flags = truth_of(builder, condition, node.condition.span)
     pair = [builder.evaluate(branch, scope) for branch in (node.then, node.otherwise)]
     spans = (node.then.span, node.otherwise.span)

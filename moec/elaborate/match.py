@@ -49,10 +49,12 @@ def match(builder: Evaluator, node: syntax.Match, scope: Scope) -> Value:
 
 def _match_number(builder: Evaluator, node: syntax.Match, subject: Number, scope: Scope) -> Value:
     """The one arm that a compile-time number takes."""
-    value = builder.known(builder.integer(subject, node.subject.span, "the subject", LEAST))
+    number = builder.integer(subject, node.subject.span, "the subject", LEAST)
+    value = builder.settled(number, "this `match`", node.span)
     for arm in node.arms:
         taken = _pattern(builder, arm.pattern, ANYWHERE, scope)
-        if value is not None and builder.known(taken.low) <= value < builder.known(taken.high):
+        low, high = (builder.settled(end, "this `match`", node.span) for end in (taken.low, taken.high))
+        if low <= value < high:
             return builder.evaluate(arm.body, scope)
     raise fail("E0208", f"no arm holds `{node.subject.span.text}` = {value}", node.span)
 

@@ -7,6 +7,9 @@ import pytest
 
 import moec
 from moec.diagnostics import CompileError
+from moec.elaborate import elaborate
+from moec.language.parse import parse
+from moec.source import Source
 
 
 def scale(number: str) -> tuple[float, float]:
@@ -50,6 +53,25 @@ def test_what_is_no_number_is_an_error(number: str, code: str) -> None:
     with pytest.raises(CompileError) as error:
         scale(number)
     assert error.value.diagnostics[0].code == code
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "match L { 0..8: x, 8..: 2 * x }",
+        "match H { 0..L: x, L..: 2 * x }",
+        "if L == 3 then x else 2 * x",
+        "if L then x else 2 * x",
+        "if not L then x else 2 * x",
+        "if 1 < 2 and L then x else 2 * x",
+        "if x > 0 and L then x else 2 * x",
+    ],
+)
+def test_what_decides_has_a_value(body: str) -> None:
+    text = f"moe m[H=12, L](x: [H]) -> [H] {{\n    return {body}\n}}\n"
+    with pytest.raises(CompileError, match="E0301"):
+        elaborate(parse(Source("layer.moe", text)))
+    elaborate(parse(Source("layer.moe", text)), {"L": 3})
 
 
 def rows(index: str) -> str:
