@@ -316,6 +316,8 @@ def test_restricted_vectors(expr: str, wanted: Any):
         ("concat(exp(p[s]) * 0 + 1, 2)", [1, 0, 1, 0, 2]),
         ("flatten(split (exp(p[s]) * 0 + 1) as [2, 2])", [1, 0, 1, 0]),
         ("(exp(p[s]) * 0 + 1)[1:3]", [0, 1]),
+        ("exp(p[s])[1] + exp(p[s])[j[1] / 2]", 0),
+        ("(each e in s: p[0:2] + 1)[-1]", [0, 0]),
         ("ids(cross(s, {0, 1}))", [10, 11, 12, 12, 0, 1, 12, 12]),
         ("f32(each e in 0..6: e in s)", [1, 0, 0, 0, 0, 1]),
         ("mask(p, s, -1)", [0.5, -1, -1, -1, -1, 5]),

@@ -92,11 +92,11 @@ def _at(builder: Evaluator, array: Array, axis: int, place: Array | Selection, s
 def _fixed(builder: Evaluator, array: Array, axis: int, value: Number, span: Span) -> Array:
     """The part at an index that is known while compiling; the axis is gone."""
     offset = _position(builder, value, array.shape[axis], span)
+    if len(array.shape) == 1:
+        index = Array(builder.number(offset, I64), span, bounds=Bounds(offset, offset + ONE))
+        return builder.extract(builder.masked(array), index, span)
     part = _part(builder, array, axis, offset, ONE, ONE)
     shape = part.shape[:axis] + part.shape[axis + 1 :]
-    if not shape:
-        index = Array(builder.number(offset, I64), span, bounds=Bounds(offset, offset + ONE))
-        return builder.extract(array, index, span)
     keep = array.restriction if axis else None
     return Array(builder.emit(moe.ReshapeOp.make(part.ssa, shape=dims_attr(shape))), array.origin, keep)
 
@@ -117,11 +117,11 @@ def _along(builder: Evaluator, array: Array, axis: int, place: Array | Selection
 
 
 def _element(builder: Evaluator, array: Array, index: Array, span: Span) -> Array:
-    """The part at one index of the first axis: at its slot, where the index is known to stand in one."""
+    """The part at one index of the first axis: at its slot, which is filled, where the index stands in one."""
     restriction = array.restriction
     slot = None if restriction is None else builder.slot_in(index, restriction)
     if slot is None:
-        return builder.extract(array, index, span)
+        return builder.extract(builder.masked(array), index, span)
     return Array(builder.emit(moe.ExtractOp.make(array.ssa, slot, checked=None)), array.origin)
 
 

@@ -293,7 +293,7 @@ class Interpreter:
         if not isinstance(item, Fraction | float | Array):
             raise fail("E0204", f"expected an index, found {kind(item)}", node.span)
         found = self._checked(lambda: place(item, size, along, self._probing), node)
-        data = value.data[(slice(None),) * axis + (found,)]
+        data = value.filling(0)[(slice(None),) * axis + (found,)]
         return array(data, value.dtype, value.axes[:axis] + value.axes[axis + 1 :], value.exact)
 
     def _slice(self, value: Array, axis: int, node: syntax.Slice, scope: Scope) -> Array:

@@ -29,6 +29,17 @@ def test_empty_slots_come_last_among_the_largest_and_count_for_nothing() -> None
         assert np.array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("index", ["[2]", "[-1]", "[i]", "[:, 0][i]", "[i, 0]", "[2, 0]"])
+def test_an_empty_slot_that_is_read_by_its_number_shows_as_0(index: str) -> None:
+    v = "each e in s: concat(x[e], x) + 1" if "," in index else "exp(x[s])"
+    text = f"moe m[E=4](x: [E], i: i64) -> f32 {{ s = where(x > 0) v = {v} return v{index} }}"
+    x, i = np.array([[1, -1, -2, 3], [-1, -1, -1, -1], [1, 2, 3, 4]], np.float32), np.array([3, 0, 3])
+    kernel = moec.compile(text, threads=1)
+    found = kernel(x, i, kernel.pack({}))
+    assert found[0] == found[1] == 0 and found[2] > 0
+    assert np.allclose(found, moec.reference(text)(x, i, {}))
+
+
 def test_empty_slots_are_empty_where_they_are_given() -> None:
     text = "moe m[E=4](x: [E], t: i64[E]) -> (i64[E], f32) { s = given(t[where(x > 0)], E) return s, sum e in s: x[e] }"
     x, t = np.array([[-1, 2, -3, 4], [-1, -1, -1, -1]], np.float32), np.array([[1, 2, 3, 0], [0, 0, 0, 0]])
