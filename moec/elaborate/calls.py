@@ -58,9 +58,13 @@ def _builtin(builder: Evaluator, name: str, operands: Operands, node: syntax.Cal
     for label in named:
         if label not in row.named:
             raise fail("E0104", f"`{name}` has no parameter `{label}`", node.span)
-    if not row.least <= len(positional) <= row.most:
-        wanted = str(row.least) if row.least == row.most else f"{row.least} to {row.most}"
-        raise fail("E0104", f"`{name}` takes {wanted} arguments, not {len(positional)}", node.span)
+    if len(positional) + len(named) < len(operands):
+        raise fail("E0104", f"an argument of `{name}` is given twice", node.span)
+    most = row.most - len(named)
+    if not row.least <= len(positional) <= most:
+        wanted = str(row.least) if row.least == most else f"{row.least} to {most}"
+        beside = "".join(f" beside `{label}`" for label in named)
+        raise fail("E0104", f"`{name}` takes {wanted} arguments{beside}, not {len(positional)}", node.span)
     return row.run(Called(name, builder, positional, named, node.span))
 
 

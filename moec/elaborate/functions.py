@@ -105,7 +105,7 @@ Implementation = Callable[[Called], Value]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A function: its code, how few and how many arguments by position, and the names it takes."""
+    """A function: its code, how few arguments it takes by position, how many in all, and the names of some."""
 
     run: Implementation
     least: int
@@ -392,7 +392,7 @@ FUNCTIONS: Final[dict[str, Row]] = {
     "slot": Row(_slot, 1, 1),
     "ids": Row(_ids, 1, 1),
     "mask": Row(_mask, 3, 3),
-    "concat": Row(_concat, 1, 64, ("axis",)),
+    "concat": Row(_concat, 1, 65, ("axis",)),
     "flatten": Row(_flatten, 1, 1),
     **{name: _cast(name) for name in ("real", "f32", "bf16", "f16")},
 }

@@ -220,6 +220,8 @@ class Interpreter:
         function = self._function(node.function, scope)
         positional = [self.evaluate(argument.value, scope) for argument in node.arguments if argument.name is None]
         named = {argument.name: self.evaluate(argument.value, scope) for argument in node.arguments if argument.name}
+        if len(positional) + len(named) < len(node.arguments):
+            raise Fault("E0104", f"an argument of `{node.function.id}` is given twice")
         if isinstance(function, Closure):
             outside, self._calls = self._calls, (*self._calls, id(node))
             results = self.body(function.node.body, self._parameters(function, positional, named), None)
@@ -230,6 +232,8 @@ class Interpreter:
         except TypeError as error:
             raise Fault("E0104", f"`{function.name}`: {error}") from None
         if bound.arguments.get("axis") is batch.BATCH:
+            if len(bound.arguments) > 2:
+                raise Fault("E0104", "an axis goes with one argument")
             return self._along_batch(function.name, bound.args[0])
         result = function.call(*bound.args, **bound.kwargs)
         self._decide(_margin(result))

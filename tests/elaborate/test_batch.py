@@ -120,6 +120,8 @@ def test_a_reduction_over_what_a_token_did_not_choose() -> None:
         ("x + batch", "the axis of tokens"),
         ("sum(axis=batch) * x", "arguments"),
         ("max(x, batch)", "the axis of tokens"),
+        ("max(x, x, axis=batch)", "E0104"),
+        ("cumsum(x, batch, axis=batch)", "E0104"),
     ],
 )
 def test_what_does_not_go_along_the_tokens(result: str, message: str) -> None:
