@@ -22,7 +22,7 @@ CODES: Final[dict[str, str]] = {
     "E0102": "a name is defined twice",
     "E0103": "a definition needs itself",
     "E0104": "a function is called with the wrong arguments",
-    "E0105": "a file defines no layer, or more than one",
+    "E0105": "a file defines no layer, or more than one, or one without inputs",
     "E0106": "a body does not return what it declares",
     "E0107": "a type is not known",
     # E02xx: shapes and kinds

@@ -68,6 +68,11 @@ def test_dimensions():
         reference(text, {"H": 3}, "f64")
 
 
+def test_a_layer_has_inputs():
+    with pytest.raises(CompileError, match="E0105"):
+        reference("moe m() -> [4] { param w: [4] return w }")
+
+
 @pytest.mark.parametrize(
     ("expr", "wanted"),
     [

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Final
 
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Region, SSAValue
@@ -21,6 +22,8 @@ from moec.elaborate.values import Array, Function, Number, Scope, Selection, Val
 from moec.language import syntax
 from moec.language.parse import parse
 from moec.source import Source, Span
+
+_A_LAYER: Final = "a layer is `moe name[dims](x: [H]) -> [H] { … }`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,7 @@ def _only_layer(file: syntax.File) -> syntax.Layer:
     if len(file.layers) == 1:
         return file.layers[0]
     if not file.layers:
-        raise fail(
-            "E0105",
-            f"`{file.span.source.name}` defines no layer",
-            help="a layer is `moe name[dims](x: [H]) -> [H] { … }`",
-        )
+        raise fail("E0105", f"`{file.span.source.name}` defines no layer", help=_A_LAYER)
     first, second = file.layers[:2]
     raise fail(
         "E0105", "a file defines one layer", second.name.span, causes=[Label(first.name.span, "the first is here")]
@@ -154,12 +153,15 @@ class _Layer(Evaluator):
         self._aux: list[tuple[str, SSAValue]] = []
 
     def build(self) -> ModuleOp:
+        name = self._layer.name
+        if not self._layer.inputs:
+            raise fail("E0105", f"`{name.id}` takes nothing of a token", name.span, help=_A_LAYER)
         self._dimensions()
         for given in self._layer.inputs:
             self._argument(syntax.Name(given.span, given.name), given.type)
         returned = self._statements()
         if returned is None:
-            raise fail("E0106", f"`{self._layer.name.id}` returns nothing", self._layer.name.span)
+            raise fail("E0106", f"`{name.id}` returns nothing", name.span)
         outputs = self._outputs(returned)
         self.emit_last([*outputs, *(value for _, value in self._aux)])
         return ModuleOp([self._operation(len(outputs))])

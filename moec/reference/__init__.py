@@ -48,6 +48,8 @@ def reference(
     file = parse(source if isinstance(source, Source) else read(source))
     if len(file.layers) != 1:
         raise fail("E0105", f"a file defines one layer, not {len(file.layers)}", file.span)
+    if not file.layers[0].inputs:
+        raise fail("E0105", f"`{file.layers[0].name.id}` takes nothing of a token", file.layers[0].name.span)
     if dtype not in REALS:
         raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
     return Reference(file, dict(dims or {}), dtype, tuple(quantized))
@@ -163,7 +165,7 @@ class Reference:
     def _inputs(self, interpreter: Interpreter, arrays: Sequence[Any]) -> dict[str, Array]:
         """Each input as `[T, …]`."""
         names = [node.name for node in self.layer.inputs]
-        if len(arrays) != len(names) or not names:
+        if len(arrays) != len(names):
             raise ValueError(f"`{self.layer.name.id}` takes {len(names)} inputs, not {len(arrays)}: {names}")
         scope, inputs = self._scope(interpreter), dict[str, Array]()
         tokens = as_numpy(arrays[0], names[0]).shape[:1]

@@ -16,6 +16,7 @@ HEAD = "moe m[H=4](x: [H]) -> [H] {\n    param w: [H]\n"
     ("text", "code"),
     [
         ("moe m[H=4](x: [H]) -> (y: [H], y: [H]) {\n    return x, x\n}\n", "E0102"),
+        ("moe m[H=4]() -> [H] {\n    param w: [H]\n    return w\n}\n", "E0105"),
         (HEAD + "    fn f(v, v) = v\n    return f(x, w)\n}\n", "E0102"),
         (HEAD + '    return x * w\n}\nbind a {\n    w = "p"\n}\nbind a {\n    w = "q"\n}\n', "E0102"),
         (HEAD + '    return x * w\n}\nbind a {\n    w = "p"\n    w = "q"\n}\n', "E0102"),
