@@ -571,11 +571,13 @@ class EachOp(InferredOp):
 
 @irdl_op_definition
 class MatchOp(InferredOp):
-    """One region an arm; arm i takes an index below `bounds[i]` that no earlier arm took."""
+    """One region an arm; arm i takes an index below `bounds[i]` that no earlier arm took. `low` is the least index,
+    where that may be below 0."""
 
     name = "moe.match"
     index = operand_def(I64)
     bounds = prop_def(ArrayAttr[Attribute])
+    low = opt_prop_def(AnyAttr())
     arms = var_region_def("single_block")
     result = result_def()
     traits = traits_def(Pure(), RecursiveMemoryEffect())

@@ -11,7 +11,7 @@ from xdsl.ir import Block, Region
 from moec.diagnostics import fail
 from moec.dialects import moe
 from moec.dialects.types import I64
-from moec.dims import ONE, Dim
+from moec.dims import ONE, ZERO, Dim
 from moec.elaborate.builder import LEAST, dims_attr
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.values import (
@@ -36,14 +36,16 @@ def match(builder: Evaluator, node: syntax.Match, scope: Scope) -> Value:
     index = builder.array(subject, node.subject.span, I64)
     if index.shape or index.element != "i64":
         raise fail("E0204", f"`match` takes an index, not {kind_of(index)}", node.subject.span)
-    arms = _arms(builder, node, index.bounds or ANYWHERE, scope)
+    whole_range = index.bounds or ANYWHERE
+    arms = _arms(builder, node, whole_range, scope)
     values = _unified(builder, [(arm, *_arm(builder, arm, bounds, node, index, scope)) for arm, bounds in arms])
     shape = next((array.shape for _, array in values if array.shape), None)
     if shape is None:
         shape = _lent(builder, node, [arm for arm, _ in arms], index, scope)
     regions = [_close(builder, block, array, shape, node) for block, array in values]
     ends = dims_attr([bounds.high for _, bounds in arms])
-    result = builder.emit(moe.MatchOp.make(index.ssa, bounds=ends, regions=[regions]))
+    low = None if builder.at_most(ZERO, whole_range.low) else whole_range.low
+    result = builder.emit(moe.MatchOp.make(index.ssa, bounds=ends, low=low, regions=[regions]))
     return Array(result, next((array.origin for _, array in values if array.shape), node.span))
 
 

@@ -17,7 +17,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
-from moec.dialects.types import I64, element_of, integer, shape_of
+from moec.dialects.types import I64, dim_of, element_of, integer, shape_of
 from moec.passes.views import is_matmul
 
 
@@ -36,14 +36,19 @@ class SplitMatch(ModulePass):
 def _split(match: moe.MatchOp) -> None:
     builder = _Inserter(match)
     total: SSAValue | None = None
-    low = 0
+    low = 0 if match.low is None else _end(match.low)
     for region, bound in zip(list(match.arms), match.bounds, strict=True):
-        high = integer(bound)
+        high = _end(bound)
         part = _arm(builder, match.index, region, low, high)
         total = part if total is None else builder.add(total, part)
         low = high
     assert total is not None
     Rewriter.replace_op(match, [], [total])
+
+
+def _end(attribute: Attribute) -> int | None:
+    """The end of a range, or None where it is infinite."""
+    return integer(attribute) if dim_of(attribute).finite else None
 
 
 class _Inserter:
@@ -61,26 +66,40 @@ class _Inserter:
         return self(make(left, right) if not shape_of(left.type) else moe.map_of([left, right], make))
 
 
-def _arm(insert: _Inserter, index: SSAValue, region: Region, low: int, high: int) -> SSAValue:
-    """`sum j in given([index - low], high - low): arm` with the index `j + low`."""
-    shift = insert(arith.ConstantOp(IntegerAttr(low, 64)))
-    moved = insert(arith.SubiOp(index, shift)) if low else index
-    ids = insert(moe.BroadcastOp.make(moved, shape=_ints([1])))
-    selection = insert(moe.GivenOp.make(ids, domain=high - low))
+def _arm(insert: _Inserter, index: SSAValue, region: Region, low: int | None, high: int | None) -> SSAValue:
+    """`sum j in given([index - low], high - low): arm` with the index `j + low`. Without both ends there is no domain:
+    then it is `sum j in given([outside], 1): arm`, with the index `j + index`, as `j` is 0."""
     body = Block(arg_types=[I64, I64])
+    if low is None or high is None:
+        shift, slot, domain = index, _outside(insert, index, low, high), 1
+    else:
+        shift = insert(arith.ConstantOp(IntegerAttr(low, 64)))
+        slot, domain = insert(arith.SubiOp(index, shift)) if low else index, high - low
     local: SSAValue = body.args[0]
-    if low:
-        add = arith.AddiOp(local, shift)
-        body.add_op(add)
+    if low != 0 or high is None:
+        body.add_op(add := arith.AddiOp(local, shift))
         local = add.result
-    for operation in list(region.block.ops):
-        operation.detach()
-        body.add_op(operation)
-    for operation in body.walk():
+    for operation in region.walk():
         for position, operand in enumerate(operation.operands):
             if operand is index:
                 operation.operands[position] = local
+    for operation in list(region.block.ops):
+        operation.detach()
+        body.add_op(operation)
+    ids = insert(moe.BroadcastOp.make(slot, shape=_ints([1])))
+    selection = insert(moe.GivenOp.make(ids, domain=domain))
     return insert(moe.SumOp.make(selection, regions=[Region(body)]))
+
+
+def _outside(insert: _Inserter, index: SSAValue, low: int | None, high: int | None) -> SSAValue:
+    """1 where an arm that has one end at most does not take the index, else 0."""
+    end = low if high is None else high
+    yes, no = insert(arith.ConstantOp(IntegerAttr(1, 64))), insert(arith.ConstantOp(IntegerAttr(0, 64)))
+    if end is None:
+        return no
+    limit = insert(arith.ConstantOp(IntegerAttr(end, 64)))
+    beyond = insert(arith.CmpiOp(index, limit, "slt" if high is None else "sge"))
+    return insert(arith.SelectOp(beyond, yes, no))
 
 
 def _ints(sizes: list[int]) -> ArrayAttr[Attribute]:

@@ -55,3 +55,23 @@ def test_arms_of_integers_may_hold_products(arm: str, out: str) -> None:
     kernel = moec.compile(text, threads=1)
     found = kernel(x, np.arange(9), kernel.pack({"r": r}))
     assert np.array_equal(found, moec.reference(text)(x, np.arange(9), {"r": r}))
+
+
+@pytest.mark.parametrize(
+    ("subject", "arms"),
+    [
+        ("i", "..0: r[0] @ x, 0..: r[1] @ x"),
+        ("i", "..1: x, 3..: r[-i % 2] @ x, 1..3: r[0] @ r[1] @ x"),
+        ("i", "..0: r[max(i + 4, 0)] @ x, 0..2: r[i] @ x, 2: x, 3..: x * 2"),
+        ("i % 5 - 3", "..0: r[0] @ x, 0..: r[1] @ x"),
+        ("i % 5 - 3", "1: r[1] @ x, ..0: r[i % 6] @ x, 0..: r[0] @ x"),
+        ("max(i, 1)", "1: r[1] @ x, 2..: r[0] @ x"),
+    ],
+)
+def test_arms_below_0_and_without_an_end_may_hold_products(subject: str, arms: str) -> None:
+    text = f"moe m[H=8](x: [H], i: i64) -> [H] {{ param r: [6, H, H] return match {subject} {{ {arms} }} }}"
+    rng = np.random.default_rng(0)
+    x, r = rng.standard_normal((9, 8), np.float32), rng.standard_normal((6, 8, 8), np.float32)
+    kernel = moec.compile(text, threads=1)
+    found = kernel(x, np.arange(9) - 4, kernel.pack({"r": r}))
+    assert np.allclose(found, moec.reference(text)(x, np.arange(9) - 4, {"r": r}), rtol=1e-4, atol=1e-4)
