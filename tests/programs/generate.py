@@ -425,6 +425,7 @@ class Writer:
                 f"f32({table}[1] + {table}[-1]) / 9",
                 f"f32(sum(concat({table}, 1)[1::2])) / {n}.5",
                 f"f32(sum(f32({table} >= {table}[2]))) / {n}.5",
+                f"f32(sum(mask({table}, {table} > 1, {self.pick('-1', '0.5', table)}))) / {n}.5",
                 f"f32({e} * 2 - 3) / 7.5",
                 f"f32(-{e} / 2) / 3.5" if e != "1" else "0.25",
                 f"f32(-{e} % 5) / 4" if e != "1" else "0.75",
@@ -465,7 +466,15 @@ class Writer:
             lambda: binary("/", index, number(f"{self.size(str(index.below))}.5")),
             lambda: binary("/", binary("+", call("slot", index), number("0.5")), number("4")),
             lambda: self.conditional(number("1"), number("-0.5")),
+            (lambda: self.matched_integer(index)) if self.fuel > 2 else None,
         )
+
+    def matched_integer(self, index: Expr) -> Expr:
+        """A `match` of integers, of which one comes of a product."""
+        v = self.pick(*self.known(lambda v: v.kind == "f" and len(v.shape) == 1 and v.of is None and "" not in v.shape))
+        product = f"argmax({self.weight('3', *v.shape).at(POWER)} @ {v.at(PREFIX)})"
+        arms = self.pick(f"0..1: {product}, 1..: 2", f"0..1: {index.text}, 1..: {product} + 1", f"0..: {product}")
+        return Expr(f"f32(match {index.text} {{ {arms} }}) / 3.5", MULTIPLY)
 
     # ── truth ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -1026,7 +1035,7 @@ class Writer:
             lambda: Chosen(f"{{argmax({s}), argmax(-{scores.at(PREFIX)})}}", "2", domain),
             lambda: self.listed(domain),
             lambda: Chosen(f"0..{domain}", domain, domain, plain=True) if n <= 12 else topk(s),
-            lambda: self.given_ids(domain),
+            lambda: self.given_ids(domain, scores),
         )
 
     def listed(self, domain: str) -> Chosen:
@@ -1054,8 +1063,8 @@ class Writer:
             lambda: Chosen(f"where({v} > {self.pick('0', f'mean({v})')})", first.size, domain, first, True),
         )
 
-    def given_ids(self, domain: str) -> Chosen:
-        """By an input, or by a row of a table."""
+    def given_ids(self, domain: str, scores: Expr) -> Chosen:
+        """By an input, by a row of a table, or by those entries of one that the scores choose."""
         count = self.count_of(domain)
         below = domain if domain in self.dims else self.formula("N", str(self.size(domain)), self.size(domain))
         name = self.name("ids")
@@ -1064,6 +1073,9 @@ class Writer:
         if self.chance(50):
             self.inputs.append(f"{name}: i64[{count}]")
             return Chosen(f"given({name}, {domain})", count, domain, partial=True)
+        if self.chance(30):
+            self.declared.append(f"param {name}: i64[{domain}]")
+            return Chosen(f"given({name}[where({scores.text} > 0)], {domain})", domain, domain, partial=True)
         rows, key = self.dim("V", 1, 20), self.name("id")
         self.inputs.append(f"{key}: i64")
         self.below[key] = rows
