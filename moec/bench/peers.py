@@ -127,7 +127,8 @@ class Conversation:
     def close(self) -> None:
         """Ends it, and frees its memory."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):  # what one that died was still to be told
+            self._process.stdin.close()
         self._process.stdout.close()
         try:
             self._process.wait(5)

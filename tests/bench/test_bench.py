@@ -134,6 +134,16 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert "absent is not installed" in done.stderr
 
 
+def test_a_peer_that_died_is_closed_without_a_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "dies.py").write_text("raise SystemExit(3)")
+    monkeypatch.setattr(peers, "directory", lambda: tmp_path)
+    talk = peers.Conversation(peers.Peer("dies", "", "dies.py", 1.0, (), ()), 1)
+    for _ in range(2):  # the second finds nobody who reads
+        with pytest.raises(peers.PeerFailed, match="exit code 3"):
+            talk.ask("load")
+    talk.close()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
