@@ -299,8 +299,8 @@ def load(source: Source, options: Options) -> Kernel:
 def fit(
     source: Source, path: Path | str, prefix: str = "", bind: str | None = None, dims: Mapping[str, int] | None = None
 ) -> tuple[dict[str, int], str | None]:
-    """The dimensions of a layer whose weights are in a file: as given, else as the file's tensors tell, else the
-    defaults. For packed weights also the working precision that they were packed for.
+    """The dimensions of a layer whose weights are in a file: as given, else as the file's tensors tell; what neither
+    tells is left to its default. For packed weights also the working precision that they were packed for.
 
     Raises `CompileError`: E0301 with the dimensions that nothing tells, E0001, E0408, E0409 (the file), E0405 (what is
     in it).
@@ -326,10 +326,10 @@ class _Text:
     def __init__(self, source: Source, options: Options) -> None:
         self._compilation = Compilation(source, replace(options, storage=(), activations="real"))
 
-    def bind(self, name: str | None, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    def bind(self, name: str | None, tensors: Mapping[str, Any], dims: Mapping[str, int]) -> Mapping[str, Any]:
         from moec.runtime.bind import bind_weights
 
-        return bind_weights(self._compilation.ast, name, tensors, dict(self._compilation.options.dims))
+        return bind_weights(self._compilation.ast, name, tensors, dims)
 
     def called(self, name: str | None, tensors: Collection[str]) -> Mapping[str, str]:
         from moec.runtime.bind import called

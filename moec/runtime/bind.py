@@ -34,13 +34,13 @@ EXPERT = "{e}"
 
 def bind_weights(file: syntax.File, name: str | None, tensors: Tensors, dims: Dims) -> dict[str, Source]:
     """Every parameter of the file's layer, from the tensors of a checkpoint. `name` is the `bind` block (None: every
-    parameter is the tensor of its name), `dims` overrides dimensions. Raises `CompileError` (E0405) where they do not
-    fit, with every mistake there is."""
-    layer, params, entries = file.layers[0], parameters(file), entries_of(file, name)
-    values, found, mistakes = dimensions(layer, dims), dict[str, Source](), list[Diagnostic]()
+    parameter is the tensor of its name), `dims` has the value of every dimension. Raises `CompileError` (E0405) where
+    they do not fit, with every mistake there is."""
+    params, entries = parameters(file), entries_of(file, name)
+    found, mistakes = dict[str, Source](), list[Diagnostic]()
     for param, type in params.items():
         try:
-            found[param] = Binding(param, tensors, values).weight(type, entries.get(param))
+            found[param] = Binding(param, tensors, dims).weight(type, entries.get(param))
         except CompileError as error:
             mistakes += error.diagnostics
     if mistakes:
@@ -144,19 +144,6 @@ def strings(node: syntax.Expr) -> Iterator[str]:
 
 
 # ── dimensions ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def dimensions(layer: syntax.Layer, given: Dims) -> dict[str, int]:
-    """The value of every dimension: as given, or its default."""
-    values: dict[str, int] = {}
-    for node in layer.dimensions:
-        if node.name in given:
-            values[node.name] = given[node.name]
-        elif node.default is not None:
-            values[node.name] = whole(node.default, values)
-        else:
-            raise fail("E0301", f"the dimension `{node.name}` has no value", node.span)
-    return values
 
 
 def whole(node: syntax.Expr, dims: Dims) -> int:

@@ -10,24 +10,24 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from moec.diagnostics import CompileError, Diagnostic
-from moec.dims import Dim, ceiling, product
+from moec.dims import ZERO, Dim, ceiling, product
 from moec.language import syntax
-from moec.runtime.bind import Binding, Dims, Tensors, blank, entries_of, formula, parameters, whole
+from moec.runtime.bind import Binding, Dims, Tensors, blank, entries_of, formula, parameters
 
 #: The length of each axis; None where no formula says it.
 Shape = list[Dim | None]
 
 
 def fit_dimensions(file: syntax.File, name: str | None, tensors: Tensors, given: Dims) -> dict[str, int]:
-    """The value of every dimension: as `given`, else as the tensors bound by `name` say, else its default.
+    """The dimensions as `given`, else as the tensors bound by `name` say. What neither tells is left to its default.
 
-    Raises `CompileError`: E0301 with every dimension that none of these tells, E0405 where a tensor is missing.
+    Raises `CompileError`: E0301 with every dimension that then has no value, E0405 where a tensor is missing.
     """
     layer, entries = file.layers[0], entries_of(file, name)
     known, mistakes, equations = dict(given), list[Diagnostic](), list[Dim]()
     names = [node.name for node in layer.dimensions]
     for param, type in parameters(file).items():
-        walk = _Walk(Binding(param, tensors, {}))
+        walk = _Walk(Binding(param, tensors, given))
         try:
             equations += walk.equations(type, entries.get(param))
         except CompileError as error:
@@ -35,18 +35,13 @@ def fit_dimensions(file: syntax.File, name: str | None, tensors: Tensors, given:
     if mistakes:
         raise CompileError(*dict.fromkeys(mistakes))
     _solve(equations, known, names)
-    values: dict[str, int] = {}
     for node in layer.dimensions:
-        if node.name in known:
-            values[node.name] = known[node.name]
-        elif node.default is not None and all(symbol in values for symbol in formula(node.default, {}).symbols):
-            values[node.name] = whole(node.default, values)
-        else:
+        if node.name not in known and node.default is None:
             text = f"the dimension `{node.name}` has no value, and no tensor tells it"
             mistakes.append(Diagnostic("E0301", text, node.span, help=f"give it one: `{node.name}=…`"))
     if mistakes:
         raise CompileError(*mistakes)
-    return values
+    return known
 
 
 def _solve(equations: list[Dim], known: dict[str, int], names: list[str]) -> None:
@@ -89,10 +84,26 @@ class _Walk:
             shape = self._tensor(self.binding.param, None, None)
         else:
             shape = self._shape(entry.value, entry.storage)
-        wanted = [formula(length, {}) for length in type.shape or ()]
+        wanted = [self._formula(length) for length in type.shape or ()]
         if len(shape) == len(wanted):
-            self.found += [a - b for a, b in zip(shape, wanted, strict=True) if a is not None]
+            axes = zip(shape, wanted, strict=True)
+            self.found += [a - b for a, b in axes if a is not None and b is not None]
         return self.found
+
+    def _formula(self, node: syntax.Expr) -> Dim | None:
+        """A length over the dimensions that are not given; None where binding says what it is, or what is wrong."""
+        try:
+            return formula(node, self.binding.dims)
+        except (CompileError, ZeroDivisionError):
+            return None
+
+    def _number(self, node: syntax.Expr | None, default: int) -> int | None:
+        """An integer, where the given dimensions tell it."""
+        if node is None:
+            return default
+        dim = self._formula(node)
+        value = None if dim is None else dim.constant
+        return int(value) if value is not None and value.denominator == 1 else None
 
     def _tensor(self, name: str, storage: str | None, node: syntax.Node | None) -> Shape:
         return [Dim.of(length) for length in self.binding.tensor(name, storage, node).shape]
@@ -104,12 +115,12 @@ class _Walk:
             case syntax.Group():
                 return self._shape(node.inner, storage)
             case syntax.Transpose():
-                *lead, a, b = self._shape(node.operand, storage)
-                return [*lead, b, a]
+                shape = self._shape(node.operand, storage)
+                return [*shape[:-2], *reversed(shape[-2:])]
             case syntax.Index():
                 shape = self._shape(node.operand, storage)
                 axes = [
-                    (_part(item, length),) if isinstance(item, syntax.Slice) else ()
+                    (self._part(item, length),) if isinstance(item, syntax.Slice) else ()
                     for item, length in zip(node.items, shape, strict=False)
                 ]
                 return [length for axis in axes for length in axis] + shape[len(node.items) :]
@@ -120,41 +131,37 @@ class _Walk:
             case _:
                 return []  # binding says what is wrong
 
+    def _part(self, item: syntax.Slice, length: Dim | None) -> Dim | None:
+        """The length of a slice of an axis."""
+        low = ZERO if item.low is None else self._end(item.low, length)
+        high = length if item.high is None else self._end(item.high, length)
+        step = self._number(item.step, 1)
+        return None if low is None or high is None or step is None or step < 1 else ceiling(high - low, step)
+
+    def _end(self, node: syntax.Expr, length: Dim | None) -> Dim | None:
+        """An end of a slice; a negative one, all of whose terms are, counts from the axis' end."""
+        end = self._formula(node)
+        if end is None or not end.terms or any(coefficient >= 0 for _, coefficient in end.terms):
+            return end
+        return None if length is None else length + end
+
     def _split(self, shape: Shape, node: syntax.Split) -> Shape:
-        lengths = [None if blank(length) else formula(length, {}) for length in node.shape]
-        known = [length for length in shape if length is not None]
-        parts = product(length for length in lengths if length is not None)
-        if len(known) < len(shape):
-            return [*lengths]
-        if None not in lengths:
+        lengths = [None if blank(length) else self._formula(length) for length in node.shape]
+        known, told = ([length for length in each if length is not None] for each in (shape, lengths))
+        parts, blanks = product(told), sum(map(blank, node.shape))
+        if len(known) < len(shape) or len(told) + blanks < len(lengths) or parts == ZERO:
+            return lengths
+        if not blanks:
             self.found.append(product(known) - parts)
         return [product(known) / parts if length is None else length for length in lengths]
 
     def _concat(self, node: syntax.Call, storage: str | None) -> Shape:
-        parts, axis = [self._shape(a.value, storage) for a in node.arguments if a.name is None], 0
-        for argument in node.arguments:
-            if argument.name == "axis":
-                axis = whole(argument.value, {})
+        parts = [self._shape(a.value, storage) for a in node.arguments if a.name is None]
+        axis = self._number(next((a.value for a in node.arguments if a.name == "axis"), None), 0)
         first = parts[0] if parts else []
-        if any(len(part) != len(first) for part in parts) or not -len(first) <= axis < len(first):
+        if axis is None or any(len(part) != len(first) for part in parts) or not -len(first) <= axis < len(first):
             return []
         joined = [part[axis] for part in parts]
         known = [length for length in joined if length is not None]
         first[axis] = sum(known[1:], known[0]) if len(known) == len(joined) else None
         return first
-
-
-def _part(item: syntax.Slice, length: Dim | None) -> Dim | None:
-    """The length of a slice of an axis."""
-    step = 1 if item.step is None else whole(item.step, {})
-    low, high = (None if end is None else _end(formula(end, {}), length) for end in (item.low, item.high))
-    low, high = (Dim.of(0) if item.low is None else low), (length if item.high is None else high)
-    return None if low is None or high is None else ceiling(high - low, step)
-
-
-def _end(end: Dim, length: Dim | None) -> Dim | None:
-    """An end of a slice; a negative one, all of whose terms are, counts from the axis' end."""
-    negative = bool(end.terms) and all(coefficient < 0 for _, coefficient in end.terms)
-    if not negative:
-        return end
-    return None if length is None else length + end

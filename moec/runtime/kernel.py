@@ -102,7 +102,7 @@ class Kernel:
         if bind is not None:
             prefix = dotted(prefix)
             below = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            arrays = self._layer_text.bind(bind, below)
+            arrays = self._layer_text.bind(bind, below, self.dims)
         chosen = self._storage if storage is None else storage_of(storage)
         return packing.pack(self._runner(self._names, chosen).interface, arrays, chosen)
 
@@ -133,7 +133,7 @@ class Kernel:
         request = Request(Path(path), dotted(prefix), bind, chosen)
         if packed is not None and (kept := self._keep(request, packed, verify)) is not None:
             return kept
-        loaded = load_checkpoint(self._layer_text, request)
+        loaded = load_checkpoint(self._layer_text, request, self.dims)
         interface = self._runner(self._names, loaded.storage).interface
         told = None if progress is None else Told(progress, packing.packed_size(interface))
         weights = packing.pack(interface, loaded.arrays, loaded.storage, told or packing.ignore)

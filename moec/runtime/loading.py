@@ -24,8 +24,8 @@ from moec.runtime.stored import Source, dense
 class Text(Protocol):
     """What a kernel asks of its layer's text after it was compiled."""
 
-    def bind(self, name: str | None, tensors: Mapping[str, Any]) -> Mapping[str, Source]:
-        """The parameters, by a `bind` block."""
+    def bind(self, name: str | None, tensors: Mapping[str, Any], dims: Mapping[str, int]) -> Mapping[str, Source]:
+        """The parameters, by a `bind` block; `dims` has the value of every dimension."""
         ...
 
     def called(self, name: str | None, tensors: Collection[str]) -> Mapping[str, str]:
@@ -94,11 +94,14 @@ def open_below(path: Path | str, prefix: str) -> Checkpoint:
     return found
 
 
-def load_checkpoint(text: Text, request: Request) -> Loaded:
-    """The parameters of a layer in a checkpoint. Raises `CompileError`: E0001, E0408, E0405, E0306, E0901."""
+def load_checkpoint(text: Text, request: Request, dims: Mapping[str, int]) -> Loaded:
+    """The parameters of a layer of these dimensions in a checkpoint.
+
+    Raises `CompileError`: E0001, E0408, E0405, E0306, E0901.
+    """
     checkpoint = open_below(request.path, request.prefix)
     bind = request.bind or text.choose_bind(checkpoint, checkpoint.kind)
-    arrays = dict(text.bind(bind, checkpoint))
+    arrays = dict(text.bind(bind, checkpoint, dims))
     storage = _formats(text, arrays, dict(request.storage or ()))
     called = text.called(bind, checkpoint)
     found = {name: _paced(checkpoint, value, called[name]) for name, value in arrays.items()}

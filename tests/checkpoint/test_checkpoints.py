@@ -191,6 +191,13 @@ def test_several_binds_that_fit_have_to_be_named(tmp_path: Path) -> None:
     moec.load(tmp_path / "third.moe", tmp_path / "m.gguf", "blk.0", "other", threads=1)
 
 
+def test_a_default_may_be_any_number_of_the_language(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "m.gguf", LAYERS, {})
+    text = OLMOE.read_text().replace("K=8]", "K = if E > 2 then E - 1 else E]")
+    kernel, _ = moec.load(text, tmp_path / "m.gguf", "blk.0", threads=1)
+    assert kernel.dims["K"] == kernel.dims["E"] - 1
+
+
 def test_a_dimension_that_nothing_tells_is_missed(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", LAYERS, {})
     (tmp_path / "open.moe").write_text(OLMOE.read_text().replace("K=8]", "K]"))

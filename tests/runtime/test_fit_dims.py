@@ -16,10 +16,16 @@ from moec.source import Source
 from tests.examples import EXAMPLES, SMALL, dimensions, load, shape
 
 
-def fitted(entry: str, shapes: dict[str, tuple[int, ...]], param: str = "[E, I, H]", dims: str = "H, I, E") -> Any:
+def fitted(
+    entry: str,
+    shapes: dict[str, tuple[int, ...]],
+    param: str = "[E, I, H]",
+    dims: str = "H, I, E",
+    given: dict[str, int] | None = None,
+) -> Any:
     text = f"moe m[{dims}](x: [H]) -> [H] {{ param w: {param} return x }} bind b {{ {entry} }}"
     tensors = {name: np.broadcast_to(np.float32(0), each) for name, each in shapes.items()}
-    return fit_dimensions(parse(Source("m.moe", text)), "b", tensors, {})
+    return fit_dimensions(parse(Source("m.moe", text)), "b", tensors, given or {})
 
 
 @pytest.mark.parametrize(
@@ -92,7 +98,34 @@ def test_what_nothing_tells_is_listed() -> None:
     with pytest.raises(CompileError) as error:
         fitted('w = "t"', {"t": (2, 3, 4)}, dims="H, I, E, K, G")
     assert [mistake.code for mistake in error.value.diagnostics] == ["E0301", "E0301"]
-    assert fitted('w = "t"', {"t": (2, 3, 4)}, dims="H, I, E, K=E / 2, S=2 * I")["S"] == 6
+    assert fitted('w = "t"', {"t": (2, 3, 4)}, dims="H, I, E, K=E / 2") == {"H": 4, "I": 3, "E": 2}  # K has a default
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        'w = "v".T',
+        'w = "t"[::0]',
+        'w = "t"[:: 1 / 2]',
+        'w = "t"[1 / 0 :]',
+        'w = split "t" as [0, _]',
+        'w = split "t" as [_, 6 % 0]',
+        'w = split "t" as [_, if H > 1 then 2 else 3, 4]',
+        'w = concat("t", "t", axis=5)',
+    ],
+)
+def test_what_cannot_be_is_left_to_binding(entry: str) -> None:
+    shapes = {"v": (4,), "t": (2, 3, 4), "told": (2, 3, 4)}
+    told = {"H": 4, "I": 3, "E": 2}
+    assert fitted(f'{entry} v = "told"', shapes, param="[E, I, H] param v: [E, I, H]") == told
+
+
+def test_given_dimensions_may_stand_anywhere() -> None:
+    shapes = {"t": (2, 6, 4), "told": (2, 6, 4)}
+    for entry in ('w = "t"[:, ::G]', 'w = concat("t"[:, :1], "t"[:, :2], axis=G - 1)', 'w = "t"[:, : 11 % (2 * G)]'):
+        assert fitted(entry, shapes, dims="H, I, E, G=2", given={"G": 2}) == {"H": 4, "I": 3, "E": 2, "G": 2}
+        told = fitted(f'{entry} v = "told"', shapes, "[E, I, H] param v: [E, 2 * I, H]", "H, I, E, G=2")
+        assert told == {"H": 4, "I": 3, "E": 2}
 
 
 def test_given_dimensions_stay(tmp_path: Any) -> None:
