@@ -75,9 +75,12 @@ def _from_torch(tensor: Any, name: str, torch: Any) -> Data:
         raise fail("E0404", f"`{name}` lies on {tensor.device}, not in main memory", help=help)
     if tensor.requires_grad:
         tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:  # NumPy itself has no bf16
-        return tensor.view(torch.int16).numpy().view(NUMPY["bf16"])
-    return (tensor.resolve_neg() if tensor.is_neg() else tensor).numpy()
+    try:
+        if tensor.dtype == torch.bfloat16:  # NumPy itself has no bf16
+            return tensor.view(torch.int16).numpy().view(NUMPY["bf16"])
+        return (tensor.resolve_neg() if tensor.is_neg() else tensor).numpy()
+    except (RuntimeError, TypeError) as error:  # sparse ones, and elements of eight bits
+        raise fail("E0404", f"`{name}` is a tensor that NumPy cannot read: {error}") from None
 
 
 # ── DLPack ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,7 +131,10 @@ def _from_dlpack(value: Any, name: str) -> Data:
     device = value.__dlpack_device__()[0]
     if device not in _MAIN_MEMORY:
         raise fail("E0404", f"`{name}` lies on a device, not in main memory", help="copy it to the host first")
-    capsule = value.__dlpack__()
+    try:
+        capsule = value.__dlpack__()
+    except BufferError as error:
+        raise fail("E0404", f"`{name}` lends nobody its memory: {error}") from None
     tensor = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
     dtype = _DLPACK.get((tensor.code, tensor.bits)) if tensor.lanes == 1 else None
     if dtype is None:

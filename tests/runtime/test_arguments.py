@@ -118,6 +118,14 @@ def test_a_tensor_elsewhere_is_refused() -> None:
     assert "x.cpu()" in text
 
 
+def test_what_numpy_cannot_read_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    dense = torch.ones((2, 4))
+    for tensor in (dense.to(torch.float8_e4m3fn), dense.to_sparse(), dense.bfloat16().to_sparse()):
+        assert rejected(tensor)[0] == "E0404"
+    assert "its memory" in rejected(Exported(torch.ones((2, 4), requires_grad=True)))[1]
+
+
 def test_only_what_loses_nothing_is_converted() -> None:
     small = np.arange(8).reshape(2, 4)
     for dtype in (np.float16, BF16):
