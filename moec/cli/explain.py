@@ -100,9 +100,9 @@ def command(
     screen.stages(analysis, limits, times)
     origin = "as given" if given else f"measured just now on {report.plural(count, 'thread')}"
     _say_limit(screen, analysis, limits, origin, sum(times))
-    workspace = interface.bytes_per_token * tokens + interface.fixed_bytes + interface.scratch_bytes * count
-    raw, packed = report.amount(param_bytes(interface), "B"), report.amount(packed_bytes(interface), "B")
-    screen.say("memory", f"{raw} of weights, {packed} packed, {report.amount(workspace, 'B')} of workspace")
+    sizes = (param_bytes(interface), packed_bytes(interface), interface.workspace(tokens, count))
+    raw, packed, workspace = (report.amount(size, "B") for size in sizes)
+    screen.say("memory", f"{raw} of weights, {packed} packed, {workspace} of workspace")
 
 
 def _say_limit(screen: Report, analysis: Analysis, limits: Limits, origin: str, took: float) -> None:

@@ -167,8 +167,8 @@ class _Run:
         from moec.measure.limits import free_memory
 
         interface = self.kernel.interface
-        rows = interface.bytes_per_token * self.tokens + interface.fixed_bytes + interface.scratch_bytes * self.threads
-        needed = param_bytes(interface) + packed_bytes(interface) + 8 * param_count(interface) + rows
+        needed = param_bytes(interface) + packed_bytes(interface) + 8 * param_count(interface)
+        needed += interface.workspace(self.tokens, self.threads)
         needed += needed // 5  # the oracle rounds one parameter after the other on a copy
         free = free_memory()
         if free is not None and needed > free:

@@ -72,6 +72,10 @@ class Interface:
     binds: str = ""
     batch: bool = False
 
+    def workspace(self, tokens: int, threads: int) -> int:
+        """The bytes of a call's workspace."""
+        return self.bytes_per_token * tokens + self.fixed_bytes + self.scratch_bytes * (threads - 1)
+
     @property
     def storage(self) -> dict[str, str]:
         """The storage format of every parameter that has one."""

@@ -278,8 +278,7 @@ class _Runner:
         kept, given, tokens = self._fit(inputs)
         addresses = weights.addresses.get(self) or weights.complete(self, interface)
         threads = pool.threads if pool is not None else 1
-        needed = interface.bytes_per_token * tokens + interface.fixed_bytes + interface.scratch_bytes * threads
-        workspace = _workspace.at_least(needed)
+        workspace = _workspace.at_least(interface.workspace(tokens, threads))
         results, places = _results(inputs[0], self._results, tokens)
         arguments = self._arguments.pack(*given, *places, *addresses, workspace)
         if self._code.run(tokens, arguments, pool.address if pool is not None else None):

@@ -17,7 +17,8 @@ import pytest
 import moec
 from moec import CompileError
 from moec.arrays import NUMPY
-from moec.runtime.kernel import IndexOutside
+from moec.runtime.kernel import IndexOutside, forget_workspace
+from moec.runtime.memory import aligned_empty
 from moec.target import Target
 
 H, E = 48, 6
@@ -260,6 +261,29 @@ def test_a_call_allocates_nothing_but_its_output(kernel: Any, weights: Any) -> N
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak <= x.nbytes + 8192
+
+
+@pytest.mark.parametrize("storage", [None, "q4_0"])
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_a_call_stays_in_its_workspace(monkeypatch: pytest.MonkeyPatch, dtype: str, storage: str | None) -> None:
+    """Whose threads all have their scratch, the first one's among what is fixed."""
+    random, taken = np.random.default_rng(0), list[Any]()
+
+    def fenced(nbytes: int) -> Any:
+        taken.append((whole := aligned_empty(nbytes + 4096), nbytes))
+        whole[nbytes:] = 0xA5
+        return whole[:nbytes]
+
+    kernel = moec.compile(TEXT, {"H": 256, "I": 512}, dtype, threads=4, storage=storage)
+    shapes = {array.name: (array.shape, NUMPY[array.dtype]) for array in kernel.interface.params}
+    weights = kernel.pack({name: random.standard_normal(shape).astype(kind) for name, (shape, kind) in shapes.items()})
+    x = random.standard_normal((2000, 256)).astype(NUMPY[dtype])
+    monkeypatch.setattr("moec.runtime.kernel.aligned_empty", fenced)
+    for threads in (1, 4):
+        forget_workspace()
+        kernel(x, weights, threads=threads)
+    assert {nbytes for _, nbytes in taken} >= {kernel.interface.workspace(2000, threads) for threads in (1, 4)}
+    assert all((whole[nbytes:] == 0xA5).all() for whole, nbytes in taken)
 
 
 def test_a_kernel_that_lives_until_the_end_says_nothing_at_exit() -> None:
