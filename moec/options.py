@@ -48,7 +48,7 @@ class Options:
         storage: Mapping[str, str] | str | None = None,
         activations: str = "real",
     ) -> Options:
-        """The options that a caller asks for. Raises `CompileError` (E0303 to E0305) where there is no such thing."""
+        """The options that a caller asks for. Raises `CompileError` (E0303 to E0306) where there is no such thing."""
         from moec.formats import storage_of
 
         if dtype not in REALS:

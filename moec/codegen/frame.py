@@ -1,8 +1,8 @@
 """Where everything of a call lies: the frame that stages share, the workspace, the domains.
 
-A call is `i64 run(i64 tokens, ptr arguments)`. `arguments` points to pointers: inputs, outputs, auxiliary outputs, raw
-parameters, packed weights, the workspace. The frame is an array of 64-bit words that `run` fills in and every stage
-reads.
+A call is `i64 moec_run(i64 tokens, ptr arguments, ptr pool)`. `arguments` points to pointers: inputs, outputs,
+auxiliary outputs, raw parameters, packed weights, the workspace; `pool` is null on one thread. The frame is an array of
+64-bit words that `moec_run` fills in and every stage reads.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class StageFrame:
 
 
 class RunFrame:
-    """The frame inside `run`, which fills it in: words are loaded where they are asked for."""
+    """The frame inside `moec_run`, which fills it in: words are loaded where they are asked for."""
 
     def __init__(self, e: Emitter, frame: Frame, pointer: Value) -> None:
         self.e = e

@@ -1,4 +1,4 @@
-"""A whole program: its stages, the domains between them, and `run`, which calls them in order."""
+"""A whole program: its stages, the domains between them, and `moec_run`, which calls them in order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CLOCK = "clock"
 
 
 def emit(module: ModuleOp, target: Target, special: bool = True, timed: bool = False) -> tuple[Any, Interface]:
-    """The LLVM module of a plan, and the interface of its `run`.
+    """The LLVM module of a plan, and the interface of its `moec_run`.
 
     Unless it is `special` the program reads its sizes from memory. A `timed` one leaves the processor's clock, before
     the first stage and after each, at the start of the workspace, i64.
