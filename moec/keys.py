@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def cache_key(source: Source, options: Options) -> str:
-    """What a program depends on, as a digest: the compiler, the text, the options, LLVM."""
+    """What a program depends on, as a digest: the compiler, xDSL, the text, the options, LLVM."""
     fields = asdict(options) | {"target": str(options.target), "threads": None}
-    return _key("layer", json.dumps(fields, sort_keys=True), source.text)
+    return _key("layer", xdsl_version(), json.dumps(fields, sort_keys=True), source.text)
 
 
 def pool_key(target: Target) -> str:
@@ -41,6 +42,16 @@ def digest(*nodes: syntax.Node) -> str:
     from moec.language.dump import dump
 
     return hashlib.sha256("".join(dump(node, places=False) for node in nodes).encode()).hexdigest()
+
+
+@cache
+def xdsl_version() -> str:
+    """xDSL's version, some of whose passes run here too. It is read where pip writes it: `importlib.metadata` takes
+    longer than all the rest of a key."""
+    spec = find_spec("xdsl")
+    assert spec is not None and spec.origin is not None
+    found = Path(spec.origin).parents[1].glob("xdsl-*.dist-info")
+    return " ".join(path.stem.removeprefix("xdsl-") for path in found)
 
 
 @cache

@@ -7,13 +7,14 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 import moec
 from moec import pipeline
-from moec.keys import cache_key
+from moec.keys import cache_key, xdsl_version
 from moec.options import Options
 from moec.runtime.cache import Cache, Program, decode, encode
 from moec.source import Source
@@ -72,6 +73,7 @@ def test_a_cache_that_cannot_be_written_is_empty(tmp_path: Path, program: Progra
 
 
 def test_the_key_knows_everything_that_matters() -> None:
+    assert xdsl_version() == version("xdsl")
     options = Options.of(threads=1)
     others = [
         Options.of({"H": 9}, threads=1),
