@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import platformdirs
+from moec.directories import cache_directory
 
 _ROOT: Final = Path(__file__).parents[1]
 
@@ -41,7 +41,7 @@ class Peer:
     @property
     def home(self) -> Path:
         """Where its own environment is, or would be."""
-        return Path(platformdirs.user_cache_dir("moec")) / "peers" / self.name
+        return cache_directory() / "peers" / self.name
 
     @property
     def python(self) -> str | None:

@@ -134,6 +134,11 @@ def test_a_peer_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) 
     assert "absent is not installed" in done.stderr
 
 
+def test_a_peer_s_environment_is_in_the_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MOEC_CACHE_DIR", str(tmp_path))
+    assert peers.Peer("absent", "", "absent.py", 1.0, ("no_such_module",), ()).home == tmp_path / "peers" / "absent"
+
+
 def test_a_peer_that_died_is_closed_without_a_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "dies.py").write_text("raise SystemExit(3)")
     monkeypatch.setattr(peers, "directory", lambda: tmp_path)
