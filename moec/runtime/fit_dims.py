@@ -24,10 +24,11 @@ def fit_dimensions(file: syntax.File, name: str | None, tensors: Tensors, given:
     Raises `CompileError`: E0301 with every dimension that then has no value, E0405 where a tensor is missing.
     """
     layer, entries = file.layers[0], entries_of(file, name)
-    known, mistakes, equations = dict(given), list[Diagnostic](), list[Dim]()
+    known = {name: size for name, size in given.items() if hasattr(size, "__index__")}
+    mistakes, equations = list[Diagnostic](), list[Dim]()
     names = [node.name for node in layer.dimensions]
     for param, type in parameters(file).items():
-        walk = _Walk(Binding(param, tensors, given))
+        walk = _Walk(Binding(param, tensors, known))
         try:
             equations += walk.equations(type, entries.get(param))
         except CompileError as error:
@@ -35,13 +36,14 @@ def fit_dimensions(file: syntax.File, name: str | None, tensors: Tensors, given:
     if mistakes:
         raise CompileError(*dict.fromkeys(mistakes))
     _solve(equations, known, names)
+    dims = {**known, **given}  # what is no number is for the layer to refuse
     for node in layer.dimensions:
-        if node.name not in known and node.default is None:
+        if node.name not in dims and node.default is None:
             text = f"the dimension `{node.name}` has no value, and no tensor tells it"
             mistakes.append(Diagnostic("E0301", text, node.span, help=f"give it one: `{node.name}=…`"))
     if mistakes:
         raise CompileError(*mistakes)
-    return known
+    return dims
 
 
 def _solve(equations: list[Dim], known: dict[str, int], names: list[str]) -> None:

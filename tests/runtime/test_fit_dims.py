@@ -133,3 +133,8 @@ def test_given_dimensions_stay(tmp_path: Any) -> None:
     shapes = {"gate.weight": (6, 8), "experts.gate_up_proj": (6, 8, 8), "experts.down_proj": (6, 8, 4)}
     tensors = {name: np.broadcast_to(np.float32(0), each) for name, each in shapes.items()}
     assert fit_dimensions(file, "transformers", tensors, {"K": 3, "E": 7}) == {"H": 8, "I": 4, "E": 7, "K": 3}
+
+
+def test_what_is_no_number_is_left_to_the_layer() -> None:
+    odd: Any = {"E": [2]}
+    assert fitted('w = "t"', {"t": (2, 3, 4)}, given=odd) == {"H": 4, "I": 3, **odd}

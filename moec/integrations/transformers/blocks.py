@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from moec.language import syntax
 from moec.language.parse import parse
 from moec.language.read import read
-from moec.runtime.bind import whole
+from moec.runtime.fit_dims import fit_dimensions
 from moec.source import Source
 
 _HERE: Final = Path(__file__).parent
@@ -73,66 +72,7 @@ def tensors_of(block: nn.Module) -> dict[str, Tensor]:
 
 def find_dimensions(file: syntax.File, tensors: Mapping[str, Tensor], given: Mapping[str, int]) -> dict[str, int]:
     """Every dimension: as given, or as the shapes of the weights say. None is taken from its default."""
-    layer, dims = file.layers[0], dict(given)
-    entries = {
-        entry.param.id: entry for block in file.binds if block.name.id == "transformers" for entry in block.entries
-    }
-    wanted: list[tuple[syntax.Expr, int]] = []
-    for node in layer.body:
-        if isinstance(node, syntax.Param):
-            for param in node.names:
-                shape = _shape(entries[param.id].value, tensors) if param.id in entries else None
-                formulas = node.type.shape or ()
-                if shape is not None and len(shape) == len(formulas):
-                    wanted += zip(formulas, shape, strict=True)
-    names = [dimension.name for dimension in layer.dimensions]
-    for _ in names:
-        for formula, size in wanted:
-            unknown = {name for name in _names(formula) if name not in dims}
-            if len(unknown) == 1:
-                dims[unknown.pop()] = _solve(formula, size, dims, names)
-    if lost := [name for name in names if name not in dims]:
+    dims = fit_dimensions(file, "transformers", tensors, given)
+    if lost := [node.name for node in file.layers[0].dimensions if node.name not in dims]:
         raise Unfit(f"nothing says what `{lost[0]}` is")
     return dims
-
-
-def _shape(node: syntax.Expr, tensors: Mapping[str, Tensor]) -> tuple[int, ...] | None:
-    """The shape of a value of a `bind`, where it is plain to see."""
-    match node:
-        case syntax.String() if node.value in tensors:
-            return tuple(tensors[node.value].shape)
-        case syntax.String() if "{e}" in node.value:
-            names = (node.value.replace("{e}", str(e)) for e in itertools.count())
-            stacked = [tensors[name] for name in itertools.takewhile(tensors.__contains__, names)]
-            return (len(stacked), *stacked[0].shape) if stacked else None
-        case syntax.Transpose():
-            shape = _shape(node.operand, tensors)
-            return None if shape is None else (*shape[:-2], shape[-1], shape[-2])
-        case syntax.Group():
-            return _shape(node.inner, tensors)
-        case _:
-            return None
-
-
-def _names(formula: syntax.Expr) -> set[str]:
-    match formula:
-        case syntax.Name():
-            return {formula.id}
-        case syntax.Group():
-            return _names(formula.inner)
-        case syntax.Unary():
-            return _names(formula.operand)
-        case syntax.Binary():
-            return _names(formula.left) | _names(formula.right)
-        case _:
-            return set()
-
-
-def _solve(formula: syntax.Expr, size: int, dims: Mapping[str, int], names: Sequence[str]) -> int:
-    """The one dimension of a formula, linear in it, that is not in `dims`."""
-    (name,) = (name for name in _names(formula) if name not in dims and name in names)
-    at = [whole(formula, {**dims, name: n}) for n in (1, 2)]
-    found = 1 + (size - at[0]) // (at[1] - at[0])
-    if found < 1 or whole(formula, {**dims, name: found}) != size:
-        raise Unfit(f"no `{name}` makes `{formula.span.text}` {size}")
-    return found

@@ -119,12 +119,11 @@ def _give(block: nn.Module, row: Row, config: Any, storage: Storage, release: bo
         if (found := look_up(path, block, config)) != wanted:
             raise Unfit(f"`{path.lstrip('.')}` is {found!r}, the file says {wanted!r}")
     source, file = load(row.file)
-    tensors = tensors_of(block)
     given = {name: look_up(at, block, config) for name, at in row.dims.items()}
-    dims = find_dimensions(file, tensors, given)
     dtypes = {tensor.dtype for tensor in block.parameters() if tensor.dim() > 2} or {next(block.parameters()).dtype}
     if len(dtypes) > 1 or not dtypes <= REALS.keys():
         raise Unfit(f"its weights hold {', '.join(sorted(map(str, dtypes)))}")
+    dims = find_dimensions(file, tensors_of(block), given)
     kernel = compiled(source, dims, REALS[dtypes.pop()])
     names = list(inspect.signature(type(block).forward).parameters)[1:]
     restore(block)
