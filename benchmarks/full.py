@@ -24,6 +24,7 @@ from moec.bench.peers import Peer, all_peers
 from moec.bench.plots import draw, picture_name
 from moec.bench.results import Results
 from moec.bench.trial import copies
+from moec.language.read import read
 from moec.measure.cost import packed_bytes, param_bytes, param_count
 from moec.measure.limits import free_memory
 from moec.runtime.pool import default_threads
@@ -69,7 +70,7 @@ def parts(quick: bool) -> Iterator[Part]:
 def needed(part: Part, peers: Iterable[Peer]) -> float:
     """The bytes that a part takes: the weights, their panels and what the oracle makes of them; then the panels, the
     weights in a file for the peers, and what each of them holds."""
-    interface = pipeline.load(pipeline.find_source(layer_path(part.example)), part.options).interface
+    interface = pipeline.load(read(layer_path(part.example)), part.options).interface
     weights, panels = param_bytes(interface), packed_bytes(interface)
     spread = copies(weights)
     return max(
@@ -123,7 +124,7 @@ def _measure(part: Part, peers: list[Peer], seconds: float, found: dict[str, Any
             f"{part.name} is left out: it takes {needed(part, []) / 1e9:.1f} GB, {free / 1e9:.1f} may be used"
         )
         return
-    source = pipeline.find_source(layer_path(part.example))
+    source = read(layer_path(part.example))
     groups = grouped(part, peers, free)
     for absent in {peer.name for peer in peers}.difference(peer.name for group in groups for peer in group):
         console.print(f"{part.name}: no memory for {absent}")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moec import pipeline
 from moec.diagnostics import CompileError
+from moec.language.read import find_source
 from moec.options import Options
 from moec.runtime.kernel import Kernel
 from moec.runtime.weights import Weights
@@ -53,7 +54,7 @@ def compile(
     wrong.
     """
     options = Options.of(dims, dtype, threads, target, aux, storage=storage, activations=activations)
-    return pipeline.load(pipeline.find_source(source), options)
+    return pipeline.load(find_source(source), options)
 
 
 def load(
@@ -74,7 +75,7 @@ def load(
     leaves out are those of the tensors. `dtype` is f32 where neither the caller nor packed weights say otherwise. The
     rest is as for `compile` and `Kernel.load`, and so are the errors.
     """
-    text = pipeline.find_source(source)
+    text = find_source(source)
     found, real = pipeline.fit(text, path, prefix, bind, dims)
     kernel = pipeline.load(text, Options.of(found, dtype or real or "f32", threads))
     return kernel, kernel.load(path, prefix, bind, storage, packed, verify)

@@ -244,19 +244,6 @@ class Compilation:
         return Program(self.interface, self.image)
 
 
-def find_source(source: Source | Path | str) -> Source:
-    """The text that `source` is: a `Source`, the text itself (it has a line break, or begins with a definition), or a
-    path. Raises `CompileError` (E0001 to E0004) where it cannot be read."""
-    from moec.language.read import read
-    from moec.source import Source
-
-    if isinstance(source, Source):
-        return source
-    if isinstance(source, str) and ("\n" in source or source.lstrip().startswith(("moe ", "fn "))):
-        return Source("<string>", source)
-    return read(source)
-
-
 def compile_source(source: Source, options: Options) -> Compilation:
     """A compilation for any target; nothing happens before a stage is asked for."""
     from moec.codegen import native

@@ -9,9 +9,10 @@ from typing import Final
 import pytest
 
 from moec.cli import main
+from moec.language.read import read
 from moec.opt import PASSES
 from moec.options import Options
-from moec.pipeline import STAGES, Compilation, find_source
+from moec.pipeline import STAGES, Compilation
 from tests.test_floors import FLOORS
 
 ROOT: Final = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def test_what_a_page_names_is_there(page: Path) -> None:
 
 
 def test_the_tour_quotes_what_the_stages_print() -> None:
-    compilation = Compilation(find_source(ROOT / "examples" / "mixtral.moe"), Options.of())
+    compilation = Compilation(read(ROOT / "examples" / "mixtral.moe"), Options.of())
     printed = {line.strip() for stage in ("moe", "moe-opt") for line in str(compilation.show(stage)).splitlines()}
     quotes = [
         line.strip() for block in re.findall(r"```mlir\n(.*?)```", TOUR, re.DOTALL) for line in block.splitlines()

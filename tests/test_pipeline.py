@@ -12,8 +12,9 @@ import pytest
 import moec
 from moec import pipeline
 from moec.diagnostics import CompileError
+from moec.language.read import find_source
 from moec.options import Options
-from moec.pipeline import STAGES, Compilation, compile_source, find_source
+from moec.pipeline import STAGES, Compilation, compile_source
 from moec.source import Source
 from tests.examples import EXAMPLES, SMALL
 
@@ -135,6 +136,12 @@ def test_a_source_is_a_path_a_text_or_itself(tmp_path: Path) -> None:
     assert codes(error) == ["E0001"]
 
 
+@pytest.mark.parametrize("use", [moec.compile, moec.reference])
+def test_compiler_and_oracle_agree_on_what_is_a_path(use: Any, tmp_path: Path) -> None:
+    (tmp_path / "a{b}.moe").write_text(TEXT)
+    assert use(str(tmp_path / "a{b}.moe")).dims == use(TEXT.replace("\n", " ")).dims
+
+
 def test_an_aux_that_nobody_asks_for_costs_nothing() -> None:
     without, with_aux = (
         Compilation(Source("tiny.moe", TEXT), Options.of(aux=aux, target="x86_64-linux-gnu"))
@@ -166,9 +173,10 @@ def test_stages_are_dumped_where_the_environment_says(tmp_path: Path, monkeypatc
 
 EMIT = """
 import sys
+from moec.language.read import read
 from moec.options import Options
-from moec.pipeline import Compilation, find_source
-sys.stdout.write(Compilation(find_source(sys.argv[1]), Options.of()).llvm)
+from moec.pipeline import Compilation
+sys.stdout.write(Compilation(read(sys.argv[1]), Options.of()).llvm)
 """
 
 

@@ -22,9 +22,10 @@ from rich.table import Table
 from moec.bench.layer_files import layer_path
 from moec.bench.peers import all_peers
 from moec.bench.trial import Trial
+from moec.language.read import read
 from moec.measure.feed import random_inputs, random_weights
 from moec.options import Options
-from moec.pipeline import Compilation, find_source, load
+from moec.pipeline import Compilation, load
 from moec.runtime.kernel import forget_workspace
 from moec.runtime.pool import default_threads
 
@@ -102,7 +103,7 @@ def ablate_all(parts: Sequence[str], console: Console, output: str | None) -> No
 
 def measure_parts(parts: Sequence[str], dims: dict[str, int], tokens: int, console: Console) -> list[Worth]:
     """What each part is worth on one thread; `threads`, on all."""
-    source, whole = find_source(layer_path("seed")), Options.of(dims, "f32", 1)
+    source, whole = read(layer_path("seed")), Options.of(dims, "f32", 1)
     kernel, module = load(source, whole), Compilation(source, whole).simplify()
     arrays = random_weights(kernel.interface, module)
     inputs = random_inputs(kernel.interface, module, tokens)
@@ -157,7 +158,7 @@ def _beside(name: str, whole: Callable[[], object], less: Callable[[], object]) 
 def measure_others(dims: dict[str, int], tokens: int, console: Console) -> list[Worth]:
     """The whole beside the two implementations that were claimed to be so much slower, on one thread."""
     peers = [all_peers()[name] for name in ("numpy-naive", "torch")]
-    source = find_source(layer_path("seed"))
+    source = read(layer_path("seed"))
     with Trial(source, Options.of(dims, "f32", 1), [each for each in peers if each.python], [tokens]) as trial:
         samples = trial.measure(tokens, 2.0, lambda text: None)
         for name, reason in trial.failures.items():

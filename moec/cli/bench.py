@@ -117,10 +117,10 @@ def _measure(
     results: Results, paths: list[Path], options: list[Options], peers: list[Peer], tokens: list[int], seconds: float
 ) -> None:
     """Times every layer with all the options."""
-    from moec.pipeline import find_source
+    from moec.language.read import read
 
     for path in paths:
-        source = find_source(path)
+        source = read(path)
         for each in options:
             results.add(path.stem, source, each, peers, tokens, seconds)
 

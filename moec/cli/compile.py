@@ -18,6 +18,7 @@ from moec.cli.shared import (
     file_argument,
     storage_option,
 )
+from moec.language.read import read
 from moec.options import Options, machine
 from moec.pipeline import STAGES, Compilation
 from moec.source import Source
@@ -65,7 +66,7 @@ def command(
     from moec import pipeline
 
     options = Options.of(dims, dtype, None, machine(target, mcpu), aux, level, storage, activations)
-    source = pipeline.find_source(Path(file))
+    source = read(file)
     if emit is None:
         if output is not None:
             raise click.UsageError("-o needs --emit: which stages should be written?")

@@ -24,15 +24,16 @@ def command(plot: str) -> None:
 
     from rich.console import Console
 
-    from moec import __version__, pipeline
+    from moec import __version__
     from moec.bench.layer_files import layer_path
     from moec.bench.peers import all_peers
     from moec.bench.results import Results, show
+    from moec.language.read import read
     from moec.options import Options
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     path = layer_path("mixtral")
-    source = pipeline.find_source(path)
+    source = read(path)
     click.echo(source.text.partition("\nbind")[0].rstrip() + "\n")
     peers = [each for name in ("numpy", "numpy-naive", "torch") if (each := all_peers()[name]).python]
     results = Results(console, __version__)

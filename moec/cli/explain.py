@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -74,6 +73,7 @@ def command(
     """
     from moec import pipeline
     from moec.cli import report
+    from moec.language.read import read
     from moec.measure.cost import analyse, packed_bytes, param_bytes
     from moec.measure.limits import measure as measure_limits
     from moec.options import Options
@@ -81,7 +81,7 @@ def command(
 
     given = _limits(rates) if rates else None
     options = Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations)
-    source = pipeline.find_source(Path(file))
+    source = read(file)
     compilation = pipeline.Compilation(source, options)
     analysis = analyse(compilation.schedule(), tokens)
     interface = compilation.interface

@@ -64,6 +64,7 @@ def command(
     from moec.checkpoint.files import MappedFile
     from moec.checkpoint.moepack import is_moepack
     from moec.cli import report
+    from moec.language.read import read
     from moec.options import Options
 
     screen = report.Report()
@@ -74,7 +75,7 @@ def command(
         if not Path(path).is_dir():
             MappedFile(Path(path))  # says why where it cannot be read
         raise click.UsageError("--spec is missing: which layer's weights are they?")
-    source = pipeline.find_source(Path(spec))
+    source = read(spec)
     found, _ = pipeline.fit(source, path, prefix, bind, dims)
     kernel = pipeline.load(source, Options.of(found, dtype, threads=1))
     screen.say("layer", report.layer(kernel.interface), report.signature(kernel.interface))

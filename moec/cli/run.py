@@ -6,7 +6,6 @@ import statistics
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -87,9 +86,10 @@ def command(
     Exit code 1 if the error is larger than the precision allows.
     """
     from moec import pipeline
+    from moec.language.read import read
     from moec.options import Options
 
-    source, loaded = pipeline.find_source(Path(file)), None
+    source, loaded = read(file), None
     if weights is not None:
         found, real = pipeline.fit(source, weights, prefix, bind, dims)
         named = ctx.get_parameter_source("dtype") is click.core.ParameterSource.COMMANDLINE

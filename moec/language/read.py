@@ -12,6 +12,16 @@ from moec.source import Source
 MAX_BYTES: Final = 1 << 20
 
 
+def find_source(source: Source | Path | str) -> Source:
+    """The text that `source` is: a `Source`, the text itself (it has a line break, or begins with a definition), or a
+    path. Raises `CompileError` (E0001, E0003, E0004) where it cannot be read."""
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, str) and ("\n" in source or source.lstrip().startswith(("moe ", "fn ", "bind "))):
+        return Source("<string>", source)
+    return read(source)
+
+
 def read(path: str | Path) -> Source:
     """The text of a file. Raises `CompileError`: E0001 (unreadable), E0003 (beyond `MAX_BYTES`), E0004 (not UTF-8)."""
     try:

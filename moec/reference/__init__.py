@@ -22,7 +22,7 @@ from moec.diagnostics import fail, nearest
 from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
 from moec.language.parse import parse
-from moec.language.read import read
+from moec.language.read import find_source
 from moec.reference.batch import Part, Waiting
 from moec.reference.functions import ids
 from moec.reference.interpret import Deferred, Interpreter
@@ -43,9 +43,7 @@ def reference(
 ) -> Reference:
     """The oracle of a layer: a path, a `Source`, or the text itself. `dtype` is what `real` stands for; `quantized`
     names the weights whose products take quantised vectors (docs/formats.md)."""
-    if isinstance(source, str) and "{" in source:
-        source = Source("<string>", source)
-    file = parse(source if isinstance(source, Source) else read(source))
+    file = parse(find_source(source))
     if len(file.layers) != 1:
         raise fail("E0105", f"a file defines one layer, not {len(file.layers)}", file.span)
     if not file.layers[0].inputs:

@@ -18,8 +18,9 @@ from moec.diagnostics import CompileError
 from moec.dtypes import ACTIVATIONS
 from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
+from moec.language.read import read
 from moec.options import Options
-from moec.pipeline import Compilation, find_source
+from moec.pipeline import Compilation
 from moec.runtime.pack import pack_panels
 from moec.runtime.saved import PANELS
 from moec.runtime.stored import decoded
@@ -107,7 +108,7 @@ def test_one_file_serves_both_kinds_of_activations(tmp_path: Path, name: str, dt
     storage = {"experts": "q4_0"}
     target = "x86_64-unknown-linux-gnu:znver4"
     options = [Options.of(dims, dtype, target=target, storage=storage, activations=kind) for kind in ACTIVATIONS]
-    real, quantized = (Compilation(find_source(EXAMPLES / f"{name}.moe"), each).interface for each in options)
+    real, quantized = (Compilation(read(EXAMPLES / f"{name}.moe"), each).interface for each in options)
     assert not real.quantized and quantized.quantized
     assert set(real.packed) == set(quantized.packed) and real.raw == quantized.raw
 

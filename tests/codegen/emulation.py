@@ -15,8 +15,9 @@ from typing import Any, Final
 from moec.codegen import native
 from moec.codegen.llvm import I8, I64, PTR
 from moec.codegen.tiles import INSTRUCTIONS, Instruction, Tiles
+from moec.language.read import find_source
 from moec.options import Options
-from moec.pipeline import Compilation, find_source
+from moec.pipeline import Compilation
 from moec.runtime.cache import Program
 from moec.runtime.interface import Storage
 from moec.runtime.kernel import Kernel

@@ -12,8 +12,9 @@ from moec.arrays import NUMPY
 from moec.codegen import tiles
 from moec.formats import FORMATS
 from moec.formats.layout import BLOCK
+from moec.language.read import find_source
 from moec.options import Options
-from moec.pipeline import Compilation, find_source
+from moec.pipeline import Compilation
 from moec.runtime.kernel import Kernel
 from moec.runtime.stored import Blocks
 from moec.target import Target

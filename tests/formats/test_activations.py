@@ -17,6 +17,7 @@ from moec.diagnostics import CompileError
 from moec.formats import FORMATS
 from moec.formats.activations import SMALLEST, dequantize, quantize
 from moec.formats.layout import BLOCK, Coded
+from moec.language.read import find_source
 from moec.measure.compare import TOLERANCES_QUANTIZED, errors
 from moec.runtime.kernel import Kernel
 from moec.runtime.stored import Blocks, decoded
@@ -119,7 +120,7 @@ def test_other_machines(name: str, cpu: str) -> None:
 @pytest.mark.parametrize("target", ["aarch64-linux-gnu", "riscv64-linux-gnu"])
 def test_machines_of_other_kinds_have_code(target: str) -> None:
     options = moec.options.Options.of({"H": 64, "N": 64}, target=target, storage={"w": "mxfp4"}, activations="int8")
-    assert moec.pipeline.Compilation(moec.pipeline.find_source(PRODUCT), options).image
+    assert moec.pipeline.Compilation(find_source(PRODUCT), options).image
 
 
 @pytest.mark.parametrize("k", [1, 63, 65, 130])
