@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from typing import Final
 
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
@@ -20,8 +18,8 @@ from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.expressions import RULES
 from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, kind_of, shape_origin, show
 from moec.language import syntax
-from moec.language.parse import parse
-from moec.source import Source, Span
+from moec.language.parse import prelude
+from moec.source import Span
 
 _A_LAYER: Final = "a layer is `moe name[dims](x: [H]) -> [H] { … }`"
 
@@ -121,13 +119,6 @@ def _default(dimension: syntax.Dimension, names: Sequence[str], binding: dict[st
 def missing_dimension(layer: syntax.Layer, error: Unbound) -> Exception:
     where = next((d.span for d in layer.dimensions if d.name == error.name), layer.name.span)
     return fail("E0301", f"dimension `{error.name}` has no value", where, help=f"give it one: `--dims {error.name}=…`")
-
-
-@cache
-def prelude() -> syntax.File:
-    """The functions that every file may use."""
-    text = (resources.files("moec.language") / "prelude.moe").read_text()
-    return parse(Source("prelude.moe", text))
 
 
 def _functions(file: syntax.File) -> Scope:
@@ -273,4 +264,4 @@ def _strings(names: Sequence[str]) -> ArrayAttr[StringAttr]:
     return ArrayAttr([StringAttr(name) for name in names])
 
 
-__all__ = ["Elaborated", "bind_dimensions", "elaborate", "missing_dimension", "prelude"]
+__all__ = ["Elaborated", "bind_dimensions", "elaborate", "missing_dimension"]

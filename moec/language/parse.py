@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from moec.diagnostics import fail
@@ -17,6 +19,12 @@ MAX_DEPTH = 200
 
 #: The longest number that is read, and the largest exponent of ten: anything beyond is no f64.
 MAX_DIGITS = 400
+
+
+@cache
+def prelude() -> syntax.File:
+    """The functions that every file may use."""
+    return parse(Source("prelude.moe", Path(__file__).with_name("prelude.moe").read_text(encoding="utf-8")))
 
 
 def parse(source: Source) -> syntax.File:

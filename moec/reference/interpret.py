@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
-from importlib import resources
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from moec.diagnostics import fail, nearest
 from moec.dtypes import DTYPES, F32, I64, REAL, DType
 from moec.language import syntax
-from moec.language.parse import parse
+from moec.language.parse import prelude
 from moec.reference import batch, functions
 from moec.reference.values import (
     Array,
@@ -38,7 +37,6 @@ from moec.reference.values import (
     place,
     places,
 )
-from moec.source import Source
 
 T = TypeVar("T")
 Scope = Mapping[str, Any]
@@ -53,12 +51,6 @@ class Deferred:
     value: syntax.Expr
     scope: Scope
     result: Any = None
-
-
-@cache
-def prelude() -> syntax.File:
-    text = (resources.files("moec.language") / "prelude.moe").read_text()
-    return parse(Source("prelude.moe", text))
 
 
 def functions_of(file: syntax.File, below: Scope) -> dict[str, Any]:
