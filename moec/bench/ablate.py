@@ -72,6 +72,11 @@ class Worth:
     def factor(self) -> float:
         return self.ms_without / self.ms_with
 
+    @property
+    def claim(self) -> str:
+        """What was claimed of it, or of the part that it is a way to leave out."""
+        return _CLAIMS.get(self.name, _CLAIMS.get(self.name.partition("-")[0], ""))
+
 
 def ablate_all(parts: Sequence[str], console: Console, output: str | None) -> None:
     """Measures parts at every shape, says what came of it, and writes it as JSON where that is asked for."""
@@ -92,7 +97,7 @@ def ablate_all(parts: Sequence[str], console: Console, output: str | None) -> No
                 "ms_with": each.ms_with,
                 "ms_without": each.ms_without,
                 "factor": each.factor,
-                "claim": _CLAIMS.get(each.name.partition("-")[0] if each.name not in _CLAIMS else each.name, ""),
+                "claim": each.claim,
             }
             for each in worths
         ]
@@ -173,7 +178,6 @@ def _show(title: str, worths: Sequence[Worth]) -> None:
     for name in ("without", "which is", "ms with", "ms without", "worth", "claimed"):
         table.add_column(name, justify="right" if name in ("ms with", "ms without", "worth") else "left")
     for each in worths:
-        claim = _CLAIMS.get(each.name, _CLAIMS.get(each.name.partition("-")[0], ""))
-        row = (f"{each.ms_with:.3g}", f"{each.ms_without:.4g}", f"{each.factor:.2f}x", claim)
+        row = (f"{each.ms_with:.3g}", f"{each.ms_without:.4g}", f"{each.factor:.2f}x", each.claim)
         table.add_row(each.name, _ABOUT[each.name], *row)
     Console(highlight=False, markup=False, emoji=False, width=120).print(table, "")

@@ -89,9 +89,7 @@ def command(
     limits = given or measure_limits(dtype, count, "int8" if interface.quantized else "real")
     screen = report.Report()
     screen.say("layer", report.layer(interface), report.signature(interface))
-    screen.say(
-        "call", f"{report.plural(tokens, 'token')}, {dtype}, {report.plural(count, 'thread')}, {options.target.cpu}"
-    )
+    screen.say("call", report.call(tokens, dtype, count, options.target.cpu))
     times: Sequence[float] = ()
     if measure:
         from moec.bench.stages import time_stages

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 
 from llvmlite import ir
 
+from moec.dtypes import DTYPES
 from moec.target import Target
 
 Value: TypeAlias = Any
@@ -23,7 +24,7 @@ PTR: Final = ir.PointerType()
 VOID: Final = ir.VoidType()
 
 #: Bytes of an element in memory.
-SIZES: Final = {"f32": 4, "bf16": 2, "f16": 2, "i64": 8, "bool": 1}
+SIZES: Final = {name: dtype.size for name, dtype in DTYPES.items()}
 
 
 def i64(value: int) -> Value:

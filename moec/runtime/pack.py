@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, Final, TypeAlias
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from moec.arrays import NUMPY
 from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Packed
@@ -25,11 +25,6 @@ from moec.target import PanelShape
 
 Array: TypeAlias = NDArray[Any]
 
-_NUMPY: Final = {
-    "f32": np.dtype(np.float32),
-    "bf16": np.dtype(ml_dtypes.bfloat16),
-    "f16": np.dtype(np.float16),
-}
 #: k in one blocked copy: with NR rows of it, source and destination stay in L1.
 _BLOCK: Final = 128
 
@@ -49,7 +44,7 @@ def panel_shape(shape: PanelShape, n: int, k: int, matrices: int = 1) -> tuple[i
 
 def panel_bytes(shape: PanelShape, n: int, k: int, matrices: int = 1) -> int:
     """The bytes that the panels of one expert take: a multiple of 64 for every shape of a vector machine."""
-    return prod(panel_shape(shape, n, k, matrices)) * _NUMPY[shape.dtype].itemsize
+    return prod(panel_shape(shape, n, k, matrices)) * NUMPY[shape.dtype].itemsize
 
 
 def packed_bytes(shape: PanelShape, n: int, k: int, matrices: int, storage: str) -> int:
@@ -75,7 +70,7 @@ def pack_panels(
     packed one after the other, so only `out` and a block of a few KiB are ever held beside the weights.
     """
     stack = [matrices] if isinstance(matrices, np.ndarray) else list(matrices)
-    dtype = _NUMPY[shape.dtype]
+    dtype = NUMPY[shape.dtype]
     lead, (n, k) = stack[0].shape[:-2], stack[0].shape[-2:]
     if any(matrix.shape != stack[0].shape for matrix in stack):
         raise ValueError(f"interleaved matrices differ in shape: {[matrix.shape for matrix in stack]}")
@@ -94,7 +89,7 @@ def pack_panels(
 
 def _words(matrix: Array, dtype: np.dtype[Any]) -> Array:
     """`matrix` with bit patterns of bf16 read as such."""
-    return matrix.view(dtype) if matrix.dtype == np.uint16 and dtype == _NUMPY["bf16"] else matrix
+    return matrix.view(dtype) if matrix.dtype == np.uint16 and dtype == NUMPY["bf16"] else matrix
 
 
 def _pack(matrix: Array, panels: Array, place: int, count: int) -> None:

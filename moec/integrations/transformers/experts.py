@@ -26,9 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from moec.diagnostics import CompileError, fail
-from moec.integrations.transformers.trace import Function, Piece, trace
-
-REALS: Final = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+from moec.integrations.transformers.trace import REALS, Function, Piece, trace
 
 #: What a module has to say of itself.
 FLAGS: Final = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm")

@@ -23,8 +23,9 @@ from moec.diagnostics import CompileError
 from moec.integrations.torch import DTYPES
 from moec.integrations.transformers.backend import compiled
 from moec.integrations.transformers.blocks import Row, Unfit, find_dimensions, load, look_up, rows, tensors_of
-from moec.integrations.transformers.experts import REALS, is_experts
+from moec.integrations.transformers.experts import is_experts
 from moec.integrations.transformers.packed import Packed, Storage
+from moec.integrations.transformers.trace import REALS
 from moec.runtime.kernel import Kernel
 
 #: How far a block's output may be from moec's, relative to the largest magnitude, for one token; and for how many of

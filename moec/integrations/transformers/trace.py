@@ -22,6 +22,9 @@ from moec.diagnostics import CompileError, fail
 #: How many tokens the example has; another number where that could be taken for the length of a vector.
 _TOKENS: Final = (3, 5)
 
+#: What `real` may be, and a cast go to.
+REALS: Final = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+
 #: Loosest first: how firmly the parts of an expression hold together.
 _ANY, _SUM, _PRODUCT, _PREFIX, _ATOM = range(5)
 
@@ -164,7 +167,7 @@ class _Writer:
         """A value that is read more than once gets a name; one of a type narrower than the model's is rounded to it."""
         dtype = getattr(node.meta["val"], "dtype", self.dtype)
         if isinstance(value, Expr) and not value.text.isidentifier() and self.dtype == torch.float32 != dtype:
-            value = Expr(f"{_CASTS[dtype]}({value.text})", axis=value.axis) if dtype in _CASTS else value
+            value = Expr(f"{REALS[dtype]}({value.text})", axis=value.axis) if dtype in REALS else value
         return self.named(value) if isinstance(value, Expr) and len(node.users) > 1 else value
 
     def named(self, value: Expr) -> Expr:
@@ -297,13 +300,10 @@ def _cast(place: _Place, given: _Given) -> Any:
     was = given["self"].meta["val"].dtype
     if dtype is None or dtype == was or (dtype == torch.float32 and was.is_floating_point):
         return value
-    if dtype not in _CASTS:
+    if dtype not in REALS:
         raise place.refuse(f"a cast to `{dtype}`")
-    name = "real" if dtype == place.writer.dtype and dtype != torch.float32 else _CASTS[dtype]
+    name = "real" if dtype == place.writer.dtype and dtype != torch.float32 else REALS[dtype]
     return Expr(f"{name}({place.read(given['self']).text})", axis=place.axis)
-
-
-_CASTS: Final = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
 def _clamp(place: _Place, given: _Given) -> Expr:
