@@ -14,6 +14,9 @@ from typing import Final, Literal
 from moec import host
 from moec.dtypes import DTYPES
 
+#: Bytes of a cache's line.
+LINE: Final = 64
+
 #: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
 #: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`); `amx` tiles of 16
 #: rows and 32 k with tiles of 16 columns (`tdpbf16ps`); `int8` bytes of a stored weight with bytes of a quantised row

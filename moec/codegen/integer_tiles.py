@@ -26,13 +26,12 @@ from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.codegen.quantize import Record
 from moec.formats.layout import BLOCK
 from moec.formats.panels import PanelLayout
-from moec.target import Target
+from moec.target import LINE, Target
 
 #: Steps that tiles are multiplied ahead of the step that is scaled. A power of two.
 _AHEAD: Final = 2
 #: Records behind the last that are read, and not used.
 SLACK: Final = 2 * tiles.ROWS
-_LINE: Final = 64
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class TileProducts(Products):
         e, b, size = self.e, self.e.b, self.cell.blocks(self.e.target.l1)
         nbytes = self.place.chunk * BLOCK // self.layout.chunk
         around = b.mul(_tiles_of(b, self.count), i64(self.place.columns // tiles.ROWS))
-        lines = b.udiv(b.add(i64(nbytes // _LINE), around), around)
+        lines = b.udiv(b.add(i64(nbytes // LINE), around), around)
         tiles.configure(b, self.record.stretch)
 
         def part(first: Value) -> None:
@@ -293,8 +292,8 @@ class _Steps:
 
     def _prefetch(self, ahead: Value) -> Value:
         e = self.e
-        e.loop(0, self.lines, lambda i: e.prefetch(e.at(ahead, e.b.mul(i, i64(_LINE)), 1)))
-        return e.at(ahead, e.b.mul(self.lines, i64(_LINE)), 1)
+        e.loop(0, self.lines, lambda i: e.prefetch(e.at(ahead, e.b.mul(i, i64(LINE)), 1)))
+        return e.at(ahead, e.b.mul(self.lines, i64(LINE)), 1)
 
     # vectors
 

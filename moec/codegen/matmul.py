@@ -17,14 +17,12 @@ from moec.codegen.views import View, put
 from moec.dialects import moe, plan
 from moec.dialects.types import element_name, integer
 from moec.runtime.pack import panel_bytes
-from moec.target import KernelShape
+from moec.target import LINE, KernelShape
 
 #: Picoseconds, roughly, for a multiply-add.
 _PRODUCT_COST: Final = 20
 #: A matrix of fewer panels is narrow.
 _NARROW: Final = 32
-#: Bytes of a cache's line.
-_LINE: Final = 64
 
 
 def is_narrow(op: plan.MatmulOp, shape: KernelShape) -> bool:
@@ -360,7 +358,7 @@ class Matmul:
         """Whether what is written of a row is whole lines, in the workspace."""
         size, ours = SIZES[self.result_dtype], self.op.gathered is None and self.op.value not in self.stages.outputs
         sizes = (width * size, self.columns * size, self.result_bytes)
-        return ours and not any(nbytes % _LINE for nbytes in sizes)
+        return ours and not any(nbytes % LINE for nbytes in sizes)
 
     def _result(self, place: Value, column: Value, width: int) -> View:
         """Where `width` columns of a row's result go."""

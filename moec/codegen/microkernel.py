@@ -31,7 +31,7 @@ from llvmlite import ir
 
 from moec.codegen.floats import bf16_pairs, widen
 from moec.codegen.llvm import Emitter, begin
-from moec.target import KernelShape, Target
+from moec.target import LINE, KernelShape, Target
 
 Value: TypeAlias = Any
 #: One k of a step: the factor of a row, given its pointer, and the factors of the columns, a vector each.
@@ -46,7 +46,6 @@ _PARAMETERS: Final = {
     "ahead": _PTR,
     **dict.fromkeys(("pace", "apart"), _I64),
 }
-_CACHE_LINE: Final = 64
 #: Multiply-adds in one turn of the loop, at most: amortises the loop where few rows share a step.
 _TURN: Final = 16
 
@@ -156,7 +155,7 @@ class _Tile:
 
     def _prefetch(self, start: Value) -> None:
         for stream in self.streams:
-            for offset in range(0, self.shape.stream_bytes, _CACHE_LINE):
+            for offset in range(0, self.shape.stream_bytes, LINE):
                 self.e.prefetch(self._in_stream(start, stream, offset))
 
     def _in_stream(self, start: Value, stream: Value, offset: int) -> Value:

@@ -24,8 +24,8 @@ from llvmlite import ir
 
 from moec.codegen.llvm import I1, I8, I32, I64, PTR, VOID, Emitter, Value, i64
 from moec.codegen.stages import STAGE_TYPE
-from moec.runtime.pool import LINE, Line
-from moec.target import Target
+from moec.runtime.pool import Line
+from moec.target import LINE, Target
 
 PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, I64, PTR, I64])
 

@@ -29,8 +29,8 @@ from moec.codegen.stages import Stage, Stages
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
 from moec.runtime.interface import Array, Interface, Packed
-from moec.runtime.pool import LINE, Line
-from moec.target import KernelShape, PanelShape, Target
+from moec.runtime.pool import Line
+from moec.target import LINE, KernelShape, PanelShape, Target
 
 #: The region of the workspace that a timed program's clock readings are left in.
 _CLOCK = "clock"

@@ -14,17 +14,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
 
 from moec.runtime.jit import Library
 from moec.runtime.memory import aligned_empty
-
-#: The bytes of a line: each field of a pool has one to itself.
-LINE: Final = 64
+from moec.target import LINE
 
 
 class Line(IntEnum):
-    """The fields of a pool, each at the start of a line."""
+    """The fields of a pool, each at the start of a line that it has to itself."""
 
     SIZE = 0  # how many threads share a job, the caller counted
     PARALLEL = 1  # the address of `moec_parallel`
