@@ -3,7 +3,6 @@
     void moec_work(ptr pool, i64 worker)                                                     a worker's life
     void moec_parallel(ptr pool, ptr stage, ptr frame, i64 units, i64 busy, i64 least, ptr scratch, i64 stride)
                                                                                              what a kernel calls
-    void moec_stop(ptr pool)                                                                 ends every worker's life
 
 `busy` of the units are work, the others are those of matrices that no row chose: chunks are small enough for the work
 to be shared out evenly, however it is spread, but have at least `least` units.
@@ -53,7 +52,6 @@ def emit_pool(target: Target) -> Any:
     chunks = _Chunks(module, target).emit()
     _Work(module, target, chunks).emit()
     _Parallel(module, target, chunks).emit()
-    _Stop(module, target).emit()
     return module
 
 
@@ -141,7 +139,7 @@ class _Work(_Function):
 
     def emit(self) -> None:
         b = self.b
-        look, sleep, woken, join, joined, leave = map(self.block, ("look", "sleep", "woken", "join", "joined", "leave"))
+        look, sleep, join, joined = map(self.block, ("look", "sleep", "join", "joined"))
         first = self._ticket()
         start = b.block
         b.branch(look)
@@ -151,7 +149,7 @@ class _Work(_Function):
         looks.add_incoming(i64(0), start)
         ticket = self._ticket()
         idle = self.block("idle")
-        b.cbranch(b.icmp_unsigned("!=", ticket, seen), woken, idle)
+        b.cbranch(b.icmp_unsigned("!=", ticket, seen), join, idle)
         b.position_at_end(idle)
         self.pause()
         following = b.add(looks, i64(1))
@@ -165,8 +163,6 @@ class _Work(_Function):
         seen.add_incoming(seen, sleep)
         looks.add_incoming(i64(0), sleep)
         b.branch(look)
-        b.position_at_end(woken)
-        b.cbranch(b.icmp_signed("!=", self.read(Line.STOP), i64(0)), leave, join)
         b.position_at_end(join)
         state = self.read(Line.STATE)
         attempt, again = self.block("attempt"), self.block("again")
@@ -182,8 +178,6 @@ class _Work(_Function):
         seen.add_incoming(ticket, again)
         looks.add_incoming(i64(0), again)
         b.branch(look)
-        b.position_at_end(leave)
-        b.ret_void()
 
     def _ticket(self) -> Value:
         return self.b.load_atomic(self.line(Line.TICKET), "acquire", 4, typ=I32)
@@ -246,18 +240,6 @@ class _Parallel(_Function):
         self.pause()
         b.cbranch(b.icmp_unsigned("==", self.read(Line.STATE), i64(1)), done, wait)
         b.position_at_end(done)
-
-
-class _Stop(_Function):
-    name = "moec_stop"
-    type = ir.FunctionType(VOID, [PTR])
-
-    def emit(self) -> None:
-        b = self.b
-        self.write(Line.STOP, i64(1), "seq_cst")
-        b.atomic_rmw("add", self.line(Line.TICKET), ir.Constant(I32, 1), "seq_cst")
-        self.futex(_WAKE, self.read(Line.SIZE))
-        b.ret_void()
 
 
 def call(b: Any, address: Value, type: Any, arguments: list[Value]) -> Value:

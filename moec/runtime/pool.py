@@ -36,7 +36,6 @@ class Line(IntEnum):
     STRIDE = 10
     CHUNK = 11
     NEXT = 12  # the first unit that nobody has taken
-    STOP = 13
 
 
 class Pool:
