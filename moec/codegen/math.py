@@ -35,7 +35,6 @@ _LOG2_E: Final = 1.4426950408889634
 # Encodings.
 _SQRT_HALF_F32: Final = 0x3F3504F3
 _SQRT_HALF_F64: Final = 0x3FE6A09E667F3BCD
-_FOUR_F32: Final = 0x40800000
 _TWO_52_F64: Final = 0x4330000000000000
 
 # ln 2 = high + low + 5.5e-14 (Cody & Waite): `high` has 16 bits, so its product with an exponent is exact.
@@ -204,14 +203,14 @@ def _horner(b: Builder, x: Value, coefficients: Sequence[float]) -> Value:
     return value
 
 
-def _round_to_power(b: Builder, x: Value, scale: float, shift: int = 0) -> tuple[Value, Value]:
-    """n = the integer nearest to `x * scale`, as a float, and 2^(n + shift); both exponents must be normal.
+def _round_to_power(b: Builder, x: Value, scale: float) -> tuple[Value, Value]:
+    """n = the integer nearest to `x * scale`, as a float, and 2^n; its exponent must be normal.
 
     Adding 1.5 * 2^23 + bias leaves n + bias in the low bits of the sum, and nothing else in the low nine: shifted into
     the exponent's place they are the power. (f64: 52 and twelve.)
     """
     mantissa, bias = (23, 127) if _lane(x.type) == ir.FloatType() else (52, 1023)
-    magic = _splat(x, 1.5 * 2.0**mantissa + bias + shift)
+    magic = _splat(x, 1.5 * 2.0**mantissa + bias)
     sum_ = _fmuladd(b, x, _splat(x, scale), magic)
     encoded = _encode(b, sum_)
     return b.fsub(sum_, magic), _decode(b, b.shl(encoded, _splat(encoded, mantissa)))
@@ -223,9 +222,9 @@ def _reduce_ln2(b: Builder, x: Value, n: Value, step: int) -> Value:
     return _fmuladd(b, n, _splat(x, -step * _LN2_LOW), r)
 
 
-def _reduce_expm1(b: Builder, x: Value, shift: int = 0) -> tuple[Value, Value]:
-    """p = e^r - 1 and 2^(n + shift) where x = n ln 2 + r, |r| <= ln 2 / 2: e^x - 1 = 2^n p + (2^n - 1)."""
-    n, power = _round_to_power(b, x, _LOG2_E, shift)
+def _reduce_expm1(b: Builder, x: Value) -> tuple[Value, Value]:
+    """p = e^r - 1 and 2^n where x = n ln 2 + r, |r| <= ln 2 / 2: e^x - 1 = 2^n p + (2^n - 1)."""
+    n, power = _round_to_power(b, x, _LOG2_E)
     r = _reduce_ln2(b, x, n, step=1)
     return _fmuladd(b, b.fmul(r, r), _horner(b, r, _EXPM1), r), power
 
@@ -247,11 +246,11 @@ def _log_from_parts(b: Builder, f: Value, exponent: Value) -> Value:
     return _fmuladd(b, exponent, _splat(f, _LN2_HIGH), low)
 
 
-def _limit_log(b: Builder, value: Value, x: Value, pole: float) -> Value:
-    """`value` amended where log's argument `x - pole` is no positive number: -inf at 0, NaN below, inf and NaN kept."""
+def _limit_log(b: Builder, value: Value, x: Value) -> Value:
+    """`value` amended where log's argument `x` is no positive number: -inf at 0, NaN below, inf and NaN kept."""
     value = b.select(b.fcmp_ordered("<", x, _splat(x, _INF)), value, x)
-    value = b.select(b.fcmp_ordered("<", x, _splat(x, pole)), _splat(x, _NAN), value)
-    return b.select(b.fcmp_ordered("==", x, _splat(x, pole)), _splat(x, -_INF), value)
+    value = b.select(b.fcmp_ordered("<", x, _splat(x, 0.0)), _splat(x, _NAN), value)
+    return b.select(b.fcmp_ordered("==", x, _splat(x, 0.0)), _splat(x, -_INF), value)
 
 
 # The functions.
@@ -288,17 +287,8 @@ def emit_exp(b: Builder, x: Value) -> Value:
     return b.fmul(b.fmul(p, power), power)
 
 
-def emit_expm1(b: Builder, x: Value) -> Value:
-    """e^x - 1, within 1.54 ulp (1.66 without FMA); halved until the end, because 2^n may overflow where it does not."""
-    clamped = _at_most(b, _at_least(b, x, -18.0), 89.0)
-    p, power = _reduce_expm1(b, clamped, shift=-1)
-    half = _fmuladd(b, power, p, b.fsub(power, _splat(x, 0.5)))
-    tiny = b.fcmp_ordered("<", emit_abs(b, x), _splat(x, 2.0**-26))  # keeps -0, and the subnormals' last bit
-    return b.select(tiny, x, b.fadd(half, half))
-
-
 def emit_tanh(b: Builder, x: Value) -> Value:
-    """(1 - e^-2|x|) / (1 + e^-2|x|), within 1.96 ulp (1.99 without FMA); like expm1, its numerator cancels nothing."""
+    """(1 - e^-2|x|) / (1 + e^-2|x|), within 1.96 ulp (1.99 without FMA); its numerator cancels nothing."""
     p, power = _reduce_expm1(b, b.fmul(_at_most(b, emit_abs(b, x), 9.5), _splat(x, -2.0)))
     negative = _fmuladd(b, power, p, b.fsub(power, _splat(x, 1.0)))
     return _copy_sign(b, b.fdiv(negative, _fmuladd(b, power, p, b.fadd(power, _splat(x, 1.0)))), x)
@@ -312,20 +302,7 @@ def emit_log(b: Builder, x: Value) -> Value:
     mantissa = _decode(b, b.sub(_encode(b, normal), e))
     exponent = b.sitofp(b.ashr(e, _splat(e, 23)), x.type)
     exponent = b.select(subnormal, b.fsub(exponent, _splat(x, 23.0)), exponent)
-    return _limit_log(b, _log_from_parts(b, b.fsub(mantissa, _splat(x, 1.0)), exponent), x, pole=0.0)
-
-
-def emit_log1p(b: Builder, x: Value) -> Value:
-    """log(1 + x), within 1.46 ulp (1.54 without FMA).
-
-    The rounded 1 + x only chooses e; then f = 2^-e x + (2^-e - 1) has lost almost nothing.
-    """
-    e = _split_exponent(b, b.fadd(x, _splat(x, 1.0)))
-    scaled = _decode(b, b.sub(_encode(b, x), e))
-    four = _decode(b, b.sub(_splat(e, _FOUR_F32), e))  # 2^(2 - e), which is normal for every e
-    f = b.fadd(scaled, _fmuladd(b, four, _splat(x, 0.25), _splat(x, -1.0)))
-    value = _log_from_parts(b, f, b.sitofp(b.ashr(e, _splat(e, 23)), x.type))
-    return _limit_log(b, _copy_sign(b, value, x), x, pole=-1.0)
+    return _limit_log(b, _log_from_parts(b, b.fsub(mantissa, _splat(x, 1.0)), exponent), x)
 
 
 def emit_erf(b: Builder, x: Value) -> Value:
@@ -398,9 +375,7 @@ FUNCTIONS: Final[dict[str, Callable[..., Value]]] = {
     "math.absf": emit_abs,
     "math.erf": emit_erf,
     "math.exp": emit_exp,
-    "math.expm1": emit_expm1,
     "math.log": emit_log,
-    "math.log1p": emit_log1p,
     "math.powf": emit_pow,
     "math.rsqrt": emit_rsqrt,
     "math.sqrt": emit_sqrt,
