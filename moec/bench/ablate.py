@@ -165,7 +165,7 @@ def measure_others(dims: dict[str, int], tokens: int, console: Console) -> list[
     peers = [all_peers()[name] for name in ("numpy-naive", "torch")]
     source = read(layer_path("seed"))
     with Trial(source, Options.of(dims, "f32", 1), [each for each in peers if each.python], [tokens]) as trial:
-        samples = trial.measure(tokens, 2.0, lambda text: None)
+        samples = trial.measure(tokens, 2.0)
         for name, reason in trial.failures.items():
             console.print(f"{name} is left out: {reason}")
     own = next(each for each in samples if each.impl == "moec")

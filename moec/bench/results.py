@@ -58,7 +58,7 @@ class Results:
             kind = options.dtype, options.threads or 1, options.activations
             for count in tokens:
                 self._measure_limits(*kind)
-                samples = trial.measure(count, seconds, lambda text: None)
+                samples = trial.measure(count, seconds)
                 limits = self._median(*kind)
                 self.rows += [row(spec, trial, count, sample, limits) for sample in samples]
                 times = ", ".join(f"{sample.impl} {sample.median * 1e3:.3g}" for sample in samples)

@@ -165,12 +165,11 @@ class Trial:
     def cost(self, tokens: int) -> Analysis:
         return analyse(self._plan, tokens)
 
-    def measure(self, tokens: int, seconds: float, said: Callable[[str], None]) -> list[Sample]:
+    def measure(self, tokens: int, seconds: float) -> list[Sample]:
         """Every implementation at a number of tokens, moec first; each gets about so many seconds."""
         found: dict[str, float] = {}
         runners: list[_Runner] = []
         for runner in (self._own, *self._others):
-            said(f"{runner.impl}: checking")
             try:
                 if isinstance(runner, _Other):
                     runner.choose(tokens, self._error)
@@ -184,7 +183,7 @@ class Trial:
                     raise
                 self.failures[f"{runner.impl}, {tokens} tokens"] = str(error)
         self._settle()
-        times = self._turns(runners, tokens, seconds, said)
+        times = self._turns(runners, tokens, seconds)
         return [Sample(each.impl, times[each.impl], found[each.impl], each.storage) for each in runners]
 
     def _settle(self) -> None:
@@ -196,9 +195,7 @@ class Trial:
                 return
             time.sleep(0.2)
 
-    def _turns(
-        self, runners: Sequence[_Runner], tokens: int, seconds: float, said: Callable[[str], None]
-    ) -> dict[str, list[float]]:
+    def _turns(self, runners: Sequence[_Runner], tokens: int, seconds: float) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {runner.impl: [] for runner in runners}
         spent = dict.fromkeys(times, 0.0)
         least, most = _TURNS
@@ -208,7 +205,6 @@ class Trial:
                 past = times[runner.impl]
                 if spent[runner.impl] > (seconds if turn >= least else _PATIENCE * seconds):
                     continue
-                said(f"{tokens} tokens, turn {turn + 1}: {runner.impl}")
                 guess = statistics.median(past) if past else _TURN
                 calls, warm = max(1, min(200, int(_TURN / guess))), guess < _LONG
                 begin = time.perf_counter()

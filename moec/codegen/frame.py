@@ -66,7 +66,6 @@ class Domain:
     expand: plan.ExpandOp | None = None
     slots: int = 1
     indices: int = 1
-    partial: bool = False
 
     def keys(self, name: str) -> tuple[SSAValue, str]:
         """The frame's key for one of the domain's arrays: `count`, `parent`, `position`, `offsets`."""

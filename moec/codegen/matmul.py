@@ -216,10 +216,6 @@ class Matmul:
         """Where the address of a row's vector is kept; threads that share a key write the same there."""
         return self.e.at(self.frame.pointer_of((self.op.value, "pointers")), place, 8)
 
-    @property
-    def pointers(self) -> Value:
-        return self.frame.pointer_of((self.op.value, "pointers"))
-
     # blocks of rows
 
     def _count(self, rows: Value, size: int) -> Value:

@@ -152,7 +152,7 @@ class _Program:
         assert isinstance(op.slots.type, plan.RowsType) and isinstance(op.slots.type.row, SelectionType)
         type = op.slots.type.row
         slots, indices = integer(type.size), integer(type.domain)
-        domain = Domain(op.rows, outer.per_token * slots, outer, op, slots, indices, type.kind.data != "full")
+        domain = Domain(op.rows, outer.per_token * slots, outer, op, slots, indices)
         self.domains[op.rows] = domain
         for key in (op.index, op.slot, domain.keys("parent"), domain.keys("position")):
             self.regions.append(Region(key, 8 * domain.per_token))

@@ -77,7 +77,7 @@ def _range(builder: Evaluator, node: syntax.Range, scope: Scope) -> Value:
 
 
 def _binder(builder: Evaluator, node: syntax.Binder, scope: Scope) -> Value:
-    selection = as_selection(builder, builder.evaluate(node.selection, scope), node.selection.span)
+    selection = as_selection(builder.evaluate(node.selection, scope), node.selection.span)
     body: list[Array] = []
 
     def emit(arguments: Sequence[SSAValue]) -> SSAValue:

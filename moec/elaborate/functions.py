@@ -68,7 +68,7 @@ class Called:
     def selection(self, position: int) -> Selection:
         """An argument that is a selection, or stands for one."""
         operand = self.operands[position]
-        return as_selection(self.builder, operand.value, operand.span)
+        return as_selection(operand.value, operand.span)
 
     def integer(self, position: int, what: str, least: int = 0) -> Dim:
         """An argument that is an integer while compiling."""

@@ -12,7 +12,7 @@ from xdsl.ir import Attribute, Region, SSAValue
 from moec.diagnostics import Label, fail, nearest
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, Shape, array_type, element_name
-from moec.dims import Dim, Unbound
+from moec.dims import Dim
 from moec.elaborate.calls import define, give_name
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.expressions import RULES
@@ -114,11 +114,6 @@ def _default(dimension: syntax.Dimension, names: Sequence[str], binding: dict[st
     dim = evaluator.integer(value, dimension.default.span, f"dimension `{dimension.name}`", 1)
     known = evaluator.known(dim)
     return None if known is None else int(known)
-
-
-def missing_dimension(layer: syntax.Layer, error: Unbound) -> Exception:
-    where = next((d.span for d in layer.dimensions if d.name == error.name), layer.name.span)
-    return fail("E0301", f"dimension `{error.name}` has no value", where, help=f"give it one: `--dims {error.name}=…`")
 
 
 def _functions(file: syntax.File) -> Scope:
@@ -264,4 +259,4 @@ def _strings(names: Sequence[str]) -> ArrayAttr[StringAttr]:
     return ArrayAttr([StringAttr(name) for name in names])
 
 
-__all__ = ["Elaborated", "bind_dimensions", "elaborate", "missing_dimension"]
+__all__ = ["Elaborated", "bind_dimensions", "elaborate"]

@@ -238,7 +238,7 @@ def truth_of(builder: Builder, value: Value, span: Span) -> Array:
 
 def _in(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> Value:
     index = builder.array(left, node.left.span, I64)
-    selection = as_selection(builder, right, node.right.span)
+    selection = as_selection(right, node.right.span)
     if index.element != "i64":
         raise fail("E0204", f"{kind_of(left)} stands where an index is needed", node.left.span)
     return builder.pointwise([index], node.span, partial(moe.ContainsOp.make, selection.ssa))

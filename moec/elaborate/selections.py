@@ -13,7 +13,7 @@ from moec.elaborate.values import ANYWHERE, Array, Selection, Value, kind_of
 from moec.source import Span
 
 
-def as_selection(builder: Builder, value: Value, span: Span) -> Selection:
+def as_selection(value: Value, span: Span) -> Selection:
     """A selection; `argmax` is the selection of that one."""
     if isinstance(value, Selection):
         return value
