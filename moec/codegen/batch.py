@@ -18,7 +18,7 @@ from llvmlite import ir
 from moec.codegen.frame import row_layout
 from moec.codegen.llvm import F32, I32, I64, SIZES, Emitter, Value, i64, vector, width_of
 from moec.codegen.rows.reductions import combine, start
-from moec.codegen.selections import sort_keys
+from moec.codegen.selections import order_bits
 from moec.codegen.stages import BYTE_COST, Stage, Stages
 from moec.dialects import plan
 
@@ -152,14 +152,14 @@ def _rank(source: _Columns, to: _Columns, rows: Value, row: Value, several: int,
     """How many of all rows rank ahead of each of `several`: those with a larger element, of equal ones those before."""
     e, b = source.e, source.e.b
     places = [b.add(row, i64(i)) for i in range(several)]
-    own = [sort_keys(e, source.load(place, at, width)) for place in places]
+    own = [order_bits(e, source.load(place, at, width)) for place in places]
 
     def more(ahead: Value, order: str, key: Value, of: Value) -> Value:
         return b.add(ahead, b.zext(b.icmp_signed(order, key, of), of.type))
 
     def count(first: Value | int, stop: Value, order: str, ahead: Sequence[Value]) -> list[Value]:
         def turn(other: Value, carried: Sequence[Value]) -> list[Value]:
-            key = sort_keys(e, source.load(other, at, width))
+            key = order_bits(e, source.load(other, at, width))
             return [more(counted, order, key, of) for counted, of in zip(carried, own, strict=True)]
 
         return e.fold(first, stop, ahead, turn)

@@ -24,7 +24,7 @@ from moec.codegen.gathered import SLACK, emit_gather
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
 from moec.codegen.products import find_matmul
-from moec.codegen.sort import sort_keys, sort_slots
+from moec.codegen.sort import sort_rows, sort_slots
 from moec.codegen.stages import Stage, Stages
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
@@ -207,7 +207,7 @@ class _Program:
             case plan.ExpandOp():
                 sort_slots(frame, self.domains, step)
             case _:
-                sort_keys(frame, self.domains, step)
+                sort_rows(frame, self.domains, step)
 
     def _stage(self, frame: RunFrame, step: Stage, pool: Value) -> None:
         """Runs a stage: alone, or cut among a pool's threads where it is long enough to be worth it."""

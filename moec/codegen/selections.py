@@ -59,7 +59,7 @@ def chosen_like(type: Any) -> Chosen:
 _TAKEN = -(1 << 31)
 
 
-def sort_keys(e: Emitter, value: Value) -> Value:
+def order_bits(e: Emitter, value: Value) -> Value:
     """i32 keys in the order of floats: -0 as 0, NaN above infinity."""
     b, width = e.b, width_of(value)
     value = b.fadd(value, e.like(value, 0.0))
@@ -91,7 +91,7 @@ class Largest:
         def put(at: Value | int, width: int) -> None:
             value = source.load(e, at, width)
             value = value if source.dtype == "f32" else widen(e, value, source.dtype)
-            keys = sort_keys(e, value)
+            keys = order_bits(e, value)
             if slots is not None and slots.partial:
                 keys = e.b.select(slots.filled_from(e, at, width), keys, e.like(keys, _TAKEN))
             e.b.store(keys, e.at(self.keys, at, 4), align=4)

@@ -41,7 +41,7 @@ def sort_slots(frame: RunFrame, domains: Domains, op: plan.ExpandOp) -> None:
     frame.put(domain.keys("count"), count)
 
 
-def sort_keys(frame: RunFrame, domains: Domains, op: plan.GroupOp) -> None:
+def sort_rows(frame: RunFrame, domains: Domains, op: plan.GroupOp) -> None:
     """Orders rows by key. A key that no matrix has comes from an input: then the call fails."""
     e, domain = frame.e, domains[op.domain]
     rows = frame.number_of(domain.keys("count"))
