@@ -117,11 +117,11 @@ class Matmul:
             _PRODUCT_COST * products,
             BYTE_COST * self.expert_bytes,
             self.keys,
-            *self.batch,
+            *self.least_units,
         )
 
     @property
-    def batch(self) -> tuple[int, int]:
+    def least_units(self) -> tuple[int, int]:
         """How many panels rows are made ready for at least, and from how many rows on that matters."""
         return 1, 0
 

@@ -221,7 +221,7 @@ class _Program:
         with e.either(many) as otherwise:
             parallel = b.load(e.at(pool, Line.PARALLEL * LINE, 1), typ=PTR, align=8)
             busy = b.mul(matrices, i64(step.units // step.keys)) if step.units and step.keys else units
-            least = b.select(b.icmp_signed(">=", rows, i64(step.many)), i64(step.batch), i64(1))
+            least = b.select(b.icmp_signed(">=", rows, i64(step.many)), i64(step.least_units), i64(1))
             arguments = [pool, b.bitcast(stage, PTR), frame.pointer, units, busy, least, scratch, i64(self.scratch)]
             call(b, parallel, PARALLEL_TYPE, arguments)
             otherwise()

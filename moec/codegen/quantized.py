@@ -70,7 +70,7 @@ class QuantizedMatmul(Matmul):
         return self.record.nbytes * self.blocks
 
     @property
-    def batch(self) -> tuple[int, int]:
+    def least_units(self) -> tuple[int, int]:
         return (1, 0) if self.once else (_BATCH, _SOME * self.keys)
 
     def regions(self) -> list[Region]:

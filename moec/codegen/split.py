@@ -82,7 +82,7 @@ class SplitMatmul(Stretched):
         self.rows_bytes: Value = None
 
     @property
-    def batch(self) -> tuple[int, int]:
+    def least_units(self) -> tuple[int, int]:
         return _BATCH, self.least * self.keys
 
     def take_scratch(self) -> None:

@@ -38,8 +38,8 @@ class Stage:
 
     `units` is how many a call has (None: one a row of `domain`), `scratch` the bytes that each thread needs. A call
     takes one thread about `row_cost` picoseconds for each row and `key_cost` for each of at most `keys` matrices, well
-    enough to choose between one thread and several. From `many` rows on a chunk has at least `batch` units: what it
-    first makes ready of the rows is then small beside the work.
+    enough to choose between one thread and several. From `many` rows on a chunk has at least `least_units`: what
+    it first makes ready of the rows is then small beside the work.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Stage:
     row_cost: int
     key_cost: int = 0
     keys: int = 0
-    batch: int = 1
+    least_units: int = 1
     many: int = 0
 
 
