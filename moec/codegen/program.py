@@ -9,6 +9,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, SSAValue
 
 from moec.codegen.batch import emit_batch
+from moec.codegen.choose_matmul import choose_matmul
 from moec.codegen.frame import (
     ALIGNMENT,
     FLAG,
@@ -23,7 +24,6 @@ from moec.codegen.frame import (
 from moec.codegen.gathered import SLACK, emit_gather
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
 from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
-from moec.codegen.products import find_matmul
 from moec.codegen.sort import sort_rows, sort_slots
 from moec.codegen.stages import Stage, Stages
 from moec.dialects import plan
@@ -130,7 +130,7 @@ class _Program:
             case plan.MatmulOp():
                 domain = self.domains[op.domain]
                 self._buffer(op.value, domain, SLACK if op.gathered else 0)
-                matmul = find_matmul(self.stages, op, name)
+                matmul = choose_matmul(self.stages, op, name)
                 self.regions += matmul.regions()
                 return matmul.emit_all()
             case plan.GatherOp():

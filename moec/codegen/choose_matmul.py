@@ -13,7 +13,7 @@ from moec.formats import FORMATS
 from moec.target import KernelShape
 
 
-def find_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
+def choose_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
     """The emitter of a product of the plan."""
     shape = KernelShape.parse(op.tile.data, op.dtype.data)
     match shape.form, op.storage is not None:
