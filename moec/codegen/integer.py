@@ -24,7 +24,7 @@ from moec.codegen.quantize import Record
 from moec.codegen.unpack import Codes, Factors
 from moec.formats.layout import BLOCK, E2M1, GROUP
 from moec.formats.panels import PanelLayout
-from moec.target import Target
+from moec.target import LINE, Target
 
 #: The k of a word of codes, which is what one lane multiplies and adds in one instruction.
 _WORD: Final = 4
@@ -38,7 +38,6 @@ _LINES_A_ROW: Final = 2
 _NEAREST: Final = 1024
 #: And the most, of codes that go into the first cache.
 _FARTHEST: Final = 4096
-_LINE: Final = 64
 
 
 def emit_products(
@@ -103,24 +102,25 @@ class Products:
         self.layout = place.layout
 
     def emit(self) -> None:
-        e, per_chunk = self.e, self.place.blocks
-
-        def turn(block: Value) -> None:
-            start, inside = self._find(block)
-            rows = e.at(self.rows, e.b.mul(block, e.b.mul(self.count, i64(self.record.nbytes))), 1)
-            if per_chunk > 1:
-                self._prefetch_fields(start, inside, per_chunk)
-            self.block(start, inside, rows)
-
-        e.loop(0, self.blocks, turn)
+        self.all_blocks()
         if not self.layout.span:
             self._scale_rows()
 
-    def _find(self, block: Value) -> tuple[Value, Value]:
-        """Where the chunk of a block begins, and the number of the block in it."""
+    def all_blocks(self) -> None:
+        """Block after block of k."""
+
+        def turn(block: Value) -> None:
+            self._prefetch_fields(block)
+            self.block(*self._find(block))
+
+        self.e.loop(0, self.blocks, turn)
+
+    def _find(self, block: Value) -> tuple[Value, Value, Value]:
+        """Where the chunk of a block begins, the number of the block in it, and where the records of the block do."""
         e, place = self.e, self.place
         chunk, inside = (block, i64(0)) if place.blocks == 1 else _divided(e, block, place.blocks)
-        return e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1), inside
+        start = e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1)
+        return start, inside, e.at(self.rows, e.b.mul(block, e.b.mul(self.count, i64(self.record.nbytes))), 1)
 
     def block(self, chunk: Value, block: Value, rows: Value) -> None:
         """A block of k of all columns."""
@@ -159,7 +159,7 @@ class Products:
         reads; none where rows are so few that the hardware runs ahead."""
         e, place, (many, _) = self.e, self.place, self.e.target.prefetch[0]
         share = place.chunk * BLOCK // self.layout.chunk * self.lanes // place.columns
-        lines = e.b.select(e.b.icmp_signed(">=", self.count, i64(many)), i64(-(-share // _LINE)), i64(0))
+        lines = e.b.select(e.b.icmp_signed(">=", self.count, i64(many)), i64(-(-share // LINE)), i64(0))
         farthest = _FARTHEST if self._narrow else None
         return e.at(codes, e.ahead(self.count, _NEAREST, farthest), 1), lines
 
@@ -169,14 +169,18 @@ class Products:
         return self.layout.bits < 8
 
     def _prefetch(self, ahead: Value, line: Value) -> None:
-        place = self.e.at(ahead, self.e.b.mul(line, i64(_LINE)), 1)
+        place = self.e.at(ahead, self.e.b.mul(line, i64(LINE)), 1)
         self._prefetch_line(place, 3 if self._narrow else 2)
 
-    def _prefetch_fields(self, chunk: Value, block: Value, blocks: int) -> None:
-        """A block's share of the fields of the next chunk."""
-        e, share = self.e, -(-self.place.lead // (_LINE * blocks)) * _LINE
-        start = e.at(e.at(chunk, self.place.chunk, 1), e.b.mul(block, i64(share)), 1)
-        for offset in range(0, share, _LINE):
+    def _prefetch_fields(self, block: Value) -> None:
+        """A block's share of the fields of the next chunk, where a chunk has several."""
+        e, place = self.e, self.place
+        if place.blocks == 1:
+            return
+        chunk, inside, _ = self._find(block)
+        share = -(-place.lead // (LINE * place.blocks)) * LINE
+        start = e.at(e.at(chunk, place.chunk, 1), e.b.mul(inside, i64(share)), 1)
+        for offset in range(0, share, LINE):
             self._prefetch_line(e.at(start, offset, 1), 3)
 
     def _prefetch_line(self, place: Value, locality: int) -> None:

@@ -122,7 +122,7 @@ class TileProducts(Products):
     def _make_ready(self, block: Value, at: Value, count: Value) -> None:
         """The cells of a block of k, the one at place `at` of `count`."""
         e, b = self.e, self.e.b
-        chunk, inside = self._find(block)
+        chunk, inside, _ = self._find(block)
 
         def turn(column: Value) -> None:
             index = b.add(b.mul(b.udiv(column, i64(tiles.ROWS)), count), at)

@@ -1,11 +1,12 @@
-"""Rows as the kernels beside codes read them: quantised, block by block, as `moec.formats.activations` says, or bf16.
+"""Rows as the kernels beside codes read them: quantised, block by block, as `moec.formats.activations` says, or real.
 
-    void NAME(ptr row, ptr records, i64 stride)
+    void NAME(ptr row, i64 apart, ptr records, i64 stride)
 
 writes a record for each block of `BLOCK` k of one row, `stride` bytes apart, so that the records of a block of several
-rows can stand side by side. A record holds the elements, then in words of four bytes the scale where they are quantised
-and, for each stretch of k with weights of one scale, what the kernel's sums begin with (-center × the sum of the
-integers; integers) and what offsets are multiplied with (the sum; f32), as far as the format needs them.
+rows can stand side by side. From 32 k of the row to the next it is `apart` bytes. A record holds the elements, then in
+words of four bytes the scale where they are quantised and, for each stretch of k with weights of one scale, what the
+kernel's sums begin with (-center × the sum of the integers; integers) and what offsets are multiplied with (the sum;
+f32), as far as the format needs them.
 """
 
 from __future__ import annotations
@@ -30,16 +31,22 @@ class Record:
     """Where everything lies in the record of a block, beside weights of a layout.
 
     Elements are integers of 8 bits in order (`bytes`); of 16 bits, for machines that multiply pairs of those (`pairs`);
-    or bf16. Of 16 bits the even and the odd ones of four stand together, as codes can be had from a word of four.
+    bf16; or f32 in order. Of 16 bits the even and the odd ones of four stand together, as codes can be had from a word
+    of four.
     """
 
     layout: Layout
-    kind: Literal["bytes", "pairs", "bf16"]
+    kind: Literal["bytes", "pairs", "bf16", "f32"]
+
+    @property
+    def real(self) -> bool:
+        """Whether elements are as they were, and not quantised."""
+        return self.kind in ("bf16", "f32")
 
     @property
     def stretch(self) -> int:
         """How many k are summed before the weights' scale comes in."""
-        return min(self.layout.stretch, GROUP) if self.kind == "bf16" else self.layout.stretch
+        return min(self.layout.stretch, GROUP) if self.real else self.layout.stretch
 
     @property
     def stretches(self) -> int:
@@ -47,16 +54,16 @@ class Record:
 
     @property
     def scale(self) -> int:
-        return BLOCK if self.kind == "bytes" else 2 * BLOCK
+        return {"bytes": 1, "pairs": 2, "bf16": 2, "f32": 4}[self.kind] * BLOCK
 
     @property
     def center(self) -> int:
         """The code that stands for 0 and is not yet taken off where it is multiplied."""
-        return 0 if self.kind == "bf16" else self.layout.center or 0
+        return 0 if self.real else self.layout.center or 0
 
     def start(self, stretch: int) -> int:
         """Where the sums of a stretch begin from; only where the codes' center is not 0."""
-        return self.scale + (0 if self.kind == "bf16" else 4) + 4 * stretch
+        return self.scale + (0 if self.real else 4) + 4 * stretch
 
     def total(self, stretch: int) -> int:
         """The sum of a stretch; only where the weights have offsets."""
@@ -74,31 +81,38 @@ def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: in
     name = f"moec_{record.kind}_{dtype}_{k}_{record.stretch}_{record.center}_{int(layout.offset)}"
     if name in module.globals:
         return module.globals[name]
-    parameters = {"row": PTR, "records": PTR, "stride": I64}
+    parameters = {"row": PTR, "apart": I64, "records": PTR, "stride": I64}
     function, e = begin(module, target, name, parameters, noalias=("row", "records"))
     function.linkage = "internal"
-    row, records, stride = function.args
+    row, apart, records, stride = function.args
     whole = k // BLOCK
 
-    def turn(i: Value) -> None:
-        source = e.at(row, e.b.mul(i, i64(BLOCK * SIZES[dtype])), 1)
-        _block(e, record, dtype, source, BLOCK, e.at(records, e.b.mul(i, stride), 1))
+    def block(i: Value, count: int) -> None:
+        first = e.at(row, e.b.mul(i, e.b.mul(apart, i64(BLOCK // GROUP))), 1)
+        groups = [first, e.at(first, apart, 1)]
+        parts = [
+            _load(e, dtype, groups[at // GROUP], at % GROUP, max(0, min(_WIDTH, count - at)))
+            for at in range(0, BLOCK, _WIDTH)
+        ]
+        _block(e, record, parts, e.at(records, e.b.mul(i, stride), 1))
 
-    e.loop(0, whole, turn)
+    e.loop(0, whole, lambda i: block(i, BLOCK))
     if k % BLOCK:
-        source = e.at(row, whole * BLOCK * SIZES[dtype], 1)
-        _block(e, record, dtype, source, k % BLOCK, e.at(records, e.b.mul(i64(whole), stride), 1))
+        block(i64(whole), k % BLOCK)
     e.b.ret_void()
     return function
 
 
-def _block(e: Emitter, record: Record, dtype: str, source: Value, count: int, to: Value) -> None:
-    """The record of a block of `count` elements; those after them count as zeros."""
+def _block(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
+    """The record of a block of elements, f32 in vectors."""
     b, words, floats = e.b, ir.VectorType(I32, _WIDTH), ir.VectorType(F32, _WIDTH)
-    parts = [_load(e, dtype, source, at, max(0, min(_WIDTH, count - at))) for at in range(0, BLOCK, _WIDTH)]
+    if record.kind == "f32":
+        for at, part in zip(range(0, 4 * BLOCK, 4 * _WIDTH), parts, strict=True):
+            e.store(part, e.at(to, at, 1), "f32")
     if record.kind == "bf16":
         shift = ir.Constant(words, [16] * _WIDTH)
         _store_elements(e, record, [b.lshr(b.bitcast(part, words), shift) for part in parts], to)
+    if record.real:
         _store_totals(e, record, parts, to)
         return
     bits = [b.and_(b.bitcast(part, words), ir.Constant(words, [0x7FFFFFFF] * _WIDTH)) for part in parts]

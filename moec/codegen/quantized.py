@@ -15,7 +15,7 @@ from moec.codegen import tiles
 from moec.codegen.frame import Region, row_bytes
 from moec.codegen.integer import Products, emit_products
 from moec.codegen.integer_tiles import SLACK, Cell, TileProducts
-from moec.codegen.llvm import I8, Value, i64
+from moec.codegen.llvm import I8, SIZES, Value, i64
 from moec.codegen.matmul import Matmul
 from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import Record, emit_quantize
@@ -23,7 +23,7 @@ from moec.codegen.stages import Stage
 from moec.dialects import plan
 from moec.dialects.types import element_name
 from moec.formats import FORMATS
-from moec.formats.layout import BLOCK
+from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
 
 #: The bytes that `_copy` moves at once.
@@ -52,6 +52,8 @@ class QuantizedMatmul(Matmul):
         kind = "bf16" if shape.form == "codes" else "pairs" if stages.target.byte_dots == "pairs" else "bytes"
         self.record = Record(format.layout, kind)
         dtype = element_name(op.vector.type.row)
+        #: From one 32 k of a vector to the next.
+        self.group_bytes = i64(GROUP * SIZES[dtype])
         self.quantize = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
         products = PairProducts if shape.form == "codes" else Products
         self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name, products)
@@ -89,7 +91,7 @@ class QuantizedMatmul(Matmul):
         def turn(row: Value) -> None:
             vector = e.at(vectors, e.b.mul(row, i64(self.vector_bytes)), 1)
             to = e.at(records, e.b.mul(row, i64(self.row_bytes)), 1)
-            e.b.call(self.quantize, [vector, to, i64(self.record.nbytes)])
+            e.b.call(self.quantize, [vector, self.group_bytes, to, i64(self.record.nbytes)])
 
         e.loop(function.args[1], function.args[2], turn)
         self.stages.finish(e, function)
@@ -125,7 +127,7 @@ class QuantizedMatmul(Matmul):
             if self.once:
                 self._copy(self._source_row(place), to, stride)
             else:
-                e.b.call(self.quantize, [self._vector(place), to, stride])
+                e.b.call(self.quantize, [self._vector(place), self.group_bytes, to, stride])
 
         e.loop(first, stop, turn)
 

@@ -86,6 +86,75 @@ class Codes:
         return code
 
 
+class Numbers:
+    """What codes stand for, as f32 in lanes: looked up where a vector permutes by four bits, else computed."""
+
+    def __init__(self, e: Emitter, codes: Codes) -> None:
+        self.e, self.codes, self.layout = e, codes, codes.place.layout
+        self.vector = ir.VectorType(F32, codes.lanes)
+        self.table = self._table()
+
+    @property
+    def bias(self) -> int:
+        """How far `above` is above the value."""
+        return self.layout.bias if self.table is None and self.layout.values == "integer" else 0
+
+    def above(self, words: Sequence[Sequence[Value]], k: int) -> Value:
+        """The value of the k-th of 32, or what is `bias` more."""
+        if self.layout.values == "e4m3":
+            return self._e4m3(words[0], k)
+        if self.table is not None:
+            return self._look_up(words[0], k)
+        code = self.codes.one(words, k)
+        return self.e.b.sitofp(self._e2m1(code) if self.layout.values == "e2m1" else code, self.vector)
+
+    def value(self, words: Sequence[Sequence[Value]], k: int) -> Value:
+        """The value of the k-th of 32. An integer becomes the last bits of 2^23 and more, which is then taken off."""
+        if not self.bias:
+            return self.above(words, k)
+        b = self.e.b
+        lifted = b.or_(self.codes.one(words, k), self.codes.word(0x4B000000))
+        return b.fsub(b.bitcast(lifted, self.vector), self._every(2.0**23 + self.bias))
+
+    def _every(self, value: float) -> Value:
+        return ir.Constant(self.vector, [value] * self.codes.lanes)
+
+    def _table(self) -> Value | None:
+        """What four bits stand for, where a vector can be permuted by them."""
+        layout = self.layout
+        if self.e.target.vector_bits != 512 or layout.planes != (4,):
+            return None
+        numbers = (
+            [*E2M1, *(-value for value in E2M1)] if layout.values == "e2m1" else range(-layout.bias, 16 - layout.bias)
+        )
+        return ir.Constant(self.vector, [float(number) for number in numbers])
+
+    def _look_up(self, words: Sequence[Value], k: int) -> Value:
+        i, within = divmod(k, 8)
+        j, byte = divmod(within, 4)
+        index = self.codes.shifted(words[i], 8 * byte + 4 * j)
+        return self.e.call("llvm.x86.avx512.permvar.sf.512", self.vector, self.table, index)
+
+    def _e2m1(self, code: Value) -> Value:
+        """Twice the value of a code: m + max(m - 4, 0) + 2 max(m - 6, 0), with a sign."""
+        b, word = self.e.b, self.codes.word
+        m = b.and_(code, word(7))
+
+        def beyond(limit: int) -> Value:
+            return b.select(b.icmp_signed(">", m, word(limit)), b.sub(m, word(limit)), word(0))
+
+        magnitude = b.add(b.add(m, beyond(4)), b.shl(beyond(6), word(1)))
+        return b.select(b.icmp_signed(">", code, word(7)), b.sub(word(0), magnitude), magnitude)
+
+    def _e4m3(self, words: Sequence[Value], k: int) -> Value:
+        """The sign, and exponent and fraction in place; a multiplication moves the exponent, exact for subnormals."""
+        b, word = self.e.b, self.codes.word
+        i, byte = divmod(k, 4)
+        top = b.shl(words[i], word(24 - 8 * byte)) if byte < 3 else words[i]
+        bits = b.and_(b.ashr(top, word(4)), word(0x87F00000))
+        return b.fmul(b.bitcast(bits, self.vector), self._every(2.0**120))
+
+
 class Factors:
     """Scales and offsets of a vector of columns, for one group of 32 k."""
 
@@ -157,7 +226,7 @@ class _Unpacker:
         self.vector = ir.VectorType(F32, self.lanes)
         self.codes = Codes(e, place, self.lanes)
         self.factors = Factors(e, place, self.lanes, panel)
-        self.table = self._table()
+        self.numbers = Numbers(e, self.codes)
 
     def emit(self) -> None:
         self.e.loop(0, self.count, self._block)
@@ -195,7 +264,7 @@ class _Unpacker:
         words = self.codes.load(codes)
         short = bool(layout.span) and layout.span < GROUP
         halves = [self.factors.load(chunk, group, column, half) for half in range(2 if short else 1)]
-        if self.table is None and layout.values == "integer" and layout.bias:
+        if self.numbers.bias:
             halves = [(scale, self._biased(scale, offset)) for scale, offset in halves]
         weights: list[Value] = []
         for k in range(GROUP):
@@ -225,52 +294,12 @@ class _Unpacker:
 
     def _biased(self, scale: Value, offset: Value | None) -> Value:
         """The offset of codes that are not yet less their bias."""
-        bias = ir.Constant(self.vector, [-float(self.place.layout.bias)] * self.lanes)
+        bias = ir.Constant(self.vector, [-float(self.numbers.bias)] * self.lanes)
         return self.e.b.fmul(scale, bias) if offset is None else self.e.overloaded("llvm.fma", scale, bias, offset)
 
     def _weight(self, words: Sequence[Sequence[Value]], k: int, scale: Value, offset: Value | None) -> Value:
-        e = self.e
-        value = self._e4m3(words[0], k) if self.place.layout.values == "e4m3" else self._value(words, k)
+        e, value = self.e, self.numbers.above(words, k)
         return e.b.fmul(scale, value) if offset is None else e.overloaded("llvm.fmuladd", scale, value, offset)
-
-    def _value(self, words: Sequence[Sequence[Value]], k: int) -> Value:
-        e, codes = self.e, self.codes
-        if self.table is not None:
-            i, within = divmod(k, 8)
-            j, byte = divmod(within, 4)
-            index = codes.shifted(words[0][i], 8 * byte + 4 * j)
-            return e.call("llvm.x86.avx512.permvar.sf.512", self.vector, self.table, index)
-        code = codes.one(words, k)
-        return e.b.sitofp(self._e2m1(code) if self.place.layout.values == "e2m1" else code, self.vector)
-
-    def _e2m1(self, code: Value) -> Value:
-        """Twice the value of a code: m + max(m - 4, 0) + 2 max(m - 6, 0), with a sign."""
-        b, word = self.e.b, self.codes.word
-        m = b.and_(code, word(7))
-
-        def beyond(limit: int) -> Value:
-            return b.select(b.icmp_signed(">", m, word(limit)), b.sub(m, word(limit)), word(0))
-
-        magnitude = b.add(b.add(m, beyond(4)), b.shl(beyond(6), word(1)))
-        return b.select(b.icmp_signed(">", code, word(7)), b.sub(word(0), magnitude), magnitude)
-
-    def _e4m3(self, words: Sequence[Value], k: int) -> Value:
-        """The sign, and exponent and fraction in place; a multiplication moves the exponent, exact for subnormals."""
-        b, word = self.e.b, self.codes.word
-        i, byte = divmod(k, 4)
-        top = b.shl(words[i], word(24 - 8 * byte)) if byte < 3 else words[i]
-        bits = b.and_(b.ashr(top, word(4)), word(0x87F00000))
-        return b.fmul(b.bitcast(bits, self.vector), ir.Constant(self.vector, [2.0**120] * self.lanes))
-
-    def _table(self) -> Value | None:
-        """What four bits stand for, where a vector can be permuted by them."""
-        layout = self.place.layout
-        if self.e.target.vector_bits != 512 or layout.planes != (4,):
-            return None
-        numbers = (
-            [*E2M1, *(-value for value in E2M1)] if layout.values == "e2m1" else range(-layout.bias, 16 - layout.bias)
-        )
-        return ir.Constant(self.vector, [float(number) for number in numbers])
 
     def _step(self, weights: list[Value]) -> Value:
         """What is stored for one step of a panel: a vector of f32, or pairs of bf16."""
