@@ -152,14 +152,19 @@ def _rank(source: _Columns, to: _Columns, rows: Value, row: Value, several: int,
     """How many of all rows rank ahead of each of `several`: those with a larger element, of equal ones those before."""
     e, b = source.e, source.e.b
     places = [b.add(row, i64(i)) for i in range(several)]
-    own = [order_bits(e, source.load(place, at, width)) for place in places]
+
+    def key_of(row: Value) -> Value:
+        value = source.load(row, at, width)
+        return value if source.dtype == "i64" else order_bits(e, value)
+
+    own = [key_of(place) for place in places]
 
     def more(ahead: Value, order: str, key: Value, of: Value) -> Value:
-        return b.add(ahead, b.zext(b.icmp_signed(order, key, of), of.type))
+        return b.add(ahead, b.zext(b.icmp_signed(order, key, of), ahead.type))
 
     def count(first: Value | int, stop: Value, order: str, ahead: Sequence[Value]) -> list[Value]:
         def turn(other: Value, carried: Sequence[Value]) -> list[Value]:
-            key = order_bits(e, source.load(other, at, width))
+            key = key_of(other)
             return [more(counted, order, key, of) for counted, of in zip(carried, own, strict=True)]
 
         return e.fold(first, stop, ahead, turn)

@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 
 from moec.codegen.floats import widen
-from moec.codegen.llvm import I32, I64, Emitter, Value, i64, vector, width_of
+from moec.codegen.llvm import I1, I32, I64, Emitter, Value, i64, vector, width_of
 from moec.codegen.views import View
 from moec.dialects import moe
 from moec.dialects.types import SelectionType, integer
@@ -70,12 +70,13 @@ def order_bits(e: Emitter, value: Value) -> Value:
 
 
 class Largest:
-    """Takes the largest of a vector again and again: keys in `scratch` (i32), taken ones struck out."""
+    """Takes the largest of floats again and again: keys in `scratch` (i32), taken ones struck out."""
 
     def __init__(self, e: Emitter, scratch: Value, source: View, slots: Chosen | None = None) -> None:
         self.e = e
         self.keys = scratch
         self.size = source.size
+        self.partial = slots is not None and slots.partial
         self.padded = -(-self.size // e.lanes) * e.lanes
         self._write_keys(source, slots)
 
@@ -104,8 +105,9 @@ class Largest:
         if self.size % lanes:
             put(whole, self.size % lanes if self.size % lanes > 1 else 0)
 
-    def take(self) -> tuple[Value, Value]:
-        """The largest key that is left and its position, the lowest of equals; then it is struck out."""
+    def take(self) -> Value:
+        """The position of the largest that is left, the lowest of equals; then it is struck out. Of a vector with empty
+        slots it is the vector's size where nothing is left."""
         e, b, lanes = self.e, self.e.b, self.e.lanes
         word = ir.VectorType(I32, lanes)
         ramp = ir.Constant(word, list(range(lanes)))
@@ -124,12 +126,45 @@ class Largest:
         candidates = b.select(equal, where, e.like(where, 0x7FFFFFFF))
         position = b.zext(e.call(f"llvm.vector.reduce.smin.v{lanes}i32", I32, candidates), I64)
         b.store(ir.Constant(I32, _TAKEN), e.at(self.keys, position, 4), align=4)
-        return key, position
+        if not self.partial:
+            return position
+        return b.select(b.icmp_signed("==", key, e.like(key, _TAKEN)), i64(self.size), position)
 
 
-def is_taken(e: Emitter, key: Value) -> Value:
-    """Whether nothing was left to take."""
-    return e.b.icmp_signed("==", key, ir.Constant(I32, _TAKEN))
+class LargestInteger:
+    """`Largest` of integers, compared as they are, one by one. Their 64 bits have no key to spare for what is taken:
+    `scratch` says it, a byte for each element."""
+
+    def __init__(self, e: Emitter, scratch: Value, source: View, slots: Chosen | None = None) -> None:
+        self.e = e
+        self.taken = scratch
+        self.source = source
+        e.fill(scratch, self.scratch_bytes(e, source.size))
+        if slots is not None and slots.partial:
+            e.loop(0, source.size, lambda i: self._mark(i, e.b.not_(slots.filled(e, slots.at(e, i)))))
+
+    @staticmethod
+    def scratch_bytes(e: Emitter, size: int) -> int:
+        """As that of `Largest`, and a byte for the one that is taken where nothing is left."""
+        return size + 1
+
+    def _mark(self, position: Value, taken: Value) -> None:
+        self.e.store(taken, self.e.at(self.taken, position, 1), "bool")
+
+    def take(self) -> Value:
+        """As that of `Largest`."""
+        e, b, size = self.e, self.e.b, i64(self.source.size)
+
+        def turn(i: Value, carried: Sequence[Value]) -> list[Value]:
+            best, where = carried
+            value = self.source.load(e, i)
+            larger = b.or_(b.icmp_signed("==", where, size), b.icmp_signed(">", value, best))
+            better = b.and_(larger, b.not_(e.load(e.at(self.taken, i, 1), "bool")))
+            return [b.select(better, value, best), b.select(better, i, where)]
+
+        _, position = e.fold(0, self.source.size, [i64(0), size], turn)
+        self._mark(position, ir.Constant(I1, 1))
+        return position
 
 
 def contains(e: Emitter, chosen: Chosen, index: Value) -> Value:

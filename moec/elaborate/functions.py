@@ -58,9 +58,14 @@ class Called:
         operand = self.operands[position]
         return self.builder.array(operand.value, operand.span)
 
+    def numbers(self, position: int) -> Array:
+        """An argument in f32, or in integers if it has these."""
+        array = self.raw(position)
+        return array if array.element == "i64" else self.array(position)
+
     def vector(self, position: int) -> Array:
-        """An argument of one axis, in f32."""
-        array = self.array(position)
+        """An argument of one axis, in f32 or integers."""
+        array = self.numbers(position)
         if len(array.shape) != 1:
             raise fail("E0204", f"`{self.name}` takes a vector, not {kind_of(array)}", self.operands[position].span)
         return array
@@ -175,9 +180,7 @@ def _cast(name: str) -> Row:
 def _reduce(call: Called, kind: str) -> Array:
     if call.along_batch:
         return _along_batch(call, kind)
-    builder, array = call.builder, call.raw(0)
-    if array.element != "i64":
-        array = call.array(0)
+    builder, array = call.builder, call.numbers(0)
     axis = call.axis(array)
     restriction = array.restriction
     slots = restriction.ssa if restriction is not None and axis == 0 and restriction.partial else None
@@ -187,9 +190,7 @@ def _reduce(call: Called, kind: str) -> Array:
 
 def _along_batch(call: Called, kind: str) -> Array:
     """`moe.batch` of an array that is whole for every token, outside of everything that a token may not reach."""
-    builder, array = call.builder, call.raw(0)
-    if kind == "rank" or array.element != "i64":
-        array = call.array(0)
+    builder, array = call.builder, call.numbers(0)
     if builder.block is not builder.outermost:
         raise fail(
             "E0204",

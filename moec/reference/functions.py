@@ -360,7 +360,8 @@ def topk(v: Value, K: Value) -> Selection:
 def falling(data: Data, empty: Data) -> Data:
     """The places of the last axis from the largest to the smallest; NaN is the largest, empty slots come last."""
     values = np.where(np.isnan(data), 0, data)
-    return np.lexsort((-values, ~np.isnan(data), np.broadcast_to(empty, data.shape)), axis=-1)
+    rising = -values if np.issubdtype(data.dtype, np.floating) else ~values  # the least integer has no negative
+    return np.lexsort((rising, ~np.isnan(data), np.broadcast_to(empty, data.shape)), axis=-1)
 
 
 def _gap(values: Data, count: int) -> float:

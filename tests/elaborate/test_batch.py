@@ -136,3 +136,14 @@ def test_a_name_of_its_own_hides_the_axis() -> None:
     text = "moe m[N=4](x: f32[N]) -> f32[N] { batch = x * 2 return batch }"
     kernel = moec.compile(text)
     assert (kernel(np.ones((3, 4), np.float32), weights=kernel.pack({})) == 2).all()
+
+
+@pytest.mark.parametrize("tokens", [3, 40])
+def test_integers_are_ranked_by_all_their_bits(tokens: int) -> None:
+    close = [-(1 << 63), (1 << 63) - 1, 1 << 24, (1 << 24) + 1, 5, -5]
+    x = np.random.default_rng(0).choice(close, (tokens, 19))
+    text = "moe m(x: i64[19]) -> i64[19] { return rank(x, axis=batch) }"
+    kernel = moec.compile(text, threads=1)
+    wanted = (~x).argsort(0, kind="stable").argsort(0)
+    assert np.array_equal(kernel(x, weights=kernel.pack({})), wanted)
+    assert np.array_equal(moec.reference(text)(x, {}), wanted)

@@ -69,3 +69,32 @@ def test_an_index_that_may_lie_in_no_domain_is_not_listed(index: str) -> None:
     with pytest.raises(CompileError) as error:
         moec.compile(listed(index), threads=1)
     assert error.value.diagnostics[0].code == "E0205"
+
+
+#: Integers that f32 does not tell apart, and the ends of 64 bits.
+CLOSE = np.array(
+    [
+        [16777216, 16777217, 3, 4],
+        [1 << 62, (1 << 62) - 1, (1 << 62) + 1, 1 << 62],
+        [-(1 << 63), (1 << 63) - 1, -(1 << 63) + 1, -(1 << 63)],
+        [-(1 << 63)] * 4,
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "out", "wanted"),
+    [
+        ("argmax(v)", "i64", [1, 2, 1, 0]),
+        ("topk(v, 3)", "i64[3]", [[1, 0, 3], [2, 0, 3], [1, 2, 0], [0, 1, 2]]),
+        ("topk(v[topk(x, 4)], 2)", "i64[2]", [[1, 0], [2, 3], [1, 2], [3, 2]]),
+        ("topk(v[where(x > 1)], 3)", "i64[3]", [[1, 3, 2], [2, 3, 1], [1, 2, 3], [1, 2, 3]]),
+        ("topk(v[where(x > 2)], 3)", "i64[3]", [[3, 2, 4], [2, 3, 4], [2, 3, 4], [2, 3, 4]]),
+    ],
+)
+def test_integers_are_chosen_by_all_their_bits(chosen: str, out: str, wanted: list[int]) -> None:
+    text = f"moe m(x: f32[4], v: i64[4]) -> {out} {{ return {chosen} }}"
+    x = np.tile(np.arange(1, 5, dtype=np.float32), (4, 1))
+    kernel = moec.compile(text, threads=1)
+    assert np.array_equal(kernel(x, CLOSE, kernel.pack({})), wanted)
+    assert np.array_equal(moec.reference(text)(x, CLOSE, {}), wanted)

@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from moec.codegen.llvm import I1, I64, Value, i64
 from moec.codegen.rows.row import Row, Rules
-from moec.codegen.selections import Chosen, Largest, chosen_like, contains, is_taken
+from moec.codegen.selections import Chosen, Largest, LargestInteger, chosen_like, contains
 from moec.codegen.views import View, copy_part, zero
 from moec.dialects import moe
 from moec.dialects.types import integer
@@ -28,31 +28,23 @@ def _top_rows(row: Row, source: View, result: View) -> None:
         e.loop(0, source.shape[0], lambda i: _top_rows(row, source.part(e, i), result.part(e, i)))
         return
     flat = row.dense(source)
-    scratch = row.scratch.take(e, Largest.scratch_bytes(e, flat.size))
-    largest = Largest(e, scratch, flat)
-
-    def turn(slot: Value) -> None:
-        _, position = largest.take()
-        copy_part(e, flat.part(e, position), result.part(e, slot))
-
-    e.loop(0, result.shape[0], turn)
+    largest = _largest(row, flat)
+    e.loop(0, result.shape[0], lambda slot: copy_part(e, flat.part(e, largest.take()), result.part(e, slot)))
 
 
 def _topk(row: Row, op: moe.TopKOp) -> Chosen:
     e, source = row.e, row.dense(row[op.operand])
     chosen = row.alloc_selection(op.result)
     slots = row[op.slots] if op.slots is not None else None
-    scratch = row.scratch.take(e, Largest.scratch_bytes(e, source.size))
-    largest = Largest(e, scratch, source, slots)
-
-    def turn(slot: Value) -> None:
-        key, position = largest.take()
-        if chosen.partial:
-            position = e.b.select(is_taken(e, key), i64(chosen.domain), position)
-        chosen.put(e, slot, position)
-
-    e.loop(0, chosen.size, turn)
+    largest = _largest(row, source, slots)
+    e.loop(0, chosen.size, lambda slot: chosen.put(e, slot, largest.take()))
     return chosen
+
+
+def _largest(row: Row, source: View, slots: Chosen | None = None) -> Largest | LargestInteger:
+    """What takes the largest of a dense vector, or of its slots that are filled."""
+    kind = LargestInteger if source.dtype == "i64" else Largest
+    return kind(row.e, row.scratch.take(row.e, kind.scratch_bytes(row.e, source.size)), source, slots)
 
 
 def _where(row: Row, op: moe.WhereOp) -> Chosen:
