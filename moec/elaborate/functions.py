@@ -14,7 +14,7 @@ from moec.diagnostics import fail
 from moec.dialects import moe
 from moec.dialects.types import BOOL, ELEMENTS, F32, I64, element_of
 from moec.dims import ONE, ZERO, Dim, product
-from moec.elaborate.builder import Builder, dims_attr
+from moec.elaborate.builder import LEAST, Builder, dims_attr
 from moec.elaborate.selections import as_selection
 from moec.elaborate.values import (
     ANYWHERE,
@@ -232,11 +232,12 @@ def _argmax(call: Called) -> Array:
 
 
 def _top(call: Called) -> Array:
-    array, count = call.array(0), call.integer(1, "the count", 1)
+    array, count = call.numbers(0), call.integer(1, "the count", 1)
     _enough(call, count, array.shape[call.axis(array, position=9)], array)
     restriction = array.restriction
     if len(array.shape) == 1:  # the restricted axis itself: an empty slot comes last
-        array, restriction = call.builder.masked(array, -Dim.symbol("inf")), None
+        least = Dim.of(LEAST) if array.element == "i64" else -Dim.symbol("inf")
+        array, restriction = call.builder.masked(array, least), None
     return Array(call.builder.emit(moe.TopOp.make(array.ssa, count=count)), call.span, restriction)
 
 

@@ -292,11 +292,15 @@ def reduce(value: Value, axis: Value, function: Function, nothing: float) -> Arr
     number = axis_of(v, axis)
     along = v.axes[number]
     data = v.data if along is None else np.compress(along.filled, v.data, axis=number)
-    limits = np.iinfo(np.int64)
-    initial = int(min(max(nothing, limits.min), limits.max)) if v.integer else nothing
-    reduced = function(data, axis=number, initial=initial)
+    reduced = function(data, axis=number, initial=_within(v, nothing))
     exact = v.exact and function is not np.sum
     return array(reduced, I64 if v.integer else F32, v.axes[:number] + v.axes[number + 1 :], exact)
+
+
+def _within(v: Array, limit: float) -> float:
+    """Infinity as an element of an array: of integers it is their end."""
+    limits = np.iinfo(np.int64)
+    return int(min(max(limit, limits.min), limits.max)) if v.integer else limit
 
 
 def total(v: Value, axis: Value = Fraction(-1)) -> Value:
@@ -315,7 +319,7 @@ def top(v: Value, n: Value) -> Value:
     count = _count(n, operand.shape[-1])
     along = operand.axes[-1]
     empty = np.zeros(operand.shape[-1], bool) if along is None else ~along.filled
-    values = np.where(empty, -math.inf, operand.data) if empty.any() else operand.data
+    values = np.where(empty, _within(operand, -math.inf), operand.data) if empty.any() else operand.data
     chosen = np.take_along_axis(values, falling(values, empty)[..., :count], axis=-1)
     return array(chosen, operand.dtype, (*operand.axes[:-1], None), operand.exact)
 

@@ -98,3 +98,24 @@ def test_integers_are_chosen_by_all_their_bits(chosen: str, out: str, wanted: li
     kernel = moec.compile(text, threads=1)
     assert np.array_equal(kernel(x, CLOSE, kernel.pack({})), wanted)
     assert np.array_equal(moec.reference(text)(x, CLOSE, {}), wanted)
+
+
+@pytest.mark.parametrize(
+    ("largest", "out"),
+    [
+        ("top(v, 3)", "i64[3]"),
+        ("top(v[where(x > 2)], 3)", "i64[3]"),
+        ("top(each i in 0..2: v + i, 2)", "i64[2, 2]"),
+        ("top(v, 3) / 2", "i64[3]"),
+        ("top(v, 3) / 2.5", "f32[3]"),
+    ],
+)
+def test_the_largest_of_integers_are_integers(largest: str, out: str) -> None:
+    text = f"moe m(x: f32[4], v: i64[4]) -> {out} {{ return {largest} }}"
+    x = np.tile(np.arange(1, 5, dtype=np.float32), (4, 1))
+    kernel = moec.compile(text, threads=1)
+    found, wanted = kernel(x, CLOSE, kernel.pack({})), np.asarray(moec.reference(text)(x, CLOSE, {}))
+    assert found.dtype == (np.int64 if "i64" in out else np.float32)
+    assert np.allclose(found, wanted) if "f32" in out else np.array_equal(found, wanted)
+    if largest == "top(v, 3)":
+        assert np.array_equal(found, ~np.sort(~CLOSE)[:, :3])
