@@ -14,7 +14,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from moec.diagnostics import CompileError, fail
 from moec.dialects import moe
-from moec.dialects.types import ELEMENTS, F32, FLOAT32, I64, dim_attr, element_of
+from moec.dialects.types import BOOL, ELEMENTS, F32, FLOAT32, I64, dim_attr, element_of
 from moec.dims import ONE, ZERO, Dim, Unbound
 from moec.elaborate.values import Array, Bounds, Number, Selection, Value, kind_of, shape_origin, show
 from moec.source import Span
@@ -84,7 +84,7 @@ class Builder:
 
     def integer(self, value: Value, span: Span, what: str, least: int = 0) -> Dim:
         """A compile-time integer, as a formula."""
-        if not isinstance(value, Number):
+        if not isinstance(value, Number) or value.truth:
             raise fail("E0204", f"{what} is a compile-time number, not {kind_of(value)}", span)
         known = self.known(value.dim)
         if known is None:
@@ -101,8 +101,12 @@ class Builder:
         """Whether a value is an integer: an index, integers, or a number that is one, as far as is known."""
         if isinstance(value, Number):
             known = self.known(value.dim)
-            return known is None or _is_integer(known)
+            return not value.truth and (known is None or _is_integer(known))
         return isinstance(value, Array) and value.element == "i64"
+
+    def is_truth(self, value: Value) -> bool:
+        """Whether a value is a truth value, or an array of them."""
+        return value.truth if isinstance(value, Number) else isinstance(value, Array) and value.element == "bool"
 
     def join_as_integers(self, values: Sequence[Value]) -> bool:
         """Whether values become one array of integers; numbers alone become f32."""
@@ -132,7 +136,9 @@ class Builder:
     # arrays
 
     def array(self, value: Value, span: Span, element: Attribute = F32) -> Array:
-        """An array or scalar; a number becomes a scalar of `element`."""
+        """An array or scalar; a number becomes a scalar of `element`, a truth one of `bool`."""
+        if isinstance(value, Number) and value.truth:
+            return Array(self.number(value.dim, BOOL), span)
         if isinstance(value, Number) and element == I64:
             dim = self.integer(value, span, "this number", LEAST)
             return Array(self.number(dim, I64), span, bounds=Bounds(dim, dim + ONE))

@@ -112,7 +112,7 @@ def _if(builder: Evaluator, node: syntax.If, scope: Scope) -> Value:
     pair = [builder.evaluate(branch, scope) for branch in (node.then, node.otherwise)]
     spans = (node.then.span, node.otherwise.span)
     integral = builder.join_as_integers(pair)
-    logical = all(isinstance(value, Array) and value.element == "bool" for value in pair)
+    logical = all(map(builder.is_truth, pair))
     arrays = [
         builder.array(value, span, I64) if integral or logical else builder.f32(value, span)
         for value, span in zip(pair, spans, strict=True)

@@ -54,7 +54,7 @@ _MAX_BITS: Final = 8192
 
 
 def _truth(condition: bool, span: Span) -> Number:
-    return Number(Dim.of(int(condition)), span)
+    return Number(Dim.of(int(condition)), span, truth=True)
 
 
 def unary(builder: Builder, node: syntax.Unary, value: Value) -> Value:
@@ -200,7 +200,9 @@ def _compare(builder: Builder, node: syntax.Binary, left: Value, right: Value) -
     floats, integers = _COMPARE[node.op]
     if isinstance(left, Number) and isinstance(right, Number):
         return _compare_numbers(builder, node, left, right)
-    if builder.is_integral(left) and builder.is_integral(right):
+    integral = builder.is_integral(left) and builder.is_integral(right)
+    logical = node.op in ("==", "!=") and builder.is_truth(left) and builder.is_truth(right)
+    if integral or logical:
         pair = (builder.array(left, node.left.span, I64), builder.array(right, node.right.span, I64))
         return builder.pointwise(pair, node.span, partial(arith.CmpiOp, arg=integers))
     pair = (builder.f32(left, node.left.span), builder.f32(right, node.right.span))

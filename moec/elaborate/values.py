@@ -15,10 +15,11 @@ from moec.source import Span
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Number:
-    """A compile-time number."""
+    """A compile-time number, or a `truth` that is known while compiling, as 0 or 1."""
 
     dim: Dim
     origin: Span
+    truth: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -127,6 +128,8 @@ def shape_origin(array: Array) -> Label:
 def kind_of(value: Value) -> str:
     """A value's kind in the words of the language reference."""
     match value:
+        case Number(truth=True):
+            return "a truth value"
         case Number():
             return "a compile-time number"
         case Selection():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -186,3 +188,41 @@ def test_a_dimension_may_be_an_integer_of_numpy() -> None:
     assert moec.compile(rows("e % 3"), {"H": np.int64(8)}, threads=1).dims["H"] == 8
     with pytest.raises(CompileError, match="`H` is '8', not a positive integer"):
         moec.compile(rows("e % 3"), {"H": "8"}, threads=1)  # type: ignore[dict-item]
+
+
+def truths(result: str, out: str) -> tuple[Any, Any]:
+    """What both say of truth values `a` and `b`, of four indices each, and `c`."""
+    text = f"moe m[N=4](x: f32[N], a: bool[N], b: bool[N], c: bool) -> {out} {{ return {result} }}"
+    x = np.ones((2, 4), np.float32)
+    a, b, c = np.array([[0, 0, 1, 1]] * 2) > 0, np.array([[0, 1, 0, 1]] * 2) > 0, np.array([True, False])
+    kernel = moec.compile(text, threads=1)
+    return kernel(x, a, b, c, kernel.pack({})), np.asarray(moec.reference(text)(x, a, b, c, {}))
+
+
+@pytest.mark.parametrize(
+    ("result", "out", "wanted"),
+    [
+        ("a == b", "bool[N]", [[1, 0, 0, 1]] * 2),
+        ("a != b", "bool[N]", [[0, 1, 1, 0]] * 2),
+        ("a == c", "bool[N]", [[0, 0, 1, 1], [1, 1, 0, 0]]),
+        ("a != (N == 4)", "bool[N]", [[1, 1, 0, 0]] * 2),
+        ("if (x > 0) == a then 1 else 0", "f32[N]", [[0, 0, 1, 1]] * 2),
+        ("f32(c != (1 < 0))", "f32", [1, 0]),
+        ("f32((1 < 2) == (N == 4))", "f32", [1, 1]),
+        ("if c then N == 4 else N == 3", "bool", [1, 0]),
+        ("each i in 0..N: N == 4", "bool[N]", [[1] * 4] * 2),
+        ("N == 4", "bool", [1, 1]),
+    ],
+)
+def test_truth_values_are_equal_or_not(result: str, out: str, wanted: list[int]) -> None:
+    for found in truths(result, out):
+        assert np.array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("result", ["a == 1", "a != x", "x == (N == 4)", "x * (N == 4)", "a < b", "x[N == 3] + x"])
+def test_truth_values_are_no_numbers(result: str) -> None:
+    text = f"moe m[N=4](x: f32[N], a: bool[N], b: bool[N]) -> f32[N] {{ return f32({result}) }}"
+    with pytest.raises(CompileError, match="E0204"):
+        moec.compile(text, threads=1)
+    with pytest.raises(CompileError, match="E0204"):
+        moec.reference(text)(np.ones((1, 4), np.float32), np.ones((1, 4), bool), np.ones((1, 4), bool), {})
