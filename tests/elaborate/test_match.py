@@ -75,3 +75,11 @@ def test_arms_below_0_and_without_an_end_may_hold_products(subject: str, arms: s
     kernel = moec.compile(text, threads=1)
     found = kernel(x, np.arange(9) - 4, kernel.pack({"r": r}))
     assert np.allclose(found, moec.reference(text)(x, np.arange(9) - 4, {"r": r}), rtol=1e-4, atol=1e-4)
+
+
+def test_arms_of_numbers_alone_give_f32() -> None:
+    numbers, indices = "match s % 4 { 0..2: 0, 2..: 1 }", "match s % 4 { 0..2: 0, 2..: s }"
+    text = f"moe m(s: i64) -> (f32, i64) {{ return ({numbers}) / 2, ({indices}) / 2 }}"
+    kernel = moec.compile(text, threads=1)
+    for found in (kernel(np.arange(4), weights=kernel.pack({})), moec.reference(text)(np.arange(4), {})):
+        assert np.array_equal(found, [[0, 0, 0.5, 0.5], [0, 0, 1, 1]])
