@@ -64,12 +64,12 @@ def _match_number(builder: Evaluator, node: syntax.Match, subject: Number, scope
 def _pattern(builder: Evaluator, pattern: Any, whole_range: Bounds, scope: Scope) -> Bounds:
     """The range that a pattern stands for; an open end is that of the whole range."""
     if not isinstance(pattern, syntax.Range):
-        value = builder.integer(builder.evaluate(pattern, scope), pattern.span, "a pattern")
+        value = builder.integer(builder.evaluate(pattern, scope), pattern.span, "a pattern", LEAST)
         return Bounds(value, value + ONE)
     ends = [whole_range.low, whole_range.high]
     for position, end in enumerate((pattern.low, pattern.high)):
         if end is not None:
-            ends[position] = builder.integer(builder.evaluate(end, scope), end.span, "a pattern")
+            ends[position] = builder.integer(builder.evaluate(end, scope), end.span, "a pattern", LEAST)
     return Bounds(*ends)
 
 

@@ -83,3 +83,25 @@ def test_arms_of_numbers_alone_give_f32() -> None:
     kernel = moec.compile(text, threads=1)
     for found in (kernel(np.arange(4), weights=kernel.pack({})), moec.reference(text)(np.arange(4), {})):
         assert np.array_equal(found, [[0, 0, 0.5, 0.5], [0, 0, 1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("subject", "arms"),
+    [
+        ("i - 3", "-2: a, ..: b"),
+        ("i % 6 - 3", "-3..-1: a, -1: b, 0..: a + b"),
+        ("i % 6 - 3", "-8..-2: a, 1: b, -1..3: i, -2..0: 7"),
+        ("i", "..-1: a, -1..1: b, 1..: i"),
+        ("i % 6", "-2: a, 0..: b"),
+        ("i % 6 - 3", "-3..-1: argmax(w[1] @ x), -1..: b"),
+        ("N - 5", "-1: a, ..: b"),
+    ],
+)
+def test_patterns_may_lie_below_0(subject: str, arms: str) -> None:
+    body = f"param w: [2, 5, N] return match {subject} {{ {arms} }}"
+    text = f"moe m[N=4](x: [N], i: i64, a: i64, b: i64) -> i64 {{ {body} }}"
+    rng, i = np.random.default_rng(0), np.arange(-9, 9)
+    x, w = rng.standard_normal((18, 4), np.float32), rng.standard_normal((2, 5, 4), np.float32)
+    kernel = moec.compile(text, threads=1)
+    found = kernel(x, i, i + 100, i + 200, kernel.pack({"w": w}))
+    assert np.array_equal(found, moec.reference(text)(x, i, i + 100, i + 200, {"w": w}))
