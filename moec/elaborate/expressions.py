@@ -106,7 +106,7 @@ def _summand(builder: Evaluator, node: syntax.Binder, value: Array) -> Array:
 def _if(builder: Evaluator, node: syntax.If, scope: Scope) -> Value:
     condition = builder.evaluate(node.condition, scope)
     if isinstance(condition, Number):
-        taken = node.then if holds(builder, condition, node.condition.span) else node.otherwise
+        taken = node.then if holds(condition, node.condition.span) else node.otherwise
         return builder.evaluate(taken, scope)
     flags = truth_of(builder, condition, node.condition.span)
     pair = [builder.evaluate(branch, scope) for branch in (node.then, node.otherwise)]

@@ -12,7 +12,7 @@ from xdsl.ir import Operation, SSAValue
 
 from moec.diagnostics import fail
 from moec.dialects import moe
-from moec.dialects.types import BOOL, ELEMENTS, F32, I64, element_of
+from moec.dialects.types import ELEMENTS, F32, I64, element_of
 from moec.dims import ONE, ZERO, Dim, product
 from moec.elaborate.builder import LEAST, Builder, dims_attr
 from moec.elaborate.selections import as_selection
@@ -326,7 +326,7 @@ def _flags(call: Called, keep: Operand, array: Array) -> Array:
         if array.restriction is not None:
             flags = _members_of_slots(call, keep.value, array.restriction)
     else:
-        flags = builder.array(keep.value, keep.span, BOOL)
+        flags = builder.array(keep.value, keep.span)
         if flags.element != "bool":
             raise fail("E0204", f"`mask` keeps by a selection or by truth values, not {kind_of(flags)}", keep.span)
     if array.shape[: len(flags.shape)] != flags.shape:

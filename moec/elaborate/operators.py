@@ -72,7 +72,7 @@ def unary(builder: Builder, node: syntax.Unary, value: Value) -> Value:
 
 def _not(builder: Builder, value: Value, node: syntax.Unary) -> Value:
     if isinstance(value, Number):
-        return _truth(not holds(builder, value, node.operand.span), node.span)
+        return _truth(not holds(value, node.operand.span), node.span)
     array = truth_of(builder, value, node.operand.span)
     one = Array(builder.number(ONE, BOOL), node.span)
     return builder.pointwise([array, one], node.span, arith.XOrIOp)
@@ -217,25 +217,28 @@ def _compare_numbers(builder: Builder, node: syntax.Binary, left: Number, right:
 
 def _logic(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> Value:
     if isinstance(left, Number) and isinstance(right, Number):
-        a, b = holds(builder, left, node.left.span), holds(builder, right, node.right.span)
+        a, b = holds(left, node.left.span), holds(right, node.right.span)
         return _truth(a and b if node.op == "and" else a or b, node.span)
     pair = (truth_of(builder, left, node.left.span), truth_of(builder, right, node.right.span))
     return builder.pointwise(pair, node.span, _LOGIC[node.op])
 
 
-def holds(builder: Builder, number: Number, span: Span) -> bool:
-    """Whether a compile-time number stands for a truth. Raises `CompileError` (E0301) where it has no value yet."""
-    return bool(builder.settled(number.dim, "this condition", span))
+def holds(number: Number, span: Span) -> bool:
+    """Whether a truth that is known while compiling holds. Raises `CompileError` (E0204) for a number."""
+    _require_truth(number, number.truth, span)
+    return number.dim == ONE
 
 
 def truth_of(builder: Builder, value: Value, span: Span) -> Array:
     """An array of truth values, or one. Raises `CompileError` (E0204) where it is none."""
-    if isinstance(value, Number):
-        value = _truth(holds(builder, value, span), span)
-    array = builder.array(value, span, BOOL)
-    if array.element != "bool":
-        raise fail("E0204", f"{kind_of(value)} stands where a truth value is needed", span)
-    return array
+    _require_truth(value, builder.is_truth(value), span)
+    return builder.array(value, span)
+
+
+def _require_truth(value: Value, found: bool, span: Span) -> None:
+    if not found:
+        suggestion = "compare it: `n != 0`" if isinstance(value, Number) else None
+        raise fail("E0204", f"{kind_of(value)} stands where a truth value is needed", span, help=suggestion)
 
 
 def _in(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> Value:

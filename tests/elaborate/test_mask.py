@@ -56,7 +56,9 @@ def test_empty_slots_stay_empty(value: str) -> None:
     assert both(value, "f32[N]")[1].tolist() == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("value", ["mask(x > 0, t > 1, 0)", "mask(x > 0, t > 1, x < 2)", "mask(x, t > 1, x < 2)"])
+@pytest.mark.parametrize(
+    "value", ["mask(x > 0, t > 1, 0)", "mask(x > 0, t > 1, x < 2)", "mask(x, t > 1, x < 2)", "mask(x, 1, 0)"]
+)
 def test_of_truth_values_is_an_error(value: str) -> None:
     with pytest.raises(CompileError, match="E0204"):
         moec.compile(layer(value, "f32[N]"), threads=1)

@@ -63,10 +63,9 @@ def test_what_is_no_number_is_an_error(number: str, code: str) -> None:
         "match L { 0..8: x, 8..: 2 * x }",
         "match H { 0..L: x, L..: 2 * x }",
         "if L == 3 then x else 2 * x",
-        "if L then x else 2 * x",
-        "if not L then x else 2 * x",
-        "if 1 < 2 and L then x else 2 * x",
-        "if x > 0 and L then x else 2 * x",
+        "if not L > 3 then x else 2 * x",
+        "if 1 < 2 and L > 3 then x else 2 * x",
+        "if x > 0 and L > 3 then x else 2 * x",
     ],
 )
 def test_what_decides_has_a_value(body: str) -> None:
@@ -188,6 +187,15 @@ def test_a_dimension_may_be_an_integer_of_numpy() -> None:
     assert moec.compile(rows("e % 3"), {"H": np.int64(8)}, threads=1).dims["H"] == 8
     with pytest.raises(CompileError, match="`H` is '8', not a positive integer"):
         moec.compile(rows("e % 3"), {"H": "8"}, threads=1)  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("condition", ["2", "1", "H", "not H", "1 < 2 and H", "x > 0 or 1", "not not 0", "(1 < 2) + 0"])
+def test_a_number_is_no_condition(condition: str) -> None:
+    text = f"moe m[H=12](x: [H]) -> [H] {{\n    return if {condition} then x else 2 * x\n}}\n"
+    with pytest.raises(CompileError, match="E0204"):
+        moec.compile(text, threads=1)
+    with pytest.raises(CompileError, match="E0204"):
+        moec.reference(text)(np.ones((1, 12), np.float32), {})
 
 
 def truths(result: str, out: str) -> tuple[Any, Any]:
