@@ -121,8 +121,11 @@ class Row:
 # ── pointwise ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _abs(call: Called) -> Array:
+def _abs(call: Called) -> Value:
     builder, value = call.builder, call.operands[0].value
+    known = builder.known(value.dim) if isinstance(value, Number) else None
+    if isinstance(value, Number) and known is not None:
+        return Number(-value.dim if known < 0 else value.dim, call.span)
     if not (isinstance(value, Array) and value.element == "i64"):
         return builder.pointwise([call.array(0)], call.span, math.AbsFOp)
     zero = builder.number(ZERO, I64)
@@ -141,10 +144,12 @@ def _unary(make: Callable[..., Operation]) -> Row:
 
 
 def _extremum(kind: str, floats: Callable[..., Operation], integers: Callable[..., Operation]) -> Row:
-    def run(call: Called) -> Array:
+    def run(call: Called) -> Value:
         if len(call.operands) == 1:
             return _reduce(call, kind)
         builder, values = call.builder, [operand.value for operand in call.operands]
+        if folded := _folded_extremum(builder, kind, values, call.span):
+            return folded
         integral = builder.join_as_integers(values)
         make = integers if integral else floats
         pair = [
@@ -156,6 +161,17 @@ def _extremum(kind: str, floats: Callable[..., Operation], integers: Callable[..
         return Array(result.ssa, result.origin, result.restriction, bounds)
 
     return Row(run, 1, 2, ("axis",))
+
+
+def _folded_extremum(builder: Builder, kind: str, values: Sequence[Value], span: Span) -> Number | None:
+    """The larger or the smaller of compile-time numbers that have values; NaN if one of them is."""
+    dims = [value.dim for value in values if isinstance(value, Number)]
+    known = [builder.known(dim) for dim in dims]
+    if len(dims) < len(values) or None in known:
+        return None
+    pick = min if kind == "min" else max
+    chosen = next((value for value in known if value != value), pick(known))
+    return Number(dims[known.index(chosen)], span)
 
 
 def _extremum_bounds(builder: Builder, kind: str, left: Array, right: Array) -> Bounds:

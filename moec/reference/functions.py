@@ -268,7 +268,7 @@ def _extreme(exactly: Function, two: Function, reduction: Function, nothing: flo
         if axis is not None:
             raise Fault("E0104", "an axis goes with one argument")
         if constant(a) and constant(b):
-            return exactly(a, b)
+            return next((value for value in (a, b) if value != value), exactly(a, b))
         numbers(a, b)
         return pointwise(two, I64 if whole(a) and whole(b) else F32, a, b, exact=True)
 

@@ -128,12 +128,23 @@ def beside(value: str) -> str:
         "f32(e == H / 8)",
         "f32(e * (H / I) / 3)",
         "concat(7, I)[e / I] / 3",
+        "f32(max(H, 6) * e / 4)",
+        "f32(min(H, I) * e / 4)",
+        "f32(abs(-3) * e / 4)",
+        "f32(abs(I - H) * e / 4)",
+        "max(I / H, 0.25) * e",
+        "abs(-inf) * e",
+        "max(H ** -0.5, 1e-3) * e",
+        "min(inf - inf, 1) * e",
+        "min(1, inf - inf) * e",
+        "max(H, 6) / 4",
+        "concat(x, x)[max(H, 6) - 1] + e",
     ],
 )
 def test_an_index_beside_a_number_is_an_integer_where_both_are(value: str) -> None:
     x = np.ones((1, 4), np.float32)
     kernel = moec.compile(beside(value), threads=1)
-    assert np.allclose(kernel(x, kernel.pack({})), moec.reference(beside(value))(x, {}))
+    assert np.allclose(kernel(x, kernel.pack({})), moec.reference(beside(value))(x, {}), equal_nan=True)
 
 
 @pytest.mark.parametrize(
