@@ -421,7 +421,8 @@ class Writer:
             self.pick(
                 f"f32(sum{table}) / {n}.5",
                 f"f32(max{table} - min{table}) / 9",
-                f"f32(argmax(f32{table})) / {n}",
+                f"f32(argmax{table}) / {n}",
+                f"f32(sum(top({table}, 2) / 2)) / 9",
                 f"f32({table}[1] + {table}[-1]) / 9",
                 f"f32(sum(concat({table}, 1)[1::2])) / {n}.5",
                 f"f32(sum(f32({table} >= {table}[2]))) / {n}.5",
