@@ -86,7 +86,19 @@ FOREIGN_WORDS = {
     "output": "write `return` or `aux`",
     "elif": "write `else if`",
 }
-FOREIGN_FIELDS = dict.fromkeys(("t", "mT", "transpose"), "write `.T`") | {"shape": "write `size(v, axis)`"}
+#: Functions that are methods elsewhere.
+_METHODS = "abs argmax clamp exp flatten log max mean min norm sigmoid size softmax sqrt sum topk"
+FOREIGN_FIELDS = {
+    **{name: f"write `{name}(…)`" for name in _METHODS.split()},
+    **dict.fromkeys(("t", "mT", "transpose"), "write `.T`"),
+    **dict.fromkeys(("reshape", "view"), "write `split v as [A, B]`"),
+    "shape": "write `size(v, axis)`",
+}
+#: What begins a comment elsewhere, and is something else to some.
+FOREIGN_COMMENTS = {
+    "//": "a comment begins with `#`; of indices `/` rounds down",
+    "/*": "a comment begins with `#`",
+}
 
 
 def explain(error: Unexpected, source: Source) -> CompileError:
@@ -202,7 +214,7 @@ def _point(mistake: Mistake) -> CompileError | None:
     span = mistake.span(token, after)
     if after.kind == "NUMBER":
         return mistake.fail("a number begins with a digit", span, help=f"write `0.{after.text}`")
-    if after.kind == "NAME":
+    if after.kind == "NAME" or after.kind in tables().words:
         return mistake.fail(f"`{span.text}` is not in the language", span, help=FOREIGN_FIELDS.get(after.text))
     return None
 
@@ -235,9 +247,9 @@ def _number(mistake: Mistake) -> CompileError | None:
 
 def _comment(mistake: Mistake) -> CompileError | None:
     for first, last in ((mistake.previous, mistake.token), (mistake.token, mistake.at(1))):
-        if first.text + last.text in ("//", "/*") and first.end == last.start:
+        if (help := FOREIGN_COMMENTS.get(first.text + last.text)) and first.end == last.start:
             span = mistake.span(first, last)
-            return mistake.fail(f"`{span.text}` is not in the language", span, help="a comment begins with `#`")
+            return mistake.fail(f"`{span.text}` is not in the language", span, help=help)
     return None
 
 
@@ -424,6 +436,16 @@ def _signature(mistake: Mistake) -> CompileError | None:
     return None
 
 
+def _split(mistake: Mistake) -> CompileError | None:
+    """`split a + b as [A, B]`."""
+    due, token = mistake.inside("split"), mistake.token
+    if due is None or "as" not in mistake.expected or token.kind not in CONTINUING:
+        return None
+    cause = Label(mistake.span(due), "of this `split`")
+    help = f"write `split (… {token.text} …) as [A, B]`"
+    return mistake.fail(f"expected `as`, found `{token.text}`", help=help, cause=cause)
+
+
 #: Kind that is missing → the kinds that made it due, and how the whole is written.
 FORMS = {
     "then": (("if",), "if c then a else b"),
@@ -494,5 +516,6 @@ RULES: tuple[Callable[[Mistake], CompileError | None], ...] = (
     _not_in,
     _binder,
     _signature,
+    _split,
     _other,
 )
