@@ -94,8 +94,14 @@ def nearest(name: str, names: Sequence[str]) -> str | None:
     """The help line that suggests the name most like `name`, if one is near."""
     from difflib import get_close_matches
 
-    matches = get_close_matches(name, names, n=1, cutoff=0.6)
+    matches = [other for other in names if other.lower() == name.lower()]
+    matches += get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean `{matches[0]}`?" if matches else None
+
+
+def spoken(names: Sequence[str]) -> str:
+    """Names in a sentence."""
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _place(span: Span, label: str) -> dict[str, Any]:

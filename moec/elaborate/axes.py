@@ -76,8 +76,22 @@ def _item(builder: Evaluator, array: Array, axis: int, item: Any, scope: Scope) 
     if not isinstance(value, Selection):
         value = builder.array(value, item.span, I64)
         if value.shape or value.element != "i64":
-            raise fail("E0204", f"{kind_of(value)} stands where an index is needed", item.span)
+            what = f"{kind_of(value)} stands where an index is needed"
+            raise fail("E0204", what, item.span, help=_chosen(item, value))
     return _at(builder, array, axis, value, item.span)
+
+
+def _chosen(item: syntax.Expr, value: Array) -> str | None:
+    """The help for a vector where an index is needed: the selection that is meant."""
+    if len(value.shape) != 1:
+        return None
+    if isinstance(item, syntax.Call) and item.function.id == "ids":
+        return f"`{item.arguments[0].span.text}` itself selects these"
+    hints = {
+        "bool": f"`where({item.span.text})` selects those that hold",
+        "i64": f"`given({item.span.text}, n)` selects by indices in `0..n`",
+    }
+    return hints.get(value.element)
 
 
 def _at(builder: Evaluator, array: Array, axis: int, place: Array | Selection, span: Span) -> tuple[Array, int]:

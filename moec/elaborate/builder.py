@@ -244,13 +244,10 @@ class Builder:
             return True
         if self.at_most(bounds.high, axis) and self.at_most(ZERO, bounds.low):
             return False
-        raise fail(
-            "E0205",
-            f"index in {bounds.low}..{bounds.high} can lie outside an axis of {axis}",
-            span,
-            causes=[shape_origin(array)],
-            help="`slot(e)` is the position of `e` in its selection" if index.slot else None,
-        )
+        what = f"index in {bounds.low}..{bounds.high} can lie outside an axis of {axis}"
+        of_slots = index.slot is not None and index.slot[0].size == axis
+        help = "`slot(e)` is the position of `e` in its selection" if of_slots else None
+        raise fail("E0205", what, span, causes=[shape_origin(array)], help=help)
 
     def slot_in(self, index: Array, target: Selection) -> SSAValue | None:
         """The slot of `target` in which a bound variable's index stands, if its selection was chosen from there."""

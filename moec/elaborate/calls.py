@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from moec.diagnostics import CompileError, Diagnostic, Label, fail, nearest
+from moec.diagnostics import CompileError, Diagnostic, Label, fail, nearest, spoken
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.functions import FUNCTIONS, Called, Operand
 from moec.elaborate.values import Array, Function, Scope, Selection, Value, kind_of
@@ -14,6 +14,9 @@ from moec.source import Span
 
 #: How deep functions may call each other before one is said to need itself.
 _MAX_CALLS: Final = 64
+
+#: What a function with so many arguments is elsewhere.
+_ELSEWHERE: Final = {("where", 3): "write `if c then a else b`"}
 
 #: The arguments of a call, each with its name where it was given one.
 Operands: TypeAlias = Sequence[tuple[str | None, Operand]]
@@ -57,14 +60,17 @@ def _builtin(builder: Evaluator, name: str, operands: Operands, node: syntax.Cal
     named = {label: operand for label, operand in operands if label is not None}
     for label in named:
         if label not in row.named:
-            raise fail("E0104", f"`{name}` has no parameter `{label}`", node.span)
+            others = f", but for {spoken(row.named)}" if row.named else ""
+            help = f"its arguments stand in order, without names{others}"
+            raise fail("E0104", f"`{name}` has no parameter `{label}`", node.span, help=help)
     if len(positional) + len(named) < len(operands):
         raise fail("E0104", f"an argument of `{name}` is given twice", node.span)
     most = row.most - len(named)
     if not row.least <= len(positional) <= most:
         wanted = str(row.least) if row.least == most else f"{row.least} to {most}"
         beside = "".join(f" beside `{label}`" for label in named)
-        raise fail("E0104", f"`{name}` takes {wanted} arguments{beside}, not {len(positional)}", node.span)
+        what = f"`{name}` takes {wanted} {'argument' if wanted == '1' else 'arguments'}{beside}, not {len(positional)}"
+        raise fail("E0104", what, node.span, help=_ELSEWHERE.get((name, len(operands))))
     return row.run(Called(name, builder, positional, named, node.span))
 
 
@@ -110,7 +116,8 @@ def _by_name(function: syntax.Function, operands: Operands, node: syntax.Call) -
             continue
         if label not in names or label in given:
             what = "is given twice" if label in given else "is not a parameter"
-            raise fail("E0104", f"`{label}` {what} of `{name}`", operand.span, help=nearest(label, names))
+            help = nearest(label, names) or f"the parameters are {spoken(names)}"
+            raise fail("E0104", f"`{label}` {what} of `{name}`", operand.span, help=help)
         given[label] = operand
     for parameter in function.parameters:
         if parameter.name not in given and parameter.default is None:

@@ -9,14 +9,14 @@ from typing import Final
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Region, SSAValue
 
-from moec.diagnostics import Label, fail, nearest
+from moec.diagnostics import Label, fail, nearest, spoken
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, Shape, array_type, element_name
 from moec.dims import Dim
 from moec.elaborate.calls import define, give_name
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.expressions import RULES
-from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, kind_of, shape_origin, show
+from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, shape_origin, show
 from moec.language import syntax
 from moec.language.parse import prelude
 from moec.source import Span
@@ -88,9 +88,8 @@ def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, i
     names = [dimension.name for dimension in layer.dimensions]
     for name, value in dims.items():
         if name not in names:
-            raise fail(
-                "E0302", f"`{name}` is not a dimension of `{layer.name.id}`", layer.name.span, help=nearest(name, names)
-            )
+            help = nearest(name, names) or (f"the dimensions are {spoken(names)}" if names else None)
+            raise fail("E0302", f"`{name}` is not a dimension of `{layer.name.id}`", layer.name.span, help=help)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise fail("E0206", f"dimension `{name}` is {value!r}, not a positive integer")
     binding: dict[str, int] = {}
@@ -251,7 +250,9 @@ class _Layer(Evaluator):
             ]
             raise fail("E0201", f"the output has shape {show(array.shape)}, not {show(shape)}", span, causes=causes)
         if (array.element in ("i64", "bool")) != (element in ("i64", "bool")):
-            raise fail("E0204", f"{kind_of(array)} is returned as `{element}`", span)
+            causes = [Label(output.span, f"`{element}` is declared here")]
+            help = "`f32(…)` converts it" if element not in ("i64", "bool") else None
+            raise fail("E0204", f"the output is `{array.element}`, not `{element}`", span, causes=causes, help=help)
         return array.ssa
 
 

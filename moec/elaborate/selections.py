@@ -34,7 +34,8 @@ def listed(builder: Builder, values: Sequence[Value], spans: Sequence[Span], spa
         bounds = index.bounds or ANYWHERE
         if not bounds.finite or not builder.at_most(ZERO, bounds.low):
             what = f"an index in {bounds.low}..{bounds.high} can lie outside every domain `0..n`"
-            raise fail("E0205", what, place, help="`given(ids, n)` checks when it runs")
+            together = ", ".join(span.text for span in spans)
+            raise fail("E0205", what, place, help=f"`given(concat({together}), n)` skips what lies outside")
         if highest == ZERO or not builder.at_most(bounds.high, highest):
             highest = bounds.high
     ssa = builder.emit(moe.ListedOp.make([index.ssa for index in indices], domain=highest))

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from moec.arrays import as_numpy
-from moec.diagnostics import fail, nearest
+from moec.diagnostics import fail, nearest, spoken
 from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
 from moec.language.parse import parse
@@ -147,7 +147,8 @@ class Reference:
         names, self.dims = [dimension.name for dimension in self.layer.dimensions], {}
         for name in given:
             if name not in names:
-                raise fail("E0302", f"`{self.layer.name.id}` has no dimension `{name}`", help=nearest(name, names))
+                help = nearest(name, names) or (f"the dimensions are {spoken(names)}" if names else None)
+                raise fail("E0302", f"`{self.layer.name.id}` has no dimension `{name}`", help=help)
         for dimension in self.layer.dimensions:
             if dimension.name in given:
                 value = given[dimension.name]

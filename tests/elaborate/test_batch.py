@@ -118,7 +118,7 @@ def test_a_reduction_over_what_a_token_did_not_choose() -> None:
         ("concat(x, x, axis=batch)", "axis"),
         ("sum(x[topk(x, 2)], axis=batch) * x", "other indices for other tokens"),
         ("x + batch", "the axis of tokens"),
-        ("sum(axis=batch) * x", "arguments"),
+        ("sum(axis=batch) * x", "argument"),
         ("max(x, batch)", "the axis of tokens"),
         ("max(x, x, axis=batch)", "E0104"),
         ("cumsum(x, batch, axis=batch)", "E0104"),

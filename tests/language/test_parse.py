@@ -143,6 +143,8 @@ def test_largest_file() -> None:
 
 LAYER = "moe m[H=4, E=8](x: [H]) -> [H] {\n    param a: [H]\n"
 
+COMMENT = "a comment begins with `#`; of indices `/` rounds down"
+
 #: A text, the part of it that is marked, the message, and the help.
 MISTAKES: list[tuple[str, str, str, str | None]] = [
     # brackets: the mark of a missing one is empty
@@ -207,9 +209,19 @@ MISTAKES: list[tuple[str, str, str, str | None]] = [
     ("fn f(x) = x;", ";", "`;` is not in the language", "remove it: statements need nothing between them"),
     ("fn f(x) = a × b", "×", "`×` is not in the language", "write `*`"),
     ("fn f(x) = x \0", "\0", "character U+0000 is not in the language", None),
-    ("fn f(x) = x // a comment", "//", "`//` is not in the language", "a comment begins with `#`; of indices `/` rounds down"),
+    (
+        "fn f(x) = x // a comment",
+        "//",
+        "`//` is not in the language",
+        COMMENT,
+    ),
     ("fn f(x) = x /* a comment */", "/*", "`/*` is not in the language", "a comment begins with `#`"),
-    ("fn f(x) = p[x // 2]", "//", "`//` is not in the language", "a comment begins with `#`; of indices `/` rounds down"),
+    (
+        "fn f(x) = p[x // 2]",
+        "//",
+        "`//` is not in the language",
+        COMMENT,
+    ),
     ("fn f(x) = 'abc'", "'abc'", "a string has double quotes", 'write `"abc"`'),
     ("fn f(x) = x.shape", ".shape", "`.shape` is not in the language", "write `size(v, axis)`"),
     ("fn f(x) = x[s].sum()", ".sum", "`.sum` is not in the language", "write `sum(…)`"),
