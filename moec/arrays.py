@@ -25,8 +25,9 @@ NUMPY: Final[dict[str, np.dtype[Any]]] = {
 _NAMES: Final = {dtype: name for name, dtype in NUMPY.items()}
 
 
-def as_numpy(value: Any, name: str) -> Data:
-    """Any array as NumPy sees it. Raises `CompileError` (E0404) where it is none that can be read."""
+def as_numpy(value: Any, name: str, wanted: str = "f32") -> Data:
+    """Any array as NumPy sees it, of the element type `wanted` where it is to be made. Raises `CompileError` (E0404)
+    where it is none that can be read."""
     if isinstance(value, np.ndarray):
         return value  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, np.generic):  # an element of an array
@@ -43,7 +44,7 @@ def as_numpy(value: Any, name: str) -> Data:
         return np.asarray(memoryview(value))
     except (TypeError, ValueError):
         plain = isinstance(value, list | tuple | int | float)
-        help = f"`np.asarray({name}, np.float32)` makes one" if plain else None
+        help = f"`np.asarray({name}, {spelling(wanted)})` makes one" if plain else None
         raise fail("E0404", f"`{name}` is a `{kind}`, not an array", help=help) from None
 
 
@@ -58,6 +59,11 @@ def address(data: Data) -> int:
 def element(dtype: np.dtype[Any]) -> str:
     """The name of an element type: the language's, or NumPy's where the language has none."""
     return _NAMES.get(dtype, str(dtype))
+
+
+def spelling(name: str) -> str:
+    """An element type as it is written in Python."""
+    return "ml_dtypes.bfloat16" if name == "bf16" else f"np.{NUMPY[name].name}"
 
 
 # ── torch ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -59,13 +59,16 @@ class Options:
             text = f"`{activations}` is not a kind of activations"
             raise fail("E0305", text, help=f"choose one of {', '.join(ACTIVATIONS)}")
         names = tuple(sorted((name, _plain(size)) for name, size in (dims or {}).items()))
-        extra, formats = tuple(sorted(set(aux))), storage_of(storage)
+        extra, formats = tuple(sorted({aux} if isinstance(aux, str) else set(aux))), storage_of(storage)
         count = None if threads is None else thread_count(threads)
         return Options(find_target(target), names, dtype, count, extra, level, True, formats, activations)
 
 
 def thread_count(threads: int) -> int:
     """A number of threads that was asked for. Raises `CompileError` (E0305) where so many cannot run anything."""
+    threads = _plain(threads)
+    if not isinstance(threads, int) or isinstance(threads, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise fail("E0305", f"{threads!r} is not a number of threads")
     if threads < 1:
         raise fail("E0305", f"{threads} threads cannot run anything")
     return threads

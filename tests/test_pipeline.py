@@ -131,6 +131,7 @@ def test_a_source_is_a_path_a_text_or_itself(tmp_path: Path) -> None:
     assert texts == [TEXT] * 3
     source = Source("name", TEXT)
     assert find_source(source) is source
+    assert find_source("").text == ""
     with pytest.raises(CompileError) as error:
         find_source(str(tmp_path / "none.moe"))
     assert codes(error) == ["E0001"]

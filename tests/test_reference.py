@@ -529,6 +529,8 @@ def test_arrays_that_do_not_fit():
             ref(*inputs, weights)
     with pytest.raises(ValueError, match="takes 2 inputs"):
         ref(x, {"w": w, "t": t})
+    with pytest.raises(CompileError, match="not arrays by name"):
+        ref(x, i, [w, t])
 
 
 # ── decisions that are close ──────────────────────────────────────────────────────────────────────────────────────────

@@ -13,13 +13,17 @@ MAX_BYTES: Final = 1 << 20
 
 
 def find_source(source: Source | Path | str) -> Source:
-    """The text that `source` is: a `Source`, the text itself (it has a line break, or begins with a definition), or a
-    path. Raises `CompileError` (E0001, E0003, E0004) where it cannot be read."""
+    """The text that `source` is: a `Source`, the text itself (it has a line break, begins with a definition, or is
+    empty), or a path. Raises `CompileError` (E0001, E0003, E0004) where it cannot be read."""
     if isinstance(source, Source):
         return source
-    if isinstance(source, str) and ("\n" in source or source.lstrip().startswith(("moe ", "fn ", "bind "))):
+    if isinstance(source, str) and _is_text(source):
         return Source("<string>", source)
     return read(source)
+
+
+def _is_text(source: str) -> bool:
+    return not source.strip() or "\n" in source or source.lstrip().startswith(("moe ", "fn ", "bind "))
 
 
 def read(path: str | Path) -> Source:

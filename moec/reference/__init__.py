@@ -101,8 +101,11 @@ class Reference:
     ) -> Result:
         """The same, with what the oracle knows of each token. `margin` is what `stable` asks for."""
         given: list[Any] = list(arrays)
-        if weights is None and given and isinstance(given[-1], Mapping):
+        if weights is None and given and (isinstance(given[-1], Mapping) or len(given) == len(self.layer.inputs) + 1):
             weights = cast("Mapping[str, Any]", given.pop())
+        if weights is not None and not hasattr(weights, "keys"):
+            what = f"the weights of `{self.layer.name.id}` are `{type(weights).__name__}`, not arrays by name"
+            raise fail("E0401", what, help="the oracle takes what `kernel.pack` takes, not what it gives")
         if len(given) == 1 and isinstance(given[0], tuple):
             given = list(cast("tuple[Any, ...]", given[0]))
         interpreter = self._interpreter(weights or {})
@@ -175,7 +178,8 @@ class Reference:
 
     def _wanted(self, aux: bool | Sequence[str] | None) -> list[str]:
         names = [node.name.id for node in self.layer.body if isinstance(node, syntax.Aux)]
-        wanted = (names if aux else []) if aux is None or isinstance(aux, bool) else list(aux)
+        asked = [aux] if isinstance(aux, str) else aux
+        wanted = (names if asked else []) if asked is None or isinstance(asked, bool) else list(asked)
         for name in wanted:
             if name not in names:
                 raise ValueError(f"`{self.layer.name.id}` has no aux `{name}`")
@@ -239,7 +243,7 @@ def _leaving(value: Value) -> Array:
 
 def _checked(name: str, data: Any, dtype: DType, shape: tuple[int, ...], node: syntax.Node) -> Data:
     """An array from outside, as the element type that is declared for it holds it."""
-    data = as_numpy(data, name)
+    data = as_numpy(data, name, dtype.name)
     if data.shape != shape:
         raise fail("E0403", f"`{name}` has the shape {list(data.shape)}, not {list(shape)}", node.span)
     if data.dtype.kind not in {"i64": "iu", "bool": "b"}.get(dtype.name, "fiuV"):

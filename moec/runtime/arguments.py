@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from moec.arrays import NUMPY, Data, address, as_numpy, element
+from moec.arrays import NUMPY, Data, address, as_numpy, element, spelling
 from moec.diagnostics import CompileError, fail
 from moec.dtypes import DTYPES
 from moec.runtime.interface import Array
@@ -35,7 +35,7 @@ def fit(value: Any, array: Array, tokens: int | None) -> Data:
 
     Raises `CompileError` (E0403, E0404).
     """
-    data = as_numpy(value, array.name)
+    data = as_numpy(value, array.name, array.dtype)
     wanted = NUMPY[array.dtype]
     check_shape(data.shape, array, tokens)
     if data.dtype == wanted and data.flags.c_contiguous and data.flags.aligned:
@@ -84,9 +84,8 @@ def check_shape(shape: tuple[int, ...], array: Array, tokens: int | None) -> Non
 
 def wrong_type(given: np.dtype[Any], array: Array) -> CompileError:
     """The error for an input of the wrong element type."""
-    wanted = NUMPY[array.dtype]
-    spelling = "ml_dtypes.bfloat16" if array.dtype == "bf16" else f"np.{wanted.name.removesuffix('_')}"
-    help = f"`{array.name}.astype({spelling})` converts it" if given.kind in "fiub" or element(given) in NUMPY else None
+    known = given.kind in "fiub" or element(given) in NUMPY
+    help = f"`{array.name}.astype({spelling(array.dtype)})` converts it" if known else None
     return fail("E0404", f"`{array.name}` holds {element(given)}, not {array.dtype}", help=help)
 
 

@@ -99,6 +99,7 @@ class Kernel:
         it; a call with these weights then runs a variant of the kernel that is compiled for them. Raises `CompileError`
         (E0401 to E0405, E0306, E0407) with every mistake there is.
         """
+        packing.require_names(self.interface, arrays)
         if bind is not None:
             prefix = dotted(prefix)
             below = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
@@ -185,7 +186,7 @@ class Kernel:
     ) -> Any:
         """The layer's outputs; with `aux`, a pair of them and the auxiliary outputs by name.
 
-        `aux` is a list of names, or True for all; `threads` is for this call what it was when compiling. Raises
+        `aux` is a name, a list of names, or True for all; `threads` is for this call what it was when compiling. Raises
         `CompileError`: E0401 (no weights), E0403, E0404 (an input does not fit), E0406 (an index lies outside
         its table; also an `IndexError`).
         """
@@ -209,7 +210,8 @@ class Kernel:
         return np.frombuffer(_workspace.memory, np.int64, 64 if _workspace.memory.nbytes > 512 else 0).tolist()
 
     def _with_aux(self, inputs: Sequence[Any], weights: Weights, aux: Sequence[str] | bool, threads: int | None) -> Any:
-        names = tuple(sorted(self.interface.extras if aux is True else set(aux or ())))
+        asked = [aux] if isinstance(aux, str) else aux or ()
+        names = tuple(sorted(self.interface.extras if asked is True else set(asked)))
         for name in names:
             if name not in self.interface.extras:
                 raise fail("E0305", f"`{self.name}` has no aux `{name}`", help=nearest(name, self.interface.extras))
@@ -282,7 +284,7 @@ class _Runner:
         results, places = _results(inputs[0], self._results, tokens)
         arguments = self._arguments.pack(*given, *places, *addresses, workspace)
         if self._code.run(tokens, arguments, pool.address if pool is not None else None):
-            text = f"an index in the inputs of `{interface.name}` lies outside its table"
+            text = f"an index in the inputs or parameters of `{interface.name}` lies outside its table"
             raise IndexOutside(Diagnostic("E0406", text))
         del kept  # which the native code has read
         return results

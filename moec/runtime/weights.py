@@ -118,6 +118,15 @@ def pack(
     return weights
 
 
+def require_names(interface: Interface, arrays: object) -> None:
+    """Raises `CompileError` (E0401) where weights are not arrays by name."""
+    if hasattr(arrays, "keys"):
+        return
+    names = ", ".join(f'"{param.name}": …' for param in interface.params)
+    what = f"the weights of `{interface.name}` are `{type(arrays).__name__}`, not arrays by name"
+    raise fail("E0401", what, help=f"`kernel.pack({{{names}}})`")
+
+
 def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Source]:
     """The arrays by parameter."""
     names = [param.name for param in interface.params]
@@ -133,7 +142,7 @@ def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Source]
             mistakes.append(Diagnostic("E0401", text))
             continue
         try:
-            found[param.name] = _readable(arrays[param.name], param.name)
+            found[param.name] = _readable(arrays[param.name], param)
             mistakes += _differences(found[param.name], param)
         except CompileError as error:
             mistakes += error.diagnostics
@@ -152,12 +161,12 @@ def _look(interface: Interface, found: Mapping[str, Source]) -> None:
             pass
 
 
-def _readable(value: Any, name: str) -> Source:
+def _readable(value: Any, param: Array) -> Source:
     if isinstance(value, Blocks | Stack):
         return value
     lazy = all(hasattr(value, attribute) for attribute in ("shape", "dtype", "__getitem__", "__len__"))
     own = isinstance(value, np.ndarray) or is_torch(value) or hasattr(value, "__dlpack__") or not lazy
-    return as_numpy(value, name) if own else Stack.of(value)
+    return as_numpy(value, param.name, param.dtype) if own else Stack.of(value)
 
 
 def _differences(array: Source, param: Array) -> list[Diagnostic]:

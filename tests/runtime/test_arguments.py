@@ -149,6 +149,8 @@ def test_the_help_says_how_to_convert() -> None:
     assert "x.astype(ml_dtypes.bfloat16)" in rejected(np.zeros((2, 4)), Array("x", "bf16", (4,)))[1]
     assert "x[None]" in rejected(np.zeros(4, np.float32))[1]
     assert "np.asarray(x, np.float32)" in rejected([[0.0] * 4])[1]
+    assert "np.asarray(id, np.int64)" in rejected(3, Array("id", "i64", ()))[1]
+    assert "np.asarray(flag, np.bool)" in rejected(True, Array("flag", "bool", ()))[1]
 
 
 def test_a_shape_is_told_by_its_axis() -> None:

@@ -123,6 +123,20 @@ def test_every_mistake_in_the_weights_is_told(kernel: Any) -> None:
     assert sorted(codes(error)) == ["E0401", "E0402", "E0403", "E0404"]
 
 
+@pytest.mark.parametrize("given", [None, [], np.zeros(3)])
+def test_weights_that_have_no_names_are_refused(kernel: Any, given: Any) -> None:
+    with pytest.raises(CompileError, match="not arrays by name") as error:
+        kernel.pack(given, given)
+    assert error.value.diagnostics[0].help == '`kernel.pack({"router": …, "up": …, "down": …})`'
+
+
+@pytest.mark.parametrize("threads", ["2", 2.0, True])
+def test_threads_are_a_number(threads: Any) -> None:
+    with pytest.raises(CompileError, match="is not a number of threads") as error:
+        moec.compile(TEXT, threads=threads)
+    assert codes(error) == ["E0305"]
+
+
 @pytest.mark.parametrize("threads", [0, -1])
 def test_no_threads_cannot_run_a_call(kernel: Any, threads: int) -> None:
     with pytest.raises(CompileError, match="cannot run anything"):
@@ -155,6 +169,10 @@ def test_aux_outputs(kernel: Any, weights: Any) -> None:
     assert np.array_equal(aux["chosen"][:, 0], aux["probabilities"].argmax(axis=1))
     _, one = kernel(x, weights, aux=["chosen"])
     assert set(one) == {"chosen"}
+    assert (
+        set(kernel(x, weights, aux="chosen")[1]) == set(moec.reference(TEXT)(x, arrays(), aux="chosen")[1]) == set(one)
+    )
+    assert set(moec.compile(TEXT, aux="chosen", threads=1)(x, weights, aux="chosen")[1]) == set(one)
     with pytest.raises(CompileError):
         kernel(x, weights, aux=["choosen"])
 
