@@ -110,6 +110,25 @@ def test_run_compares_auxiliary_outputs(routed: str) -> None:
     assert "y: f32[24], logits: f32[5], chosen: i64[2]" in done.output
 
 
+LIMITED = """moe limited[H=8, E=4](x: [H], limit: i64) -> [H] {
+    param up: [E, H, H]
+    s = where(each e in 0..E: e < limit%s)
+    return sum e in s: up[e] @ x
+}
+"""
+
+
+def test_run_claims_nothing_where_no_expert_is_chosen(tmp_path: Path) -> None:
+    for more in ("", " + 2"):
+        (tmp_path / "limited.moe").write_text(LIMITED % more)
+        done = moec("run", str(tmp_path / "limited.moe"), "--tokens", "5")
+        assert done.exit_code == 0, done.output
+        assert ("nothing: every output is 0" in done.output) == (not more)
+        assert ("right: error" in done.output) == ("FLOP/s" in done.output) == bool(more)
+        assert ("slots that may be empty count as filled" in done.output) == bool(more)
+    assert "at most" not in moec("run", MIXTRAL, *SMALL, "--tokens", "2").output
+
+
 def test_run_says_whether_the_cache_had_it(tmp_path: Path) -> None:
     for expected in ("not cached before", "from the cache"):
         done = moec("run", MIXTRAL, *SMALL, "--tokens", "1", MOEC_CACHE_DIR=str(tmp_path))

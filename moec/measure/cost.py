@@ -52,9 +52,10 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All stages of a program, in order."""
+    """All stages of a program, in order. Where slots may be empty, their costs are the most that it can take."""
 
     stages: Sequence[StageCost]
+    partial: bool = False
 
     @property
     def flops(self) -> float:
@@ -75,7 +76,7 @@ def analyse(module: ModuleOp, tokens: int) -> Analysis:
     (program,) = (op for op in module.body.block.ops if isinstance(op, plan.ProgramOp))
     block = program.body.block
     counter = _Counter(block, tokens)
-    return Analysis([cost for op in block.ops for cost in counter.stage(op)])
+    return Analysis([cost for op in block.ops for cost in counter.stage(op)], any(map(_partial, program.walk())))
 
 
 def param_count(interface: Interface) -> int:
@@ -220,6 +221,14 @@ def _verbs(op: plan.RowsOp) -> str:
     """What a stage does to a row, in the names of its operations."""
     names = [inner.name.partition(".")[2] for inner in op.walk() if isinstance(inner, InferredOp)]
     return " ".join(name for name in dict.fromkeys(names) if name not in _SILENT) or "copy"
+
+
+def _partial(op: Operation) -> bool:
+    """Whether an operation works for slots of which some may be empty."""
+    if not isinstance(op, plan.ExpandOp | moe.SumOp | moe.EachOp):
+        return False
+    type = _row(op.slots) if isinstance(op, plan.ExpandOp) else op.slots.type
+    return isinstance(type, SelectionType) and type.kind.data != moe.FULL
 
 
 def _flops(op: Operation) -> float:
