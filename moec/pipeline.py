@@ -122,8 +122,10 @@ class Compilation:
     def simplify(self, after: Callable[[ModulePass, ModuleOp], None] | None = None) -> ModuleOp:
         """`moe-opt`; `after` is called with each pass and what it left."""
         from xdsl.context import Context
+        from xdsl.dialects.arith import Arith
 
         module, context = self.elaborate().module, Context()
+        context.load_dialect(Arith)  # which makes the constants that integer arithmetic is folded to
         self._check()
         for each in passes(self.options, self.binding):
             each.apply(context, module)

@@ -245,3 +245,29 @@ def test_truth_values_are_no_numbers(result: str) -> None:
         moec.compile(text, threads=1)
     with pytest.raises(CompileError, match="E0204"):
         moec.reference(text)(np.ones((1, 4), np.float32), np.ones((1, 4), bool), np.ones((1, 4), bool), {})
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "e * 0 + 1",
+        "1 + e - e",
+        "(e * 0 + 9223372036854775807) + 5",
+        "(e * 0 - 7) / 2",
+        "if not (e * 0 < 0) then e else 0",
+    ],
+)
+def test_integers_that_come_to_a_constant_are_folded(expression: str) -> None:
+    text = f"moe m[N=4](x: f32[N]) -> i64 {{ return sum e in where(x > 2): {expression} }}"
+    x = np.array([[1, 2, 3, 4], [0, 0, 0, 0], [9, 1, 1, 1]], np.float32)
+    kernel = moec.compile(text, threads=1)
+    assert np.array_equal(kernel(x, kernel.pack({})), moec.reference(text)(x, {}))
+
+
+@pytest.mark.parametrize(("expression", "wanted"), [("1.0 / i", 0), ("i * H / 3", 9), ("f32(i) * H / 3", 28 / 3)])
+def test_a_number_beside_an_index_counts_as_an_integer(expression: str, wanted: float) -> None:
+    text = f"moe m[H=4](x: [H], i: i64) -> f32 {{ return f32({expression}) + 0 * sum(x) }}"
+    x, i = np.zeros((1, 4), np.float32), np.array([7])
+    kernel = moec.compile(text, threads=1)
+    for y in (kernel(x, i, kernel.pack({})), moec.reference(text)(x, i, {})):
+        assert np.allclose(y, wanted)
