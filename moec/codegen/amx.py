@@ -154,7 +154,7 @@ class Stretched(Matmul, ABC):
         blocks = self._count(rows, self.tall)
 
         def block(at: Value) -> None:
-            begin, end = self._block(first, rows, self.tall, blocks, at, 2 * tiles.ROWS)
+            begin, end = self._block(first, rows, blocks, at, 2 * tiles.ROWS)
             stretch = self._stretch_of(e.b.sub(end, begin))
             uncut = e.b.icmp_signed("==", stretch, i64(self.depth))
             group = e.b.select(uncut, i64(self.panels), i64(self.GROUP))
@@ -231,7 +231,7 @@ class TiledMatmul(Tiled, Stretched):
             share, pace = b.udiv(nbytes, turns), b.udiv(b.add(i64(self.shape.step_bytes - 1), turns), turns)
 
             def turn(i: Value) -> None:
-                top, bottom = self._block(low, count, self.shape.rows, turns, i)
+                top, bottom = self._block(low, count, turns, i)
                 sums = e.at(self.sums, b.mul(i, i64(self.shape.rows * self.shape.columns * 4)), 1)
                 ahead = b.select(few, e.at(start, _AHEAD, 1), e.at(following, b.mul(i, share), 1))
                 own = b.select(b.icmp_signed("==", i, i64(0)), i64(self.shape.step_bytes), i64(0))

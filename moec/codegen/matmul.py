@@ -150,7 +150,7 @@ class Matmul:
         b = self.e.b
         count = self._count(b.add(rows, i64(1)), self.SHARE_ROWS)  # not 0 where there is no row
         count = self.e.least(count, i64(self.shares))
-        low, high = self._block(i64(0), rows, self.SHARE_ROWS, count, self.share)
+        low, high = self._block(i64(0), rows, count, self.share)
         return low, b.select(b.icmp_signed("<", self.share, count), high, low)
 
     def _row(self, place: Value) -> Value:
@@ -222,9 +222,7 @@ class Matmul:
         """How many blocks of at most `size` rows there are."""
         return self.e.b.udiv(self.e.b.add(rows, i64(size - 1)), i64(size))
 
-    def _block(
-        self, first: Value, rows: Value, size: int, blocks: Value, at: Value, grain: int = 0
-    ) -> tuple[Value, Value]:
+    def _block(self, first: Value, rows: Value, blocks: Value, at: Value, grain: int = 0) -> tuple[Value, Value]:
         """The first row of a block and the one after its last: blocks are alike up to whole grains, so that none
         is left with few rows."""
         b, grain = self.e.b, grain or self.grain
@@ -245,7 +243,7 @@ class Matmul:
         blocks = self._count(rows, self.block)
 
         def turn(block: Value) -> None:
-            low, high = self._block(first, rows, self.block, blocks, block)
+            low, high = self._block(first, rows, blocks, block)
             self._products(start, low, high, block, blocks)
             self._finish(panel, column, low, high)
 
@@ -273,7 +271,7 @@ class Matmul:
         e, part, depth = self.e, self._place(panel, start), self.e.b.sub(stop, start)
 
         def turn(i: Value) -> None:
-            a, b = self._block(low, count, self.shape.rows, turns, i)
+            a, b = self._block(low, count, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
             ahead, pace = self._ahead(panel, start, stop, e.b.sub(b, a), i, turns)
             self._call(a, b, part, depth, start, sums, ahead, pace)

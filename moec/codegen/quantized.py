@@ -111,7 +111,7 @@ class QuantizedMatmul(Matmul):
         weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
 
         def block_turn(at: Value) -> None:
-            begin, end = self._block(first, rows, self.block, blocks, at)
+            begin, end = self._block(first, rows, blocks, at)
             self._ready(begin, end)
             e.loop(low, high, lambda panel: self._panel(panel, weights, begin, end))
 

@@ -122,7 +122,7 @@ class StoredMatmul(Matmul):
         size = self.cut // self.shape.kstep * step
 
         def turn(i: Value) -> None:
-            a, b = self._block(low, count, self.shape.rows, turns, i)
+            a, b = self._block(low, count, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
             ahead = e.at(following, e.b.mul(i, e.b.udiv(i64(size), turns)), 1)
             self._call(a, b, self.dense, depth, at, sums, ahead, e.b.udiv(i64(step), turns))
