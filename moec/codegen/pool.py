@@ -9,8 +9,9 @@ to be shared out evenly, however it is spread, but have at least `least` units.
 
 One job is open at a time. Whoever is awake takes chunks of it until none is left; the caller takes part, and at the end
 waits only for those who have joined. So a worker that sleeps, or that the machine runs late, delays nobody. If another
-thread of the program has a job open, the caller runs its own alone. Workers look for work for some tens of
-microseconds, then sleep in the kernel (futex), and cost nothing.
+thread of the program has a job open, the caller runs its own alone. Workers look for work as long as the pool's
+patience lasts, and let others have the processor who want it (sched_yield); then they sleep in the kernel (futex), and
+cost nothing.
 
 The pool's memory is an array of 64-byte lines, one a field, so that no two fields share a line.
 """
@@ -33,11 +34,15 @@ WORTH_SHARING: Final = 20_000_000
 #: Chunks of work for each thread: enough to even out experts of different sizes. At most so many there are in all, for
 #: each thread: to take one costs the time of a line's way from one core to another.
 _CHUNKS, _MOST = 8, 64
-#: How often a worker looks before it sleeps: a pause takes 10 to 45 ns.
-_LOOKS: Final = 1500
+#: Looks after which a worker reads the clock: a pause takes 10 to 45 ns.
+_LOOKS: Final = 64
+#: Nanoseconds after which it lets others have the processor in between.
+_ALONE: Final = 20_000
 #: The number of `futex` and its operations on a word of one process (Linux, include/uapi/linux/futex.h).
 _FUTEX: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
 _WAIT, _WAKE = 128, 129
+#: Of `clock_gettime`: a clock that never goes back.
+_MONOTONIC: Final = 1
 
 
 def supported(target: Target) -> bool:
@@ -91,13 +96,26 @@ class _Function:
 
     def futex(self, operation: int, value: Value) -> None:
         """Sleeps while the ticket is `value`, or wakes as many as `value`."""
-        module = self.b.module
-        if "syscall" not in module.globals:
-            ir.Function(module, ir.FunctionType(I64, [I64], var_arg=True), "syscall")
         number = _FUTEX[self.e.target.architecture]
         null = ir.Constant(PTR, None)
         arguments = [i64(number), self.line(Line.TICKET), i64(operation), value, null, null, i64(0)]
-        self.b.call(module.globals["syscall"], arguments)
+        self.b.call(self._system("syscall", ir.FunctionType(I64, [I64], var_arg=True)), arguments)
+
+    def now(self, place: Value) -> Value:
+        """Nanoseconds, by way of a `timespec` at a place."""
+        b = self.b
+        b.call(self._system("clock_gettime", ir.FunctionType(I32, [I32, PTR])), [I32(_MONOTONIC), place])
+        seconds, rest = (b.load(self.e.at(place, i, 8), typ=I64, align=8) for i in (0, 1))
+        return b.add(b.mul(seconds, i64(1_000_000_000)), rest)
+
+    def give_way(self) -> None:
+        """Lets whoever else wants this processor have it."""
+        self.b.call(self._system("sched_yield", ir.FunctionType(I32, [])), [])
+
+    def _system(self, name: str, type: Any) -> Any:
+        """A function of the C library."""
+        module = self.b.module
+        return module.globals[name] if name in module.globals else ir.Function(module, type, name)
 
     def block(self, name: str) -> Any:
         return self.b.append_basic_block(name)
@@ -138,34 +156,48 @@ class _Work(_Function):
         self.chunks = chunks
 
     def emit(self) -> None:
+        """`look` for another ticket than was `seen`; now and then `check` the clock: `share` the processor, `sleep`."""
         b = self.b
-        look, sleep, join, joined = map(self.block, ("look", "sleep", "join", "joined"))
-        first = self._ticket()
+        blocks = "look", "idle", "check", "late", "share", "sleep", "join", "attempt", "joined", "again"
+        look, idle, check, late, share, sleep, join, attempt, joined, again = map(self.block, blocks)
+        time = b.alloca(I64, size=2)
+        time.type = PTR
+        first, begin = self._ticket(), self.now(time)
         start = b.block
         b.branch(look)
         b.position_at_end(look)
-        seen, looks = b.phi(I32), b.phi(I64)
-        seen.add_incoming(first, start)
-        looks.add_incoming(i64(0), start)
+        seen, since, looks = b.phi(I32), b.phi(I64), b.phi(I64)
+
+        def go_on(block: Any, ticket: Value, moment: Value, count: Value) -> None:
+            for phi, value in ((seen, ticket), (since, moment), (looks, count)):
+                phi.add_incoming(value, block)
+
+        go_on(start, first, begin, i64(0))
         ticket = self._ticket()
-        idle = self.block("idle")
         b.cbranch(b.icmp_unsigned("!=", ticket, seen), join, idle)
         b.position_at_end(idle)
         self.pause()
         following = b.add(looks, i64(1))
-        seen.add_incoming(seen, idle)
-        looks.add_incoming(following, idle)
-        b.cbranch(b.icmp_signed("<", following, i64(_LOOKS)), look, sleep)
+        go_on(idle, seen, since, following)
+        b.cbranch(b.icmp_signed("<", following, i64(_LOOKS)), look, check)
+        b.position_at_end(check)
+        waited = b.sub(self.now(time), since)
+        b.cbranch(b.icmp_signed(">", waited, self.read(Line.PATIENCE, "monotonic")), sleep, late)
+        b.position_at_end(late)
+        go_on(late, seen, since, i64(0))
+        b.cbranch(b.icmp_signed(">", waited, i64(_ALONE)), share, look)
+        b.position_at_end(share)
+        self.give_way()
+        go_on(share, seen, since, i64(0))
+        b.branch(look)
         b.position_at_end(sleep)
         self.add(Line.SLEEPERS, 1)
         self.futex(_WAIT, b.zext(seen, I64))
         self.add(Line.SLEEPERS, -1)
-        seen.add_incoming(seen, sleep)
-        looks.add_incoming(i64(0), sleep)
+        go_on(sleep, seen, self.now(time), i64(0))
         b.branch(look)
         b.position_at_end(join)
         state = self.read(Line.STATE)
-        attempt, again = self.block("attempt"), self.block("again")
         b.cbranch(b.trunc(state, I1), again, attempt)  # closed: the others were faster
         b.position_at_end(attempt)
         pair = b.cmpxchg(self.line(Line.STATE), state, b.add(state, i64(2)), "seq_cst", "acquire")
@@ -175,8 +207,7 @@ class _Work(_Function):
         self.add(Line.STATE, -2)
         b.branch(again)
         b.position_at_end(again)
-        seen.add_incoming(ticket, again)
-        looks.add_incoming(i64(0), again)
+        go_on(again, ticket, self.now(time), i64(0))
         b.branch(look)
 
     def _ticket(self) -> Value:

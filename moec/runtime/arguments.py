@@ -7,11 +7,11 @@ to be widened without loss, is copied; anything else is an error that names it.
 from __future__ import annotations
 
 import sys
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from moec.arrays import NUMPY, Data, address, as_numpy, element, spelling
+from moec.arrays import NUMPY, Data, address, as_numpy, element, is_torch, spelling
 from moec.diagnostics import CompileError, fail
 from moec.dtypes import DTYPES
 from moec.runtime.interface import Array
@@ -45,26 +45,44 @@ def fit(value: Any, array: Array, tokens: int | None) -> Data:
     return np.require(data, wanted, ["C", "A"])
 
 
-def place(value: Any, array: Array, tokens: int | None) -> tuple[Any, int, int]:
-    """An input as `fit` makes it: what keeps its memory, where that begins, how many tokens there are.
+class Argument:
+    """An array of the call, and what its memory must be like.
 
-    What lies as it should is asked for its address at once: a view of a tensor takes five times as long, and whatever
-    Python touches here has to come from memory, when the weights of the last call have pushed it out of the caches.
+    Most calls give arrays that can be read where they lie, and then little is done here: at one token the weights of
+    the call before have pushed Python out of the caches, and whatever it touches has to come from memory.
     """
-    kind = type(cast("object", value))
-    if kind is np.ndarray:
-        shape = value.shape
-        right = shape[1:] == array.shape and value.ndim and value.flags.carray and value.dtype == NUMPY[array.dtype]
-        if right and value.size and tokens in (None, shape[0]):
-            return value, address(value), shape[0]
-    torch = sys.modules.get("torch")
-    if torch is not None and kind is torch.Tensor and _lies_right(value, array, torch):
-        found = value.data_ptr()
-        count, *shape = value.shape
-        if found % value.itemsize == 0 and tuple(shape) == array.shape and tokens in (None, count):
-            return value, found, count
-    data = fit(value, array, tokens)
-    return data, address(data), data.shape[0]
+
+    __slots__ = ("array", "dtype", "shape")
+
+    def __init__(self, array: Array) -> None:
+        self.array, self.shape, self.dtype = array, array.shape, NUMPY[array.dtype]
+
+    def place(self, value: Any, tokens: int | None) -> tuple[Any, int, int]:
+        """An input as `fit` makes it: what keeps its memory, where that begins, how many tokens there are; `tokens` is
+        None while no other input has said it.
+
+        Raises `CompileError` (E0403, E0404).
+        """
+        if type(value) is np.ndarray:
+            shape = value.shape
+            right = value.dtype is self.dtype and shape[1:] == self.shape and value.flags.carray
+            if right and shape and (tokens is None or tokens == shape[0]):
+                return value, address(value), shape[0]
+        elif is_torch(value) and _lies_right(value, self.array):
+            count, *rest = value.shape
+            found = value.data_ptr()
+            if found % value.itemsize == 0 and tuple(rest) == self.shape and tokens in (None, count):
+                return value, found, count
+        data = fit(value, self.array, tokens)
+        return data, address(data), data.shape[0]
+
+    def fresh(self, like: Any, tokens: int) -> tuple[Any, int]:
+        """A new array [tokens, *shape] of the kind that `like` is, and where it begins."""
+        if type(like) is not np.ndarray and is_torch(like):
+            tensor = torch_empty(self.array, tokens)
+            return tensor, tensor.data_ptr()
+        data = np.empty((tokens, *self.shape), self.dtype)
+        return data, address(data)
 
 
 def check_shape(shape: tuple[int, ...], array: Array, tokens: int | None) -> None:
@@ -99,10 +117,12 @@ def torch_empty(array: Array, tokens: int) -> Any:
     return torch.empty((tokens, *array.shape), dtype=getattr(torch, DTYPES[array.dtype].numpy))
 
 
-def _lies_right(tensor: Any, array: Array, torch: Any) -> bool:
+def _lies_right(tensor: Any, array: Array) -> bool:
     """Whether a tensor holds elements of an input, in order, in main memory, for an axis of tokens and the input's."""
+    torch: Any = sys.modules["torch"]
     return (
-        tensor.is_cpu
+        type(tensor) is torch.Tensor
+        and tensor.is_cpu
         and tensor.dtype == getattr(torch, DTYPES[array.dtype].numpy)
         and tensor.layout == torch.strided
         and tensor.dim() == len(array.shape) + 1

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from moec.arrays import NUMPY, address, is_torch
+from moec.arrays import address, is_torch
 from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
 from moec.formats import storage_of
 from moec.runtime import saved
 from moec.runtime import weights as packing
-from moec.runtime.arguments import place, torch_empty
+from moec.runtime.arguments import Argument
 from moec.runtime.cache import Program
 from moec.runtime.interface import Array, Interface, Storage
 from moec.runtime.jit import Code
@@ -237,21 +237,23 @@ class _Workspace(threading.local):
     """A thread's memory for calls: grown when a call needs more, then kept."""
 
     def __init__(self) -> None:
-        self.memory = aligned_empty(64)
-        self.address = self.memory.ctypes.data
+        self.forget()
 
     def forget(self) -> None:
         """The next call takes memory anew."""
-        self.memory = aligned_empty(64)
+        self._take(64)
 
     def at_least(self, nbytes: int) -> int:
-        if self.memory.nbytes < nbytes:
+        if self.size < nbytes:
             try:
-                self.memory = aligned_empty(nbytes)
+                self._take(nbytes)
             except (MemoryError, OSError, OverflowError, ValueError):
                 raise MemoryError(f"a workspace of {nbytes:,} bytes cannot be had") from None
-            self.address = self.memory.ctypes.data
         return self.address
+
+    def _take(self, nbytes: int) -> None:
+        self.memory = aligned_empty(nbytes)
+        self.address, self.size = address(self.memory), nbytes
 
 
 _workspace = _Workspace()
@@ -266,49 +268,43 @@ class _Runner:
     """One program and how to call it."""
 
     def __init__(self, program: Program) -> None:
-        self.interface = program.interface
+        self.interface = interface = program.interface
         self._code = Code(program.image)
-        self._results = (*self.interface.outputs, *self.interface.aux)
-        self._arguments = struct.Struct(f"{self._count()}Q")
-
-    def _count(self) -> int:
-        interface = self.interface
-        return len(interface.inputs) + len(self._results) + len(interface.raw) + len(interface.packed) + 1
+        self._inputs = tuple(map(Argument, interface.inputs))
+        self._results = tuple(map(Argument, (*interface.outputs, *interface.aux)))
+        arrays = len(self._inputs) + len(self._results) + len(interface.raw) + len(interface.packed)
+        self._pack = struct.Struct(f"{arrays + 1}Q").pack
 
     def __call__(self, inputs: Sequence[Any], weights: Weights, pool: Pool | None) -> list[Any]:
+        if len(inputs) != len(self._inputs):
+            raise self._miscounted(len(inputs))
+        kept: list[Any] = []
+        results: list[Any] = []
+        places: list[int] = []
+        tokens: int | None = None
+        for i, argument in enumerate(self._inputs):
+            memory, begin, tokens = argument.place(inputs[i], tokens)
+            kept.append(memory)
+            places.append(begin)
+        tokens = tokens or 0
+        for argument in self._results:
+            result, begin = argument.fresh(inputs[0], tokens)
+            results.append(result)
+            places.append(begin)
         interface = self.interface
-        kept, given, tokens = self._fit(inputs)
         addresses = weights.addresses.get(self) or weights.complete(self, interface)
-        threads = pool.threads if pool is not None else 1
+        threads, workers = 1, None
+        if pool is not None:
+            threads, workers = pool.threads, pool.address
+            pool.make_way(is_torch(inputs[0]))
         workspace = _workspace.at_least(interface.workspace(tokens, threads))
-        results, places = _results(inputs[0], self._results, tokens)
-        arguments = self._arguments.pack(*given, *places, *addresses, workspace)
-        if self._code.run(tokens, arguments, pool.address if pool is not None else None):
+        if self._code.run(tokens, self._pack(*places, *addresses, workspace), workers):
             text = f"an index in the inputs or parameters of `{interface.name}` lies outside its table"
             raise IndexOutside(Diagnostic("E0406", text))
         del kept  # which the native code has read
         return results
 
-    def _fit(self, inputs: Sequence[Any]) -> tuple[list[Any], list[int], int]:
-        """The inputs contiguous: what keeps their memory, where each begins, and how many tokens they are."""
+    def _miscounted(self, count: int) -> CompileError:
         wanted = self.interface.inputs
-        if len(inputs) != len(wanted):
-            names = ", ".join(f"`{array.name}`" for array in wanted)
-            raise fail("E0403", f"`{self.interface.name}` takes {len(wanted)} inputs ({names}), not {len(inputs)}")
-        kept: list[Any] = []
-        given: list[int] = []
-        tokens: int | None = None
-        for value, array in zip(inputs, wanted, strict=True):
-            memory, begin, tokens = place(value, array, tokens)
-            kept.append(memory)
-            given.append(begin)
-        return kept, given, tokens or 0
-
-
-def _results(first: Any, wanted: Sequence[Array], tokens: int) -> tuple[list[Any], list[int]]:
-    """New arrays of the kind that `first` is, and their addresses."""
-    if is_torch(first):
-        tensors = [torch_empty(array, tokens) for array in wanted]
-        return tensors, [tensor.data_ptr() for tensor in tensors]
-    fresh = [np.empty((tokens, *array.shape), NUMPY[array.dtype]) for array in wanted]
-    return list(fresh), [address(array) for array in fresh]
+        names = ", ".join(f"`{array.name}`" for array in wanted)
+        return fail("E0403", f"`{self.interface.name}` takes {len(wanted)} inputs ({names}), not {count}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import gc
 import weakref
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +14,7 @@ import pytest
 
 from moec.arrays import NUMPY, address, as_numpy
 from moec.diagnostics import CompileError
-from moec.runtime.arguments import fit, place
+from moec.runtime.arguments import Argument, fit
 from moec.runtime.interface import Array
 
 X = Array("x", "f32", (4,))
@@ -46,6 +47,15 @@ def test_what_fits_is_not_copied(dtype: str) -> None:
     x = np.zeros((3, 4), NUMPY[dtype])
     assert fit(x, Array("x", dtype, (4,)), None) is x
     assert address(x) == x.ctypes.data
+
+
+def test_an_address_is_where_the_data_begins(tmp_path: Path) -> None:
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=(4, 6))
+    for data in (x, x[1:], x[::-1], x.T, x[:0], frozen, mapped, np.float32(3)[...], x.astype(BF16)):
+        assert address(data) == data.ctypes.data
 
 
 def test_the_buffer_protocol_is_not_copied() -> None:
@@ -100,15 +110,15 @@ def test_torch_is_not_copied() -> None:
 def test_a_tensor_is_placed_as_it_is_fitted() -> None:
     torch = pytest.importorskip("torch")
     right, odd = torch.arange(8.0).reshape(2, 4), torch.frombuffer(bytearray(33), dtype=torch.float32, offset=1)
-    assert place(right, X, None) == (right, right.data_ptr(), 2)
-    assert place(right[:0], X, 0)[2] == 0
+    assert Argument(X).place(right, None) == (right, right.data_ptr(), 2)
+    assert Argument(X).place(right[:0], 0)[2] == 0
     for tensor in (right.T.contiguous().T, right.bfloat16(), -right, torch._neg_view(right), odd.view(2, 4)):
-        kept, begin, tokens = place(tensor, X, 2)
+        kept, begin, tokens = Argument(X).place(tensor, 2)
         assert (address(kept), tokens) == (begin, 2) if isinstance(kept, np.ndarray) else begin == tensor.data_ptr()
         assert np.array_equal(np.asarray(kept), tensor.float().resolve_neg().numpy())
     for wrong, tokens in ((right, 0), (right, 3), (right[0], None), (right.view(4, 2), None), (right.double(), None)):
         with pytest.raises(CompileError):
-            place(wrong, X, tokens)
+            Argument(X).place(wrong, tokens)
 
 
 def test_a_tensor_elsewhere_is_refused() -> None:

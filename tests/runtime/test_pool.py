@@ -49,8 +49,20 @@ def test_workers_work_and_cost_nothing_while_they_wait() -> None:
     busy = sum(map(time.clock_gettime, clocks))
     assert busy - before > 0.004
     time.sleep(0.05)
-    # They look for work for some tens of microseconds each, then sleep.
+    # They look for work for 0.2 ms each, then sleep.
     assert sum(map(time.clock_gettime, clocks)) - busy < 0.001
+
+
+def test_workers_have_less_patience_beside_torchs() -> None:
+    torch = pytest.importorskip("torch")
+    kernel = moec.compile(TEXT, threads=2)
+    weights, x = kernel.pack({"w": np.ones((4096, 512), np.float32)}), np.ones((8, 512), np.float32)
+    patience = list[int]()
+    for given in (x, torch.from_numpy(x), x):
+        kernel(given, weights)
+        workers = pool._pools[2]
+        patience.append(int(workers._memory.view("i8")[pool.Line.PATIENCE * pool.LINE // 8]))
+    assert patience[0] == patience[2] > patience[1] > 0
 
 
 @pytest.mark.parametrize(
