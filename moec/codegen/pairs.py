@@ -23,7 +23,7 @@ from moec.codegen.llvm import I16, I32, Value, i64
 from moec.formats.layout import BLOCK, E2M1_VALUES, GROUP
 
 #: The k of a word of codes: two pairs.
-_WORD: Final = 4
+WORD: Final = 4
 #: The k that get their scale together.
 _HALF: Final = 16
 
@@ -65,7 +65,7 @@ class PairProducts(Products):
             planes = [self.codes.load(e.at(start, e.b.mul(group, i64(self.place.group)), 1)) for start in starts]
             inside = e.b.add(e.b.mul(block, i64(BLOCK // GROUP)), group)
             for at in range(0, GROUP, depth):
-                words = range(at // _WORD, (at + depth) // _WORD)
+                words = range(at // WORD, (at + depth) // WORD)
                 pairs = [[pair for word in words for pair in self._pairs(each, word)] for each in planes]
                 halves = range(at, at + depth, _HALF)
                 factors = [[self.factors.load(chunk, inside, each, k // _HALF) for k in halves] for each in columns]

@@ -53,8 +53,17 @@ class Record:
         return BLOCK // self.stretch
 
     @property
+    def size(self) -> int:
+        """The bytes of an element."""
+        return {"bytes": 1, "pairs": 2, "bf16": 2, "f32": 4}[self.kind]
+
+    @property
+    def stretch_bytes(self) -> int:
+        return self.stretch * self.size
+
+    @property
     def scale(self) -> int:
-        return {"bytes": 1, "pairs": 2, "bf16": 2, "f32": 4}[self.kind] * BLOCK
+        return self.size * BLOCK
 
     @property
     def center(self) -> int:

@@ -12,9 +12,9 @@ from typing import Final
 from llvmlite import ir
 
 from moec.codegen import tiles
+from moec.codegen.code_tiles import SLACK, ByteTileProducts, Cell
 from moec.codegen.frame import Region, row_bytes
 from moec.codegen.integer import Products, emit_products
-from moec.codegen.integer_tiles import SLACK, Cell, TileProducts
 from moec.codegen.llvm import I8, SIZES, Value, i64
 from moec.codegen.matmul import Matmul
 from moec.codegen.pairs import PairProducts
@@ -165,7 +165,7 @@ class QuantizedTiledMatmul(QuantizedMatmul):
         least = target.tiled_from(self.record.stretch)
         assert least is not None and self.op.storage is not None
         self.least = least
-        self.tiled = emit_products(module, target, self.place, self.record, self.op.storage.data, TileProducts)
+        self.tiled = emit_products(module, target, self.place, self.record, self.op.storage.data, ByteTileProducts)
         fitting = target.l2 // 2 // self.row_bytes // tiles.ROWS * tiles.ROWS
         self.block, self.grain = min(max(fitting, self.shape.rows), self.CUT_ROWS), tiles.ROWS
 

@@ -2,14 +2,19 @@
 
 A part of a panel is decoded into scratch memory that stays in cache, then blocks of rows pass over it with the dense
 microkernels. So weights in memory are never wider than they are stored, and one decoding serves up to `CUT_ROWS` rows.
-With a few rows codes are decoded in registers (`moec.codegen.decoded`).
+With a few rows codes are decoded in registers (`moec.codegen.decoded`), or, beside tiles, looked up and scaled after
+they are multiplied (`moec.codegen.code_tiles`).
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
+from moec.codegen import tiles
 from moec.codegen.amx import Tiled
+from moec.codegen.code_tiles import SLACK, Cell, PairTileProducts
 from moec.codegen.decoded import DecodedProducts
 from moec.codegen.gathered import GatheredRow
 from moec.codegen.integer import emit_products
@@ -29,11 +34,32 @@ from moec.target import KernelShape
 
 #: Up to so many rows codes are decoded in registers. At six rows a microkernel is a twentieth faster, and so are tiles.
 _FEW: Final = 4
+#: And where some more rows do better with codes that are looked up.
+_FEWEST: Final = 2
+#: How many those are, by the k that share a scale. More are better decoded first: with 32 an Emerald Rapids with 16
+#: threads takes 1.2 to 1.3 times as long in q6_K, whose tiles are half full.
+_SOME: Final = {GROUP: 16, GROUP // 2: 8}
 #: The part of the first cache that a decoded part of a panel takes: rows, sums, and the codes that are decoded next
 #: want to be there too. Against all of it, OLMoE's layer in q4_0 up to 16 tokens: in f32 a third is 1.6 to 1.75 times
 #: as fast on a Granite Rapids, 1.5 to 2 on an Emerald Rapids; in bf16, through tiles, 1.4 times on the former (a half:
 #: 1.1), 0.95 on one thread and 0.8 on 16 of the latter (a half: 0.9), which is not understood.
 _SHARE: Final = 3
+
+
+@dataclass
+class _Way:
+    """A way to multiply a few rows, up to `most` of them, with codes that are not decoded into memory: what makes the
+    rows' records, and what multiplies. `scratch` is what that takes beside; `slack` the records behind the last that
+    are read."""
+
+    most: int
+    record: Record
+    ready: Any
+    products: Any
+    slack: int = 0
+    scratch: int = 0
+    records: Value = None
+    own: Value = None
 
 
 class StoredMatmul(Matmul):
@@ -42,7 +68,7 @@ class StoredMatmul(Matmul):
     def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
         super().__init__(stages, op, shape, name)
         assert op.storage is not None
-        format = FORMATS[op.storage.data]
+        self.format = format = FORMATS[op.storage.data]
         self.place = PanelLayout(format.layout, shape.columns, self.n, self.k, self.parts)
         self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
         width = shape.columns * DTYPES[shape.dtype].size
@@ -53,10 +79,17 @@ class StoredMatmul(Matmul):
         self.part_bytes = self.cut * width
         assert isinstance(op.vector.type, plan.RowsType)
         self.dtype, self.blocks = element_name(op.vector.type.row), -(-self.k // BLOCK)
-        self.record = Record(format.layout, "f32")
-        self.widen = emit_quantize(stages.module, stages.target, self.record, self.dtype, self.k)
-        self.products = emit_products(
-            stages.module, stages.target, self.place, self.record, format.name, DecodedProducts
+        self.ways = self._ways()
+
+    def _ways(self) -> list[_Way]:
+        """How few rows are multiplied, the fewest first."""
+        return [self._way(_FEW, "f32", DecodedProducts)]
+
+    def _way(self, most: int, kind: Any, products: Any, slack: int = 0) -> _Way:
+        module, target, record = self.stages.module, self.stages.target, Record(self.format.layout, kind)
+        ready = emit_quantize(module, target, record, self.dtype, self.k)
+        return _Way(
+            most, record, ready, emit_products(module, target, self.place, record, self.format.name, products), slack
         )
 
     def emit_kernels(self) -> None:
@@ -66,35 +99,59 @@ class StoredMatmul(Matmul):
     def take_scratch(self) -> None:
         super().take_scratch()
         self.dense = self.scratch.take(self.e, self.part_bytes)
-        self.records = self.scratch.take(self.e, _FEW * self.blocks * self.record.nbytes)
+        for way in self.ways:
+            way.records = self.scratch.take(self.e, (way.most * self.blocks + way.slack) * way.record.nbytes)
+            way.own = self.scratch.take(self.e, way.scratch) if way.scratch else None
 
     def _ready(self, first: Value, stop: Value) -> None:
         super()._ready(first, stop)
-        self._widen(first, stop)
+        self._record(first, stop)
 
-    def _widen(self, first: Value, stop: Value) -> None:
+    def _record(self, first: Value, stop: Value) -> None:
         """The records of the rows of a key, if they are few, side by side: [blocks of k][rows]."""
-        e, count, nbytes = self.e, self.e.b.sub(stop, first), i64(self.record.nbytes)
+        e, count = self.e, self.e.b.sub(stop, first)
 
-        def turn(place: Value) -> None:
-            to = e.at(self.records, e.b.mul(e.b.sub(place, first), nbytes), 1)
-            e.b.call(self.widen, [*self._elements(place), to, e.b.mul(count, nbytes)])
+        def few(way: _Way) -> None:
+            nbytes = i64(way.record.nbytes)
 
-        with e.when(e.b.icmp_signed("<=", count, i64(_FEW))):
+            def turn(place: Value) -> None:
+                to = e.at(way.records, e.b.mul(e.b.sub(place, first), nbytes), 1)
+                e.b.call(way.ready, [*self._elements(place), to, e.b.mul(count, nbytes)])
+
             e.loop(first, stop, turn)
+
+        self._choose(count, few, lambda: None)
+
+    def _choose(
+        self,
+        count: Value,
+        few: Callable[[_Way], None],
+        many: Callable[[], None],
+        ways: Sequence[_Way] | None = None,
+    ) -> None:
+        """What is done for so many rows, by the way that they are multiplied."""
+        ways = self.ways if ways is None else ways
+        if not ways:
+            many()
+            return
+        with self.e.either(self.e.b.icmp_signed("<=", count, i64(ways[0].most))) as otherwise:
+            few(ways[0])
+            otherwise()
+            self._choose(count, few, many, ways[1:])
 
     def _elements(self, place: Value) -> tuple[Value, Value]:
         """Where the vector of a row begins, and the bytes from one 32 k of it to the next."""
         return self._vector(place), i64(GROUP * SIZES[self.dtype])
 
     def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
-        e = self.e
-        count = e.b.sub(high, low)
-        with e.either(e.b.icmp_signed("<=", count, i64(_FEW))) as otherwise:
-            e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
-            e.b.call(self.products, [panel, self.records, self.sums, count, i64(self.blocks)])
-            otherwise()
-            self._parts(panel, low, count)
+        count = self.e.b.sub(high, low)
+        self._choose(count, lambda way: self._multiply(way, panel, count), lambda: self._parts(panel, low, count))
+
+    def _multiply(self, way: _Way, panel: Value, count: Value) -> None:
+        """The products of a few rows with a panel."""
+        e, own = self.e, [] if way.own is None else [way.own]
+        e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
+        e.b.call(way.products, [panel, way.records, self.sums, count, i64(self.blocks), *own])
 
     def _parts(self, panel: Value, low: Value, count: Value) -> None:
         """Part after part of a panel is decoded, and all rows pass over it."""
@@ -133,10 +190,23 @@ class StoredMatmul(Matmul):
 class StoredTiledMatmul(Tiled, StoredMatmul):
     """Decodes a part of each panel, then multiplies with it in tiles."""
 
+    def _ways(self) -> list[_Way]:
+        layout = self.format.layout
+        if not PairTileProducts.suits(layout):
+            return super()._ways()
+        some = self._way(_SOME[min(layout.stretch, GROUP)], "bf16", PairTileProducts, SLACK)
+        some.scratch = Cell(some.record, self.shape.columns).scratch(self.stages.target.l1)
+        return [self._way(_FEWEST, "f32", DecodedProducts), some]
+
     def _ready(self, first: Value, stop: Value) -> None:
         super()._ready(first, stop)
-        self._widen(first, stop)
+        self._record(first, stop)
 
     def _elements(self, place: Value) -> tuple[Value, Value]:
         row = GatheredRow.at(self.e, self.rows_at, self.row_bytes, place, *self.bounds)
         return row.start, row.step
+
+    def _multiply(self, way: _Way, panel: Value, count: Value) -> None:
+        super()._multiply(way, panel, count)
+        if way.scratch:
+            tiles.configure(self.e.b)  # which it did for itself

@@ -121,18 +121,23 @@ DOT_INT8: Final = Instruction("llvm.x86.tdpbssd", (I8, I8, I8), _dot_int8)
 INSTRUCTIONS: Final = (CONFIGURE, RELEASE, ZERO, LOAD, STORE, DOT_BF16, DOT_INT8)
 
 
-def configure(b: Any, depth: int = BYTES) -> None:
-    """From here to `RELEASE`, tiles 4 and 5 have `depth` bytes of k in each of 16 rows, 6 and 7 as many in 16 columns
-    of 32 bits; the others are whole."""
-    module, name = b.module, f"moec_tiles_{depth}"
+def configure(b: Any) -> None:
+    """From here to `RELEASE`, all tiles are whole."""
+    CONFIGURE.emit(b, configuration(b, BYTES, ROWS))
+
+
+def configuration(b: Any, depth: int, rows: int) -> Any:
+    """The address of a configuration: tiles 4 and 5 have `depth` bytes of k in each of `rows` rows, 6 and 7 as many in
+    16 columns of 32 bits; the others have as many rows, and whole ones."""
+    module, name = b.module, f"moec_tiles_{depth}_{rows}"
     if name not in module.globals:
         data = bytearray(
-            struct.pack(_CONFIGURATION, 1, 0, *_shape(BYTES, depth, BYTES), *_shape(ROWS, ROWS, depth // 4))
+            struct.pack(_CONFIGURATION, 1, 0, *_shape(BYTES, depth, BYTES), *_shape(rows, rows, depth // 4))
         )
         constant = ir.GlobalVariable(module, ir.ArrayType(I8, len(data)), name)
         constant.linkage, constant.global_constant, constant.align = "internal", True, 64
         constant.initializer = ir.Constant(constant.value_type, data)
-    CONFIGURE.emit(b, b.bitcast(module.globals[name], PTR))
+    return b.bitcast(module.globals[name], PTR)
 
 
 def _shape(sums: int, left: int, right: int) -> list[int]:

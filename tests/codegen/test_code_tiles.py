@@ -1,4 +1,5 @@
-"""Bytes in AMX's tiles: the bits of dot products, for every format and number of rows; by emulation, or for real."""
+"""Codes in AMX's tiles: with int8 activations the bits of dot products, for every format and number of rows; with real
+ones sums of what is looked up. By emulation, or for real."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ import pytest
 import moec
 from moec.arrays import NUMPY
 from moec.codegen import tiles
+from moec.codegen.code_tiles import PairTileProducts
 from moec.formats import FORMATS
-from moec.formats.layout import BLOCK
+from moec.formats.layout import BLOCK, GROUP
 from moec.language.read import find_source
 from moec.options import Options
 from moec.pipeline import Compilation
@@ -25,6 +27,7 @@ from tests.formats.test_storage import DIMS, arrays_of
 
 DOTS: Final = Target.parse(f"{emulation.LINUX}:emeraldrapids:-amx-int8")
 TILED: Final = [name for name in INTEGERS if emulation.AMX.tiled_from(FORMATS[name].layout.stretch)]
+NARROW: Final = [name for name, format in FORMATS.items() if PairTileProducts.suits(format.layout)]
 N: Final = 70
 
 
@@ -78,6 +81,25 @@ def test_few_rows_and_short_stretches_stay_with_dot_products() -> None:
     emulation.counts.clear()
     one(np.ones((5, 64), np.float32), one.pack({"w": Blocks(coded.shape, "q8_0", lambda _: coded)}))
     assert not emulation.counts
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_some_rows_meet_codes_that_are_looked_up(name: str) -> None:
+    """Beside rows of bf16 codes are exact, and scales come in afterwards: unlike weights of many rows, which are
+    rounded to bf16, they give sums as exact as f32 is. Tiles of 8 rows and of 16, not all of them there."""
+    k = 768 if FORMATS[name].block == 256 else 704
+    random = np.random.default_rng(5)
+    coded = FORMATS[name].encode(random.standard_normal((N, k), np.float32))
+    kernel = emulation.compile_emulated(PRODUCT, {"H": k, "N": N}, {"w": name}, emulation.AMX, "bf16")
+    packed, weights = kernel.pack({"w": Blocks(coded.shape, name, lambda _: coded)}), coded.decode().astype(float)
+    for rows in (3, 8) if FORMATS[name].layout.stretch < GROUP else (3, 8, 13):
+        x = random.standard_normal((rows, k), np.float32).astype(NUMPY["bf16"])
+        emulation.counts.clear()
+        y = kernel(x, packed)
+        assert emulation.counts[tiles.DOT_BF16.name] > 0
+        wide = x.astype(float)
+        assert (np.abs(y - wide @ weights.T) <= 2e-6 * np.abs(wide) @ np.abs(weights.T)).all()
+        assert same(y[-3:], kernel(x[-3:], packed))
 
 
 def test_layers_give_the_same_bits() -> None:

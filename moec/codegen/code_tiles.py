@@ -1,19 +1,20 @@
-"""Products of stored weights with quantised rows through AMX's tiles, for many rows.
+"""Products of stored weights through AMX's tiles: of bytes with quantised rows, or of looked-up bf16 with rows of bf16.
 
     void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks, ptr scratch)
 
-computes what the function of `moec.codegen.integer` does, bit for bit: the sums of a stretch are integers and exact,
-and what follows them in f32 has the same order. Rows up to a multiple of 16 are computed, and written to `sums`; up to
-`SLACK` records behind the last are read.
+computes what the function of `moec.codegen.integer` does. With quantised rows bit for bit: the sums of a stretch are
+integers and exact, and what follows them in f32 has the same order. Rows up to a multiple of 16 are computed, and
+written to `sums`; up to `SLACK` records behind the last are read.
 
 A part of the panel, a few blocks of k, is made ready in scratch memory that stays in the first cache: for every block
-of 16 columns a *cell*, its codes as signed bytes in tiles, one a stretch, then its scales and offsets in f32. All rows
+of 16 columns a *cell*, what its codes stand for in tiles, one a stretch, then its scales and offsets in f32. All rows
 pass over it, step by step (`emit_steps`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -23,8 +24,9 @@ from llvmlite import ir
 from moec.codegen import tiles
 from moec.codegen.integer import Products
 from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, i64
+from moec.codegen.pairs import WORD, PairProducts
 from moec.codegen.quantize import Record
-from moec.formats.layout import BLOCK
+from moec.formats.layout import BLOCK, GROUP, Layout
 from moec.formats.panels import PanelLayout
 from moec.target import LINE, Target
 
@@ -47,8 +49,8 @@ class Cell:
 
     @property
     def tile(self) -> int:
-        """The bytes of the codes of a stretch."""
-        return self.record.stretch * tiles.ROWS
+        """The bytes of a stretch of 16 columns."""
+        return self.record.stretch_bytes * tiles.ROWS
 
     def scale(self, stretch: int) -> int:
         """Where the scales of a stretch begin, after the tiles."""
@@ -87,31 +89,45 @@ class Cell:
         return self.ring + self.columns // tiles.ROWS * self.blocks(l1) * self.nbytes
 
 
-class TileProducts(Products):
+class TileProducts(Products, ABC):
     """Makes parts of a panel ready, and lets the rows pass over each."""
 
     parameters: ClassVar[dict[str, Any]] = {**Products.parameters, "scratch": PTR}
-    unit: ClassVar[str] = "tiles"
+    #: Rows of the tiles: the fewest that hold all rows are taken, else the most.
+    heights: ClassVar[tuple[int, ...]] = (tiles.ROWS,)
+    #: How far behind the next part memory is read ahead, in bytes.
+    ahead: ClassVar[int] = 0
 
     def __init__(self, e: Emitter, place: PanelLayout, record: Record, *arguments: Value) -> None:
         *others, scratch = arguments
         super().__init__(e, place, record, *others)
         self.cell = Cell(record, place.columns)
         self.ring, self.cells = scratch, e.at(scratch, self.cell.ring, 1)
-        self.steps = emit_steps(e.b.module, e.target, self.cell)
+        module = e.b.module
+        self.height = self._by_rows([i64(height) for height in self.heights])
+        self.shape = self._by_rows([tiles.configuration(e.b, record.stretch_bytes, height) for height in self.heights])
+        self.steps = self._by_rows([emit_steps(module, e.target, self.cell, height) for height in self.heights])
+
+    def _by_rows(self, choices: list[Value]) -> Value:
+        """What belongs to the tiles of the fewest rows that hold all rows, or of the most."""
+        *few, chosen = choices
+        for height, choice in reversed(list(zip(self.heights, few, strict=False))):
+            chosen = self.e.b.select(self.e.b.icmp_signed("<=", self.count, i64(height)), choice, chosen)
+        return chosen
 
     def emit(self) -> None:
         e, b, size = self.e, self.e.b, self.cell.blocks(self.e.target.l1)
         nbytes = self.place.chunk * BLOCK // self.layout.chunk
-        around = b.mul(_tiles_of(b, self.count), i64(self.place.columns // tiles.ROWS))
+        around = b.mul(_tiles_of(b, self.count, self.height), i64(self.place.columns // tiles.ROWS))
         lines = b.udiv(b.add(i64(nbytes // LINE), around), around)
-        tiles.configure(b, self.record.stretch)
+        tiles.CONFIGURE.emit(b, self.shape)
 
         def part(first: Value) -> None:
             count = e.least(b.sub(self.blocks, first), i64(size))
             e.loop(0, count, lambda i: self._make_ready(b.add(first, i), i, count))
             rows = e.at(self.rows, b.mul(first, b.mul(self.count, i64(self.record.nbytes))), 1)
-            ahead = e.at(self.panel, b.add(b.mul(b.add(first, count), i64(nbytes)), i64(self.place.head)), 1)
+            following = b.mul(b.add(first, count), i64(nbytes))
+            ahead = e.at(self.panel, b.add(following, i64(self.place.head + self.ahead)), 1)
             b.call(self.steps, [rows, self.cells, self.sums, self.ring, self.count, count, ahead, lines])
 
         e.loop(0, self.blocks, part, step=size)
@@ -132,18 +148,50 @@ class TileProducts(Products):
 
     def _fill(self, chunk: Value, block: Value, column: Value, to: Value) -> None:
         """The cell of 16 columns."""
-        e, b, type = self.e, self.e.b, ir.VectorType(I8, 4 * self.lanes)
-        for i, word in enumerate(self._words(self.codes.start(chunk, block, column))):
-            if self.layout.center:
-                center = ir.Constant(type, [self.layout.center] * type.count)
-                word = b.sub(b.bitcast(word, type), center)
-            b.store(word, e.at(to, i * tiles.BYTES, 1), align=tiles.BYTES)
+        e, b = self.e, self.e.b
+        for i, line in enumerate(self._lines(self.codes.start(chunk, block, column))):
+            b.store(line, e.at(to, i * tiles.BYTES, 1), align=tiles.BYTES)
         for stretch in range(self.cell.stretches):
             scale, offset = self._factors(chunk, block, column, stretch * self.record.stretch)
             if scale is not None:
                 b.store(scale, e.at(to, self.cell.scale(stretch), 1), align=tiles.BYTES)
             if offset is not None:
                 b.store(offset, e.at(to, self.cell.offset(stretch), 1), align=tiles.BYTES)
+
+    @abstractmethod
+    def _lines(self, codes: Value) -> Iterator[Value]:
+        """The lines of the tiles of a block's codes, one stretch after the other."""
+
+
+class ByteTileProducts(TileProducts):
+    """Products of signed bytes."""
+
+    unit: ClassVar[str] = "tiles"
+
+    def _lines(self, codes: Value) -> Iterator[Value]:
+        b, type = self.e.b, ir.VectorType(I8, 4 * self.lanes)
+        center = ir.Constant(type, [self.layout.center or 0] * type.count)
+        for word in self._words(codes):
+            yield b.sub(b.bitcast(word, type), center) if self.layout.center else word
+
+
+class PairTileProducts(TileProducts, PairProducts):
+    """Products of pairs of bf16, which narrow codes are looked up as."""
+
+    unit: ClassVar[str] = "pair_tiles"
+    heights: ClassVar[tuple[int, ...]] = (8, tiles.ROWS)
+    ahead: ClassVar[int] = 4096
+
+    @staticmethod
+    def suits(layout: Layout) -> bool:
+        """Whether codes are narrow enough to be looked up."""
+        return layout.bits <= 6
+
+    def _lines(self, codes: Value) -> Iterator[Value]:
+        for group in range(BLOCK // GROUP):
+            planes = self.codes.load(self.e.at(codes, group * self.place.group, 1))
+            for word in range(GROUP // WORD):
+                yield from self._pairs(planes, word)
 
 
 # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,7 +204,7 @@ _PARAMETERS: Final = {
 }
 
 
-def emit_steps(module: Any, target: Target, cell: Cell) -> ir.Function:
+def emit_steps(module: Any, target: Target, cell: Cell, height: int) -> ir.Function:
     """The function in which rows pass over a part, added to `module` (once; a second call finds it).
 
         void NAME(ptr rows, ptr cells, ptr sums, ptr ring, i64 count, i64 blocks, ptr ahead, i64 lines)
@@ -168,11 +216,13 @@ def emit_steps(module: Any, target: Target, cell: Cell) -> ir.Function:
     """
     record = cell.record
     fields = f"{int(cell.scaled)}{int(record.layout.offset)}"
-    name = f"moec_steps_{record.stretch}_{fields}_{record.nbytes}_{record.total(0)}_{cell.columns}"
+    name = (
+        f"moec_steps_{record.kind}_{record.stretch}_{fields}_{record.nbytes}_{record.total(0)}_{cell.columns}_{height}"
+    )
     if name in module.globals:
         return module.globals[name]
     function, e = begin(module, target, name, _PARAMETERS)
-    _Steps(e, cell, *function.args).emit()
+    _Steps(e, cell, height, *function.args).emit()
     e.b.ret_void()
     return function
 
@@ -184,6 +234,7 @@ class _Steps:
         self,
         e: Emitter,
         cell: Cell,
+        height: int,
         rows: Value,
         cells: Value,
         sums: Value,
@@ -193,12 +244,12 @@ class _Steps:
         ahead: Value,
         lines: Value,
     ) -> None:
-        self.e, self.cell, self.record = e, cell, cell.record
+        self.e, self.cell, self.record, self.height = e, cell, cell.record, height
         self.rows, self.cells, self.sums, self.ring = rows, cells, sums, ring
         self.count, self.blocks, self.ahead, self.lines = count, blocks, ahead, lines
         self.floats, self.words = ir.VectorType(F32, tiles.ROWS), ir.VectorType(I32, tiles.ROWS)
         self.stride = e.b.mul(count, i64(self.record.nbytes))
-        self.tall = i64(tiles.ROWS * self.record.nbytes)
+        self.tall = i64(height * self.record.nbytes)
 
     def emit(self) -> None:
         """Step after step: block after block, column after column, row after row. The places of the step that tiles
@@ -215,7 +266,7 @@ class _Steps:
 
         def row_turn(row: Value, carried: Sequence[Value]) -> Sequence[Value]:
             rows = e.at(self.rows, b.mul(row, self.tall), 1)
-            to = e.at(self.sums, b.mul(row, i64(tiles.ROWS * 4 * self.cell.columns)), 1)
+            to = e.at(self.sums, b.mul(row, i64(self.height * 4 * self.cell.columns)), 1)
 
             def column_turn(column: Value, carried: Sequence[Value]) -> Sequence[Value]:
                 cells = e.at(self.cells, b.mul(b.mul(column, self.blocks), i64(self.cell.nbytes)), 1)
@@ -223,12 +274,12 @@ class _Steps:
 
             return e.fold(0, width, carried, column_turn)
 
-        e.fold(0, _tiles_of(b, self.count), [i64(0), self.ahead, *lead], row_turn)
+        e.fold(0, _tiles_of(b, self.count, i64(self.height)), [i64(0), self.ahead, *lead], row_turn)
 
     def _columns(self, rows: Value, cells: Value, to: Value, carried: Sequence[Value]) -> Sequence[Value]:
         """The steps of 16 rows and 16 columns, and their sums."""
         e, b = self.e, self.e.b
-        places = [e.at(to, row * 4 * self.cell.columns, 1) for row in range(tiles.ROWS)]
+        places = [e.at(to, row * 4 * self.cell.columns, 1) for row in range(self.height)]
         sums = [b.load(place, typ=self.floats, align=4) for place in places]
 
         def turn(block: Value, carried: Sequence[Value]) -> Sequence[Value]:
@@ -251,14 +302,14 @@ class _Steps:
     ) -> Sequence[Value]:
         """Between rows that are scaled, the step before the lead leaves its integers, then the lead is multiplied: so
         no unit waits long for another, nor does the core's other thread."""
-        b, rows, stretches = self.e.b, tiles.ROWS, range(self.cell.stretches)
+        b, rows, stretches = self.e.b, self.height, range(self.cell.stretches)
         to = b.and_(b.add(at, i64((_AHEAD - 1) * self.cell.step)), i64(self.cell.ring - 1))
         work = [partial(self._store, to, i) for i in stretches] + [partial(self._multiply, lead, i) for i in stretches]
-        factors, share = self._factors(cell), rows // len(work)
+        factors = self._factors(cell)
         after: list[Value] = []
         for i, emit in enumerate(work):
             emit()
-            for row in range(i * share, (i + 1) * share):
+            for row in range(i * rows // len(work), (i + 1) * rows // len(work)):
                 after.append(self._scale(self.e.at(self.ring, at, 1), record, factors, row, sums[row]))
         return after
 
@@ -269,9 +320,10 @@ class _Steps:
         e, (rows, cell, *_) = self.e, lead
         left, right = 4 + stretch % 2, 6 + stretch % 2
         tiles.ZERO.emit(e.b, stretch)
-        tiles.LOAD.emit(e.b, left, e.at(rows, stretch * self.record.stretch, 1), i64(self.record.nbytes))
+        tiles.LOAD.emit(e.b, left, e.at(rows, stretch * self.record.stretch_bytes, 1), i64(self.record.nbytes))
         tiles.LOAD.emit(e.b, right, e.at(cell, stretch * self.cell.tile, 1), i64(tiles.BYTES))
-        tiles.DOT_INT8.emit(e.b, stretch, left, right)
+        dot = tiles.DOT_BF16 if self.record.real else tiles.DOT_INT8
+        dot.emit(e.b, stretch, left, right)
 
     def _store(self, at: Value, stretch: int) -> None:
         """The integers of a stretch of the step that was multiplied last, into the entry of the ring at `at`."""
@@ -307,19 +359,34 @@ class _Steps:
             for i in range(self.cell.stretches)
         ]
 
-    def _scale(self, integers: Value, record: Value, factors: Any, row: int, before: Value) -> Value:
-        """The sums of a row after a step: as `Products` scales and adds the integers of a block."""
-        e, source, total = self.e, self.e.at(record, row * self.record.nbytes, 1), None
-        for stretch, (scale, offset) in enumerate(factors):
-            place = e.at(integers, (stretch * tiles.ROWS + row) * tiles.BYTES, 1)
+    def _scale(self, products: Value, record: Value, factors: Any, row: int, before: Value) -> Value:
+        """The sums of a row after a step."""
+        e, source = self.e, self.e.at(record, row * self.record.nbytes, 1)
+        places = [e.at(products, (i * tiles.ROWS + row) * tiles.BYTES, 1) for i in range(len(factors))]
+        after = (self._reals if self.record.real else self._integers)(places, source, factors, before)
+        e.b.fence("seq_cst", "singlethread")  # or LLVM reads what comes of every row first, and the sums are spilled
+        return after
+
+    def _integers(self, places: Sequence[Value], source: Value, factors: Any, before: Value) -> Value:
+        """As `Products` scales and adds the integers of a block."""
+        e, total = self.e, None
+        for stretch, (place, (scale, offset)) in enumerate(zip(places, factors, strict=True)):
             value = e.b.sitofp(e.b.load(place, typ=self.words, align=tiles.BYTES), self.floats)
             if scale is not None:
                 value = e.b.fmul(value, scale) if total is None else _fma(e, value, scale, total)
             if offset is not None:
                 value = _fma(e, self._splat(source, self.record.total(stretch)), offset, value)
             total = value
-        after = _fma(e, total, self._splat(source, self.record.scale), before)
-        e.b.fence("seq_cst", "singlethread")  # or LLVM reads every row's integers first, and the sums are spilled
+        return _fma(e, total, self._splat(source, self.record.scale), before)
+
+    def _reals(self, places: Sequence[Value], source: Value, factors: Any, before: Value) -> Value:
+        """Stretch after stretch."""
+        e, after = self.e, before
+        for stretch, (place, (scale, offset)) in enumerate(zip(places, factors, strict=True)):
+            value = e.b.load(place, typ=self.floats, align=tiles.BYTES)
+            after = e.b.fadd(value, after) if scale is None else _fma(e, value, scale, after)
+            if offset is not None:
+                after = _fma(e, self._splat(source, self.record.total(stretch)), offset, after)
         return after
 
     def _factor(self, cell: Value, at: int) -> Value:
@@ -333,6 +400,6 @@ def _fma(e: Emitter, a: Value, b: Value, c: Value) -> Value:
     return e.overloaded("llvm.fmuladd", a, b, c)
 
 
-def _tiles_of(b: Any, count: Value) -> Value:
+def _tiles_of(b: Any, count: Value, height: Value) -> Value:
     """The tiles that so many rows take."""
-    return b.udiv(b.add(count, i64(tiles.ROWS - 1)), i64(tiles.ROWS))
+    return b.udiv(b.add(count, b.sub(height, i64(1))), height)
