@@ -51,6 +51,9 @@ _TURNS: Final = (3, 60)
 _LONG: Final = 2.0
 #: Seconds that peers may take to come to rest, and of a processor that they may use in 0.2 s of it.
 _REST, _IDLE = 20.0, 0.02
+#: Seconds between the turns of several threads: those of some libraries look for work for 0.2 s after the last they had
+#: (OpenMP of LLVM and Intel, KMP_BLOCKTIME), on processors that the next turn wants.
+_PAUSE: Final = 0.25
 #: One that has taken so many times its seconds has no further turn: what is much slower is known well enough.
 _PATIENCE: Final = 8
 #: The largest error that quantised experts may make, relative to the output's largest magnitude, by their bits; int8
@@ -207,6 +210,8 @@ class Trial:
                     continue
                 guess = statistics.median(past) if past else _TURN
                 calls, warm = max(1, min(200, int(_TURN / guess))), guess < _LONG
+                if self.options.threads != 1:
+                    time.sleep(_PAUSE)
                 begin = time.perf_counter()
                 past += runner.time(tokens, len(past), calls, warm)
                 spent[runner.impl] += time.perf_counter() - begin
