@@ -9,15 +9,16 @@ to be shared out evenly, however it is spread, but have at least `least` units.
 
 One job is open at a time. Whoever is awake takes chunks of it until none is left; the caller takes part, and at the end
 waits only for those who have joined. So a worker that sleeps, or that the machine runs late, delays nobody. If another
-thread of the program has a job open, the caller runs its own alone. Workers look for work as long as the pool's
-patience lasts, and let others have the processor who want it (sched_yield); then they sleep in the kernel (futex), and
-cost nothing.
+thread of the program has a job open, the caller runs its own alone. Workers look for work for a while and let others
+have the processor who want it (sched_yield), then sleep in the kernel (futex), and cost nothing. Linux may wake one on
+the processor of the caller, beside others that idle, and leave both there; so a worker that finds itself there moves.
 
 The pool's memory is an array of 64-byte lines, one a field, so that no two fields share a line.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from llvmlite import ir
@@ -36,13 +37,21 @@ WORTH_SHARING: Final = 20_000_000
 _CHUNKS, _MOST = 8, 64
 #: Looks after which a worker reads the clock: a pause takes 10 to 45 ns.
 _LOOKS: Final = 64
-#: Nanoseconds after which it lets others have the processor in between.
-_ALONE: Final = 20_000
+#: Nanoseconds for which a worker looks before it sleeps: longer than Python takes between two calls, and than a virtual
+#: machine takes to wake somebody. (With 15 us two threads were no faster than one on a layer of 100 to 300 us, now they
+#: are 1.4 to 2 times as fast.) After the first of them it lets others have the processor in between.
+_PATIENCE, _ALONE = 200_000, 20_000
+#: Who looks for work in another library and lets nobody have the processor (libgomp, OpenBLAS) loses it to who wakes
+#: up, not to who waits for it. So a worker that misses a job while it looks sleeps early, as often as this at most.
+_MOST_WARY: Final = 256
 #: The number of `futex` and its operations on a word of one process (Linux, include/uapi/linux/futex.h).
 _FUTEX: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
 _WAIT, _WAKE = 128, 129
 #: Of `clock_gettime`: a clock that never goes back.
 _MONOTONIC: Final = 1
+#: Processors in a set of the C library's (`cpu_set_t`), and what gets and sets that of a thread.
+_PROCESSORS: Final = 1024
+_AFFINITY: Final = ir.FunctionType(I32, [I32, I64, PTR])
 
 
 def supported(target: Target) -> bool:
@@ -108,6 +117,27 @@ class _Function:
         seconds, rest = (b.load(self.e.at(place, i, 8), typ=I64, align=8) for i in (0, 1))
         return b.add(b.mul(seconds, i64(1_000_000_000)), rest)
 
+    def processor(self) -> Value:
+        """The number of the processor that this thread is on."""
+        return self.b.sext(self.b.call(self._system("sched_getcpu", ir.FunctionType(I32, [])), []), I64)
+
+    def leave_callers_processor(self, mask: Value) -> None:
+        """Moves this thread if it is where the caller is: by a set of processors without that one, then the set as it
+        was. `mask` is room for a set. Nothing happens where there is no other."""
+        b, e, size = self.b, self.e, i64(_PROCESSORS // 8)
+        get, set = (self._system(f"sched_{verb}affinity", _AFFINITY) for verb in ("get", "set"))
+        here = self.processor()
+        with e.when(b.icmp_signed("==", here, self.read(Line.CALLER))):
+            found = b.call(get, [I32(0), size, mask])
+            with e.when(b.and_(b.icmp_signed("==", found, I32(0)), b.icmp_unsigned("<", here, i64(_PROCESSORS)))):
+                place = e.at(mask, b.udiv(here, i64(8)), 1)
+                before = b.load(place, typ=I8, align=1)
+                bit = b.shl(I8(1), b.trunc(b.urem(here, i64(8)), I8))
+                b.store(b.and_(before, b.not_(bit)), place, align=1)
+                b.call(set, [I32(0), size, mask])
+                b.store(before, place, align=1)
+                b.call(set, [I32(0), size, mask])
+
     def give_way(self) -> None:
         """Lets whoever else wants this processor have it."""
         self.b.call(self._system("sched_yield", ir.FunctionType(I32, [])), [])
@@ -147,6 +177,23 @@ class _Chunks(_Function):
         return self.function
 
 
+@dataclass(frozen=True)
+class _Idle:
+    """What a worker knows while it looks for work: the ticket that it has `seen`, the time `since` when it looks, the
+    `looks` since it read the clock, whether it has `slept` meanwhile, how often it sleeps early (`wary`), and how often
+    the next time (`doubt`)."""
+
+    seen: Value
+    since: Value
+    looks: Value
+    slept: Value
+    wary: Value
+    doubt: Value
+
+    def values(self) -> list[Value]:
+        return [getattr(self, field.name) for field in fields(self)]
+
+
 class _Work(_Function):
     name = "moec_work"
     type = ir.FunctionType(VOID, [PTR, I64])
@@ -154,61 +201,91 @@ class _Work(_Function):
     def __init__(self, module: Any, target: Target, chunks: Any) -> None:
         super().__init__(module, target)
         self.chunks = chunks
+        self.time, self.mask = (self.b.alloca(I64, size=size) for size in (2, _PROCESSORS // 64))
+        self.time.type = self.mask.type = PTR
 
     def emit(self) -> None:
-        """`look` for another ticket than was `seen`; now and then `check` the clock: `share` the processor, `sleep`."""
+        """Looks for another ticket than was seen; there is no end."""
         b = self.b
-        blocks = "look", "idle", "check", "late", "share", "sleep", "join", "attempt", "joined", "again"
-        look, idle, check, late, share, sleep, join, attempt, joined, again = map(self.block, blocks)
-        time = b.alloca(I64, size=2)
-        time.type = PTR
-        first, begin = self._ticket(), self.now(time)
-        start = b.block
-        b.branch(look)
-        b.position_at_end(look)
-        seen, since, looks = b.phi(I32), b.phi(I64), b.phi(I64)
-
-        def go_on(block: Any, ticket: Value, moment: Value, count: Value) -> None:
-            for phi, value in ((seen, ticket), (since, moment), (looks, count)):
-                phi.add_incoming(value, block)
-
-        go_on(start, first, begin, i64(0))
+        begin = _Idle(self._ticket(), self.now(self.time), i64(0), i64(0), i64(0), i64(1))
+        self.look, idle, join, start = self.block("look"), self.block("idle"), self.block("join"), b.block
+        b.branch(self.look)
+        b.position_at_end(self.look)
+        self.phis = [b.phi(value.type) for value in begin.values()]
+        for phi, value in zip(self.phis, begin.values(), strict=True):
+            phi.add_incoming(value, start)
+        state = _Idle(*self.phis)
         ticket = self._ticket()
-        b.cbranch(b.icmp_unsigned("!=", ticket, seen), join, idle)
+        b.cbranch(b.icmp_unsigned("!=", ticket, state.seen), join, idle)
         b.position_at_end(idle)
+        self._wait(state)
+        b.position_at_end(join)
+        self._join(state, ticket)
+
+    def _go_on(self, state: _Idle) -> None:
+        """Looks again."""
+        for phi, value in zip(self.phis, state.values(), strict=True):
+            phi.add_incoming(value, self.b.block)
+        self.b.branch(self.look)
+
+    def _wait(self, state: _Idle) -> None:
+        """There is no other ticket yet: a pause, now and then a look at the clock, and at last sleep."""
+        b = self.b
+        again, check, late, sleep = map(self.block, ("again", "check", "late", "sleep"))
         self.pause()
-        following = b.add(looks, i64(1))
-        go_on(idle, seen, since, following)
-        b.cbranch(b.icmp_signed("<", following, i64(_LOOKS)), look, check)
+        looks = b.add(state.looks, i64(1))
+        b.cbranch(b.icmp_signed("<", looks, i64(_LOOKS)), again, check)
+        b.position_at_end(again)
+        self._go_on(replace(state, looks=looks))
         b.position_at_end(check)
-        waited = b.sub(self.now(time), since)
-        b.cbranch(b.icmp_signed(">", waited, self.read(Line.PATIENCE, "monotonic")), sleep, late)
+        waited = b.sub(self.now(self.time), state.since)
+        patience = b.select(b.icmp_signed(">", state.wary, i64(0)), i64(_ALONE), i64(_PATIENCE))
+        b.cbranch(b.icmp_signed(">", waited, patience), sleep, late)
         b.position_at_end(late)
-        go_on(late, seen, since, i64(0))
-        b.cbranch(b.icmp_signed(">", waited, i64(_ALONE)), share, look)
-        b.position_at_end(share)
-        self.give_way()
-        go_on(share, seen, since, i64(0))
-        b.branch(look)
+        with self.e.when(b.icmp_signed(">", waited, i64(_ALONE))):
+            self.give_way()
+            self.leave_callers_processor(self.mask)
+        self._go_on(replace(state, looks=i64(0)))
         b.position_at_end(sleep)
         self.add(Line.SLEEPERS, 1)
-        self.futex(_WAIT, b.zext(seen, I64))
+        self.futex(_WAIT, b.zext(state.seen, I64))
         self.add(Line.SLEEPERS, -1)
-        go_on(sleep, seen, self.now(time), i64(0))
-        b.branch(look)
-        b.position_at_end(join)
-        state = self.read(Line.STATE)
-        b.cbranch(b.trunc(state, I1), again, attempt)  # closed: the others were faster
+        self._go_on(replace(state, since=self.now(self.time), looks=i64(0), slept=i64(1)))
+
+    def _join(self, state: _Idle, ticket: Value) -> None:
+        """There is another ticket: a job, unless the others were faster."""
+        b = self.b
+        attempt, joined, done = map(self.block, ("attempt", "joined", "done"))
+        job = b.block
+        self.leave_callers_processor(self.mask)
+        open = self.read(Line.STATE)
+        closed = b.trunc(open, I1)
+        wary, doubt = self._learn(state, b.or_(closed, b.icmp_signed(">", b.sub(ticket, state.seen), I32(1))))
+        b.cbranch(closed, done, attempt)
         b.position_at_end(attempt)
-        pair = b.cmpxchg(self.line(Line.STATE), state, b.add(state, i64(2)), "seq_cst", "acquire")
-        b.cbranch(b.extract_value(pair, 1), joined, join)
+        pair = b.cmpxchg(self.line(Line.STATE), open, b.add(open, i64(2)), "seq_cst", "acquire")
+        b.cbranch(b.extract_value(pair, 1), joined, job)
         b.position_at_end(joined)
         b.call(self.chunks, self.function.args)
         self.add(Line.STATE, -2)
-        b.branch(again)
-        b.position_at_end(again)
-        go_on(again, ticket, self.now(time), i64(0))
-        b.branch(look)
+        b.branch(done)
+        b.position_at_end(done)
+        self._go_on(_Idle(ticket, self.now(self.time), i64(0), i64(0), wary, doubt))
+
+    def _learn(self, state: _Idle, late: Value) -> tuple[Value, Value]:
+        """How often to sleep early from now on, and the next time: more often if somebody who was awake and patient is
+        `late` for a job, which is to say that it had no processor; as at first, if patience was worth it."""
+        b = self.b
+        patient = b.icmp_signed("==", b.or_(state.slept, state.wary), i64(0))
+        robbed = b.and_(patient, late)
+        long = b.icmp_signed(">", b.sub(self.now(self.time), state.since), i64(_ALONE))
+        twice = self.e.least(b.mul(state.doubt, i64(2)), i64(_MOST_WARY))
+        wary = b.select(robbed, state.doubt, self._less(state.wary))
+        return wary, b.select(robbed, twice, b.select(b.and_(patient, long), i64(1), state.doubt))
+
+    def _less(self, count: Value) -> Value:
+        """One less, but not below 0."""
+        return self.b.select(self.b.icmp_signed(">", count, i64(0)), self.b.sub(count, i64(1)), i64(0))
 
     def _ticket(self) -> Value:
         return self.b.load_atomic(self.line(Line.TICKET), "acquire", 4, typ=I32)
@@ -236,7 +313,7 @@ class _Parallel(_Function):
         for all_of_them, chunks in ((busy, _CHUNKS), (units, _MOST)):
             share = b.udiv(all_of_them, b.mul(size, i64(chunks)))
             chunk = b.select(b.icmp_unsigned("<", chunk, share), share, chunk)
-        fields = {
+        values = {
             Line.STAGE: b.ptrtoint(stage, I64),
             Line.FRAME: b.ptrtoint(frame, I64),
             Line.UNITS: units,
@@ -244,8 +321,9 @@ class _Parallel(_Function):
             Line.STRIDE: stride,
             Line.CHUNK: chunk,
             Line.NEXT: i64(0),
+            Line.CALLER: self.processor(),
         }
-        for line, value in fields.items():
+        for line, value in values.items():
             self.write(line, value)
         self._open()
         b.call(self.chunks, [self.pool, i64(0)])

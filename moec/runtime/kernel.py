@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from moec.arrays import address, is_torch
+from moec.arrays import address
 from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
 from moec.formats import storage_of
@@ -296,7 +296,6 @@ class _Runner:
         threads, workers = 1, None
         if pool is not None:
             threads, workers = pool.threads, pool.address
-            pool.make_way(is_torch(inputs[0]))
         workspace = _workspace.at_least(interface.workspace(tokens, threads))
         if self._code.run(tokens, self._pack(*places, *addresses, workspace), workers):
             text = f"an index in the inputs or parameters of `{interface.name}` lies outside its table"

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
-from typing import Final
 
 from moec.runtime.jit import Library
 from moec.runtime.memory import aligned_empty
@@ -37,15 +36,7 @@ class Line(IntEnum):
     STRIDE = 10
     CHUNK = 11
     NEXT = 12  # the first unit that nobody has taken
-    PATIENCE = 13  # nanoseconds for which workers look for work before they sleep
-
-
-#: Longer than Python takes between two calls, and than a virtual machine takes to wake somebody: with 15 us two threads
-#: were no faster than one on a layer of 100 to 300 us, now they are 1.4 to 2 times as fast.
-_PATIENT: Final = 200_000
-#: Beside threads that look for work, too, and let nobody have the processor while they do (libgomp's, so torch's). They
-#: lose it to who wakes up, not to who waits for it: a call between torch's took 1.7 times as long with more patience.
-_HASTY: Final = 20_000
+    CALLER = 13  # the processor that opened the job
 
 
 class Pool:
@@ -57,9 +48,6 @@ class Pool:
         self._memory = aligned_empty(LINE * len(Line))
         self.address: int = self._memory.ctypes.data
         fields = self._memory.view("i8")
-        self._patience = fields[Line.PATIENCE * LINE // 8 :]
-        self.hasty = False
-        self._patience[0] = _PATIENT
         fields[Line.SIZE * LINE // 8] = threads
         fields[Line.PARALLEL * LINE // 8] = self._library.address("moec_parallel")
         fields[Line.STATE * LINE // 8] = 1
@@ -67,12 +55,6 @@ class Pool:
         for worker in range(1, threads):
             name = f"moec-{worker}"
             threading.Thread(target=work, args=(self.address, worker), name=name, daemon=True).start()
-
-    def make_way(self, hasty: bool) -> None:
-        """Says whether threads that are not moec's want the processors between calls."""
-        if self.hasty != hasty:
-            self.hasty = hasty
-            self._patience[0] = _HASTY if hasty else _PATIENT
 
 
 _pools: dict[int, Pool] = {}

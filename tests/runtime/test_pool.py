@@ -53,16 +53,22 @@ def test_workers_work_and_cost_nothing_while_they_wait() -> None:
     assert sum(map(time.clock_gettime, clocks)) - busy < 0.001
 
 
-def test_workers_have_less_patience_beside_torchs() -> None:
-    torch = pytest.importorskip("torch")
-    kernel = moec.compile(TEXT, threads=2)
-    weights, x = kernel.pack({"w": np.ones((4096, 512), np.float32)}), np.ones((8, 512), np.float32)
-    patience = list[int]()
-    for given in (x, torch.from_numpy(x), x):
-        kernel(given, weights)
-        workers = pool._pools[2]
-        patience.append(int(workers._memory.view("i8")[pool.Line.PATIENCE * pool.LINE // 8]))
-    assert patience[0] == patience[2] > patience[1] > 0
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="sets of processors are Linux's")
+def test_workers_keep_the_processors_that_they_may_use() -> None:
+    """One that moves away from the caller's processor may come back; where there is one only, it stays."""
+    allowed = os.sched_getaffinity(0)
+    for processors in (allowed, {min(allowed)}):
+        os.sched_setaffinity(0, processors)
+        try:
+            known = set(threading.enumerate())
+            call, _ = called(threads=3, tokens=64)
+            workers = [thread.native_id or 0 for thread in threading.enumerate() if thread not in known]
+            for _ in range(30):
+                call()
+                time.sleep(0.001)
+            assert [os.sched_getaffinity(worker) for worker in workers] == [processors] * 2
+        finally:
+            os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.parametrize(
