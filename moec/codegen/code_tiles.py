@@ -38,7 +38,7 @@ SLACK: Final = 2 * tiles.ROWS
 
 @dataclass(frozen=True)
 class Cell:
-    """Where everything lies in a cell; scratch memory is the ring of integers, then cells [columns / 16][blocks]."""
+    """Where everything lies in a cell; scratch memory is the ring of products, then cells [columns / 16][blocks]."""
 
     record: Record
     columns: int
@@ -70,12 +70,12 @@ class Cell:
 
     @property
     def step(self) -> int:
-        """The bytes of the integers of a step."""
+        """The bytes of the products of a step."""
         return self.stretches * tiles.ROWS * tiles.BYTES
 
     @property
     def ring(self) -> int:
-        """The bytes of the integers that are not yet scaled."""
+        """The bytes of the products that are not yet scaled."""
         return _AHEAD * self.step
 
     def blocks(self, l1: int) -> int:
@@ -209,16 +209,15 @@ def emit_steps(module: Any, target: Target, cell: Cell, height: int) -> ir.Funct
 
         void NAME(ptr rows, ptr cells, ptr sums, ptr ring, i64 count, i64 blocks, ptr ahead, i64 lines)
 
-    A step is the product of 16 rows and 16 columns over a block. Tiles are multiplied `_AHEAD` steps before vectors
-    convert, scale and add what came out, so that the two units, and the memory between them, need not wait for each
-    other. The sums of 16 rows and 16 columns stay in registers for the blocks of the part. Each step prefetches `lines`
-    lines from `ahead` on.
+    A step is the product of `height` rows and 16 columns over a block. Tiles are multiplied `_AHEAD` steps before
+    vectors convert, scale and add what came out, so that the two units, and the memory between them, need not wait for
+    each other. The sums of the rows and 16 columns stay in registers for the blocks of the part. Each step prefetches
+    `lines` lines from `ahead` on.
     """
     record = cell.record
-    fields = f"{int(cell.scaled)}{int(record.layout.offset)}"
-    name = (
-        f"moec_steps_{record.kind}_{record.stretch}_{fields}_{record.nbytes}_{record.total(0)}_{cell.columns}_{height}"
-    )
+    factors = f"{int(cell.scaled)}{int(record.layout.offset)}"
+    sizes = f"{record.stretch}_{record.nbytes}_{record.total(0)}_{cell.columns}_{height}"
+    name = f"moec_steps_{record.kind}_{factors}_{sizes}"
     if name in module.globals:
         return module.globals[name]
     function, e = begin(module, target, name, _PARAMETERS)
@@ -300,7 +299,7 @@ class _Steps:
     def _step(
         self, at: Value, lead: Sequence[Value], record: Value, cell: Value, sums: Sequence[Value]
     ) -> Sequence[Value]:
-        """Between rows that are scaled, the step before the lead leaves its integers, then the lead is multiplied: so
+        """Between rows that are scaled, the step before the lead leaves its products, then the lead is multiplied: so
         no unit waits long for another, nor does the core's other thread."""
         b, rows, stretches = self.e.b, self.height, range(self.cell.stretches)
         to = b.and_(b.add(at, i64((_AHEAD - 1) * self.cell.step)), i64(self.cell.ring - 1))
@@ -326,7 +325,7 @@ class _Steps:
         dot.emit(e.b, stretch, left, right)
 
     def _store(self, at: Value, stretch: int) -> None:
-        """The integers of a stretch of the step that was multiplied last, into the entry of the ring at `at`."""
+        """The products of a stretch of the step that was multiplied last, into the entry of the ring at `at`."""
         to = self.e.at(self.e.at(self.ring, at, 1), stretch * tiles.ROWS * tiles.BYTES, 1)
         tiles.STORE.emit(self.e.b, stretch, to, i64(tiles.BYTES))
 
