@@ -210,7 +210,7 @@ class Trial:
                     continue
                 guess = statistics.median(past) if past else _TURN
                 calls, warm = max(1, min(200, int(_TURN / guess))), guess < _LONG
-                if self.options.threads != 1:
+                if self.threads > 1:
                     time.sleep(_PAUSE)
                 begin = time.perf_counter()
                 past += runner.time(tokens, len(past), calls, warm)

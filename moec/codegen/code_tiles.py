@@ -26,7 +26,7 @@ from moec.codegen.integer import Products
 from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.codegen.pairs import WORD, PairProducts
 from moec.codegen.quantize import Record
-from moec.formats.layout import BLOCK, GROUP, Layout
+from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
 from moec.target import LINE, Target
 
@@ -181,11 +181,6 @@ class PairTileProducts(TileProducts, PairProducts):
     unit: ClassVar[str] = "pair_tiles"
     heights: ClassVar[tuple[int, ...]] = (8, tiles.ROWS)
     ahead: ClassVar[int] = 4096
-
-    @staticmethod
-    def suits(layout: Layout) -> bool:
-        """Whether codes are narrow enough to be looked up."""
-        return layout.bits <= 6
 
     def _lines(self, codes: Value) -> Iterator[Value]:
         for group in range(BLOCK // GROUP):

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from moec.codegen import tiles
 from moec.codegen.amx import Tiled
 from moec.codegen.code_tiles import SLACK, Cell, PairTileProducts
 from moec.codegen.decoded import DecodedProducts
 from moec.codegen.gathered import GatheredRow
-from moec.codegen.integer import emit_products
+from moec.codegen.integer import Products, emit_products
 from moec.codegen.llvm import SIZES, Value, i64
 from moec.codegen.matmul import Matmul
 from moec.codegen.microkernel import emit_family
@@ -85,12 +85,11 @@ class StoredMatmul(Matmul):
         """How few rows are multiplied, the fewest first."""
         return [self._way(_FEW, "f32", DecodedProducts)]
 
-    def _way(self, most: int, kind: Any, products: Any, slack: int = 0) -> _Way:
+    def _way(self, most: int, kind: Literal["bf16", "f32"], products: type[Products], slack: int = 0) -> _Way:
         module, target, record = self.stages.module, self.stages.target, Record(self.format.layout, kind)
         ready = emit_quantize(module, target, record, self.dtype, self.k)
-        return _Way(
-            most, record, ready, emit_products(module, target, self.place, record, self.format.name, products), slack
-        )
+        multiply = emit_products(module, target, self.place, record, self.format.name, products)
+        return _Way(most, record, ready, multiply, slack)
 
     def emit_kernels(self) -> None:
         """The microkernels: while they multiply what is decoded they all prefetch what is not."""
@@ -192,7 +191,7 @@ class StoredTiledMatmul(Tiled, StoredMatmul):
 
     def _ways(self) -> list[_Way]:
         layout = self.format.layout
-        if not PairTileProducts.suits(layout):
+        if not layout.looked_up:
             return super()._ways()
         some = self._way(_SOME[min(layout.stretch, GROUP)], "bf16", PairTileProducts, SLACK)
         some.scratch = Cell(some.record, self.shape.columns).scratch(self.stages.target.l1)

@@ -114,6 +114,11 @@ class Layout:
         return {"integer": self.bias, "e2m1": E2M1[-1], "e4m3": None}[self.values]
 
     @property
+    def looked_up(self) -> bool:
+        """Whether a code can be the index into one or two vectors of 16-bit values."""
+        return self.bits <= 6
+
+    @property
     def planes(self) -> tuple[int, ...]:
         """The widths into which codes are cut, lowest bits first, each a power of two."""
         return {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 8: (8,)}[self.bits]

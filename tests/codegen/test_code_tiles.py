@@ -11,7 +11,6 @@ import pytest
 import moec
 from moec.arrays import NUMPY
 from moec.codegen import tiles
-from moec.codegen.code_tiles import PairTileProducts
 from moec.formats import FORMATS
 from moec.formats.layout import BLOCK, GROUP
 from moec.language.read import find_source
@@ -27,7 +26,7 @@ from tests.formats.test_storage import DIMS, arrays_of
 
 DOTS: Final = Target.parse(f"{emulation.LINUX}:emeraldrapids:-amx-int8")
 TILED: Final = [name for name in INTEGERS if emulation.AMX.tiled_from(FORMATS[name].layout.stretch)]
-NARROW: Final = [name for name, format in FORMATS.items() if PairTileProducts.suits(format.layout)]
+NARROW: Final = [name for name, format in FORMATS.items() if format.layout.looked_up]
 N: Final = 70
 
 

@@ -27,7 +27,7 @@ def _real_form(view: WeightView, target: Target) -> Form | None:
     if not view.storage:
         return None
     layout = FORMATS[view.storage].layout
-    return "codes" if layout.bits <= 6 and view.dtype == "bf16" and target.kernel("bf16").form == "dot" else None
+    return "codes" if layout.looked_up and view.dtype == "bf16" and target.kernel("bf16").form == "dot" else None
 
 
 def common_shapes(layer: moe.LayerOp, target: Target) -> dict[str, KernelShape]:
