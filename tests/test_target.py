@@ -37,7 +37,9 @@ def test_what_is_no_target_is_refused(text: str) -> None:
     [
         ("rocketlake", "sapphirerapids", "+amx-bf16 +amx-int8 +avx512bf16 +avx512vnni +avxvnni +avx512fp16"),
         ("znver3", "znver4", "+avx512bf16 +avx512vnni -amx-bf16"),
-        ("graniterapids", "graniterapids", "+amx-bf16 +amx-int8 +avx512bf16 +avx512vnni"),
+        ("graniterapids", "graniterapids", "+amx-bf16 +amx-int8 +avx512bf16 +avx512vnni +avx512fp16"),
+        ("emeraldrapids", "emeraldrapids", "-amx-bf16 -amx-int8 +avx512bf16 +avx512vnni +avx512fp16"),
+        ("haswell", "sapphirerapids", "-amx-bf16 +avx512bf16 +avx512vnni +avx512fp16"),
         ("znver5", "znver5", "+avx512bf16 +avx512vnni +avxvnni"),
         ("newer", "newer", "+avx512bf16 +avx512vnni"),
         ("haswell", "haswell", "-avx512bf16"),
@@ -143,12 +145,13 @@ def test_the_shape_pads_a_matrix_least() -> None:
 
 def test_what_is_streamed_stands_in_two_parts_where_memory_serves_them_faster() -> None:
     target = Target.of(LINUX, "graniterapids")
-    for dtype in ("f32", "f16"):
-        shape = target.kernel(dtype, 4096, streamed=True)
-        assert (shape.streams, shape.columns) == (2, 2 * target.streams.columns)
+    untiled = target.without("amx-tile", "amx-bf16", "amx-int8")
+    for machine, dtype in ((target, "f32"), (target, "f16"), (untiled, "f32"), (untiled, "bf16")):
+        shape = machine.kernel(dtype, 4096, streamed=True)
+        assert (shape.streams, shape.columns) == (2, 2 * machine.streams.columns[dtype])
         assert KernelShape.parse(shape.tile, dtype) == shape
-        assert shape.panel.steps(100) == 100 and PanelShape.parse(str(shape.panel)) == shape.panel
-        assert target.rate(shape) > target.rate(replace(shape, streams=1))
+        assert shape.panel.steps(100) * shape.kstep == 100 and PanelShape.parse(str(shape.panel)) == shape.panel
+        assert machine.rate(shape) > machine.rate(replace(shape, streams=1))
     assert target.kernel("f32", 512, interleaved=3, streamed=True).vectors % 3 == 0
     assert target.kernel("f32", 48, streamed=True).columns == 48  # two streams would be a third zeros
     assert target.kernel("bf16", streamed=True) == target.kernel("bf16")

@@ -7,7 +7,7 @@ from typing import Final
 
 from moec.codegen.frame import Region, ascend, row_bytes
 from moec.codegen.llvm import SIZES, Emitter, Value, i64
-from moec.codegen.microkernel import emit_microkernel
+from moec.codegen.microkernel import emit_family
 from moec.codegen.rows import RULES
 from moec.codegen.rows.pointwise import map_into
 from moec.codegen.rows.row import Row, Scratch
@@ -86,11 +86,8 @@ class Matmul:
 
         A few rows are always the only block; they leave the weights to the hardware, where it keeps up with them.
         """
-        stages, shape, (many, _) = self.stages, self.shape, self.stages.target.prefetch[0]
-        self.kernels = [
-            emit_microkernel(stages.module, stages.target, shape, rows, rows >= many or 2 * rows >= shape.rows)
-            for rows in range(1, shape.rows + 1)
-        ]
+        many, _ = self.stages.target.prefetch[0]
+        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape, many)
 
     def regions(self) -> list[Region]:
         """The workspace that the stages need besides their result: where each row's vector is."""

@@ -50,9 +50,15 @@ _PARAMETERS: Final = {
 _TURN: Final = 16
 
 
-def emit_family(module: ir.Module, target: Target, shape: KernelShape, max_rows: int) -> tuple[ir.Function, ...]:
-    """Kernels for 1, 2, … min(`max_rows`, `shape.rows`) rows: the one for n rows stands at n - 1."""
-    return tuple(emit_microkernel(module, target, shape, rows) for rows in range(1, min(max_rows, shape.rows) + 1))
+def emit_family(
+    module: ir.Module, target: Target, shape: KernelShape, prefetch_from: int = 1
+) -> tuple[ir.Function, ...]:
+    """Kernels for 1, 2, … `shape.rows` rows: the one for n rows stands at n - 1. Those for `prefetch_from` rows and
+    more prefetch, and those for half of all and more."""
+    return tuple(
+        emit_microkernel(module, target, shape, rows, rows >= prefetch_from or 2 * rows >= shape.rows)
+        for rows in range(1, shape.rows + 1)
+    )
 
 
 def emit_microkernel(

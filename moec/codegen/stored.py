@@ -93,7 +93,7 @@ class StoredMatmul(Matmul):
 
     def emit_kernels(self) -> None:
         """The microkernels: while they multiply what is decoded they all prefetch what is not."""
-        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape, self.shape.rows)
+        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape)
 
     def take_scratch(self) -> None:
         super().take_scratch()
