@@ -281,14 +281,16 @@ class Target:
         bytes = vnni in has and self.vector_bits >= 256
         return "bytes" if bytes else "none" if self.vector_bits == 512 and "avx512bw" not in has else "pairs"
 
+    @property
+    def blocks_bytes(self) -> bool:
+        """Whether the integers of several rows and two vectors of columns fit into registers, in lines."""
+        return self.byte_dots == "bytes" and self.vector_bits == 512 and self.vector_registers == 32
+
     def tiled_from(self, stretch: int) -> int | None:
         """From how many rows on bytes are multiplied in tiles, where weights of one scale are `stretch` long; None
-        where they never are. A tile takes as long for one row as for 16."""
-        rates = _machine(self).bytes
-        if "amx-int8" not in _enabled(self) or self.byte_dots != "bytes" or stretch not in rates:
-            return None
-        dots, tiles = rates[stretch]
-        return -(-16 * dots // tiles) if tiles > dots else None
+        where they never are."""
+        tiles = "amx-int8" in _enabled(self) and self.byte_dots == "bytes"
+        return _machine(self).tiled.get(stretch) if tiles else None
 
     def split_from(self, shape: KernelShape) -> int | None:
         """From how many rows on products of this shape go through tiles of bf16, each factor the sum of several; None
@@ -373,8 +375,8 @@ class _Machine:
     streams: Streams = Streams()
     #: Which cache the multiply-adds of few rows want a panel to be in.
     near: Literal[1, 2] = 2
-    #: For stretches of k of one scale: GOP/s of 16 rows of bytes through dot products and through tiles.
-    bytes: Mapping[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    #: For stretches of k of one scale: from how many rows on bytes go through tiles.
+    tiled: Mapping[int, int] = field(default_factory=dict[int, int])
     #: From how many rows on an element type is split for tiles of bf16.
     split: Mapping[str, int] = field(default_factory=dict[str, int])
 
@@ -395,12 +397,12 @@ _AVX512_FAST_DOT = _Machine(
 #: cycle, `vdpbf16ps` at half their rate. Widening shares the FMAs' ports, so few columns and many rows do best; widened
 #: pairs of more than three vectors spill. bf16 is in shares of what tiles reach: on one core of an Emerald Rapids 2350
 #: GFLOP/s from the first cache (1550 from the second), beside 155 of f32's multiply-adds and 87 of `vdpbf16ps`. Bytes
-#: on the same machine: with a scale for 32 k or more, tiles are ahead from 15 rows on, and twice as fast at 256. With
-#: one for 16 k a tile is a quarter full and has four times the integers to scale; that they lose is measured with both
-#: threads of a core at work. f32 split for tiles is level with multiply-adds at 32 rows and a quarter ahead at 48, f16
-#: a sixth at 16 (OLMoE on a Granite Rapids). One or two rows read a fifth more with prefetches 640 bytes ahead than
-#: 1024, 16 rows a twentieth more with 4096; 8 to 32 pass a tenth faster over parts of a panel that the first cache
-#: holds than over longer ones in the second, 128 do not (f32 on a Granite Rapids).
+#: on the same machine, beside blocks of rows in vectors (one thread and 16): with a scale for 64 k tiles are level at
+#: 32 rows, with one for 32 k at 48, and 1.4 times as fast at 256. With one for 16 k a tile is a quarter full and has
+#: four times the integers to scale: it never was as fast. f32 split for tiles is level with multiply-adds at 32 rows
+#: and a quarter ahead at 48, f16 a sixth at 16 (OLMoE on a Granite Rapids). One or two rows read a fifth more with
+#: prefetches 640 bytes ahead than 1024, 16 rows a twentieth more with 4096; 8 to 32 pass a tenth faster over parts of a
+#: panel that the first cache holds than over longer ones in the second, 128 do not (f32 on a Granite Rapids).
 _AVX512 = _Machine(
     512,
     32,
@@ -413,7 +415,7 @@ _AVX512 = _Machine(
     f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
     prefetch=((1, 640), (4, 4096)),
     near=1,
-    bytes={64: (217, 235), 32: (190, 210), 16: (104, 72)},
+    tiled={64: 32, 32: 48},
     split={"f32": 40, "f16": 16},
 )
 #: From Sapphire Rapids on. A Granite Rapids reads weights in two streams faster than in one, the narrower they are:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moec.codegen.amx import TiledMatmul
 from moec.codegen.matmul import Matmul, is_narrow
-from moec.codegen.quantized import QuantizedMatmul, QuantizedTiledMatmul
+from moec.codegen.quantized import PairMatmul, QuantizedBlockMatmul, QuantizedMatmul, QuantizedTiledMatmul
 from moec.codegen.split import SplitMatmul, SplitStoredMatmul
 from moec.codegen.stages import Stages
 from moec.codegen.stored import StoredMatmul, StoredTiledMatmul
@@ -17,8 +17,12 @@ def choose_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
     """The emitter of a product of the plan."""
     shape = KernelShape.parse(op.tile.data, op.dtype.data)
     match shape.form, op.storage is not None:
-        case "int8" | "codes", _:
-            kind = QuantizedTiledMatmul if _through_tiles(stages, op, shape) else QuantizedMatmul
+        case "codes", _:
+            kind = PairMatmul
+        case "int8", _ if _through_tiles(stages, op):
+            kind = QuantizedTiledMatmul
+        case "int8", _:
+            kind = QuantizedBlockMatmul if stages.target.blocks_bytes else QuantizedMatmul
         case "amx", stored:
             kind = StoredTiledMatmul if stored else TiledMatmul
         case _, stored if _split(stages, op, shape):
@@ -28,10 +32,10 @@ def choose_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
     return kind(stages, op, shape, name)
 
 
-def _through_tiles(stages: Stages, op: plan.MatmulOp, shape: KernelShape) -> bool:
+def _through_tiles(stages: Stages, op: plan.MatmulOp) -> bool:
     """Whether many quantised rows meet weights of this format in tiles."""
     assert op.storage is not None
-    return shape.form == "int8" and stages.target.tiled_from(FORMATS[op.storage.data].layout.stretch) is not None
+    return stages.target.tiled_from(FORMATS[op.storage.data].layout.stretch) is not None
 
 
 def _split(stages: Stages, op: plan.MatmulOp, shape: KernelShape) -> bool:

@@ -13,7 +13,7 @@ pass over it, step by step (`emit_steps`).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Final
 from llvmlite import ir
 
 from moec.codegen import tiles
+from moec.codegen.cells import Cell, CellProducts
 from moec.codegen.integer import Products
 from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.codegen.pairs import WORD, PairProducts
@@ -37,36 +38,8 @@ SLACK: Final = 2 * tiles.ROWS
 
 
 @dataclass(frozen=True)
-class Cell:
-    """Where everything lies in a cell; scratch memory is the ring of products, then cells [columns / 16][blocks]."""
-
-    record: Record
-    columns: int
-
-    @property
-    def stretches(self) -> int:
-        return self.record.stretches
-
-    @property
-    def tile(self) -> int:
-        """The bytes of a stretch of 16 columns."""
-        return self.record.stretch_bytes * tiles.ROWS
-
-    def scale(self, stretch: int) -> int:
-        """Where the scales of a stretch begin, after the tiles."""
-        return self.stretches * self.tile + stretch * tiles.BYTES
-
-    def offset(self, stretch: int) -> int:
-        return self.scale(self.stretches + stretch)
-
-    @property
-    def scaled(self) -> bool:
-        """Whether a stretch has scales; else a whole row has one."""
-        return bool(self.record.layout.span)
-
-    @property
-    def nbytes(self) -> int:
-        return self.scale(self.stretches * (self.scaled + self.record.layout.offset))
+class TileCell(Cell):
+    """A cell whose stretches are tiles. Scratch memory is the ring of products, then cells [columns / 16][blocks]."""
 
     @property
     def step(self) -> int:
@@ -89,7 +62,7 @@ class Cell:
         return self.ring + self.columns // tiles.ROWS * self.blocks(l1) * self.nbytes
 
 
-class TileProducts(Products, ABC):
+class TileProducts(CellProducts, ABC):
     """Makes parts of a panel ready, and lets the rows pass over each."""
 
     parameters: ClassVar[dict[str, Any]] = {**Products.parameters, "scratch": PTR}
@@ -101,7 +74,7 @@ class TileProducts(Products, ABC):
     def __init__(self, e: Emitter, place: PanelLayout, record: Record, *arguments: Value) -> None:
         *others, scratch = arguments
         super().__init__(e, place, record, *others)
-        self.cell = Cell(record, place.columns)
+        self.cell = TileCell(record, place.columns)
         self.ring, self.cells = scratch, e.at(scratch, self.cell.ring, 1)
         module = e.b.module
         self.height = self._by_rows([i64(height) for height in self.heights])
@@ -142,25 +115,9 @@ class TileProducts(Products, ABC):
 
         def turn(column: Value) -> None:
             index = b.add(b.mul(b.udiv(column, i64(tiles.ROWS)), count), at)
-            self._fill(chunk, inside, column, e.at(self.cells, b.mul(index, i64(self.cell.nbytes)), 1))
+            self._fill(self.cell, chunk, inside, column, e.at(self.cells, b.mul(index, i64(self.cell.nbytes)), 1))
 
         e.loop(0, self.place.columns, turn, step=tiles.ROWS)
-
-    def _fill(self, chunk: Value, block: Value, column: Value, to: Value) -> None:
-        """The cell of 16 columns."""
-        e, b = self.e, self.e.b
-        for i, line in enumerate(self._lines(self.codes.start(chunk, block, column))):
-            b.store(line, e.at(to, i * tiles.BYTES, 1), align=tiles.BYTES)
-        for stretch in range(self.cell.stretches):
-            scale, offset = self._factors(chunk, block, column, stretch * self.record.stretch)
-            if scale is not None:
-                b.store(scale, e.at(to, self.cell.scale(stretch), 1), align=tiles.BYTES)
-            if offset is not None:
-                b.store(offset, e.at(to, self.cell.offset(stretch), 1), align=tiles.BYTES)
-
-    @abstractmethod
-    def _lines(self, codes: Value) -> Iterator[Value]:
-        """The lines of the tiles of a block's codes, one stretch after the other."""
 
 
 class ByteTileProducts(TileProducts):
@@ -199,7 +156,7 @@ _PARAMETERS: Final = {
 }
 
 
-def emit_steps(module: Any, target: Target, cell: Cell, height: int) -> ir.Function:
+def emit_steps(module: Any, target: Target, cell: TileCell, height: int) -> ir.Function:
     """The function in which rows pass over a part, added to `module` (once; a second call finds it).
 
         void NAME(ptr rows, ptr cells, ptr sums, ptr ring, i64 count, i64 blocks, ptr ahead, i64 lines)
@@ -209,10 +166,7 @@ def emit_steps(module: Any, target: Target, cell: Cell, height: int) -> ir.Funct
     each other. The sums of the rows and 16 columns stay in registers for the blocks of the part. Each step prefetches
     `lines` lines from `ahead` on.
     """
-    record = cell.record
-    factors = f"{int(cell.scaled)}{int(record.layout.offset)}"
-    sizes = f"{record.stretch}_{record.nbytes}_{record.total(0)}_{cell.columns}_{height}"
-    name = f"moec_steps_{record.kind}_{factors}_{sizes}"
+    name = f"moec_steps_{cell.name}_{height}"
     if name in module.globals:
         return module.globals[name]
     function, e = begin(module, target, name, _PARAMETERS)
@@ -227,7 +181,7 @@ class _Steps:
     def __init__(
         self,
         e: Emitter,
-        cell: Cell,
+        cell: TileCell,
         height: int,
         rows: Value,
         cells: Value,
@@ -315,7 +269,7 @@ class _Steps:
         left, right = 4 + stretch % 2, 6 + stretch % 2
         tiles.ZERO.emit(e.b, stretch)
         tiles.LOAD.emit(e.b, left, e.at(rows, stretch * self.record.stretch_bytes, 1), i64(self.record.nbytes))
-        tiles.LOAD.emit(e.b, right, e.at(cell, stretch * self.cell.tile, 1), i64(tiles.BYTES))
+        tiles.LOAD.emit(e.b, right, e.at(cell, stretch * self.cell.stretch_bytes, 1), i64(tiles.BYTES))
         dot = tiles.DOT_BF16 if self.record.real else tiles.DOT_INT8
         dot.emit(e.b, stretch, left, right)
 

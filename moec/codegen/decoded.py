@@ -80,7 +80,7 @@ class DecodedProducts(Products):
         each = self.layout.bits * self.lanes // 8
         lines = range(-(-first * each // LINE), -(-(first + _DEPTH) * each // LINE))
         for line in lines:
-            self._prefetch_line(self.e.at(codes, _AHEAD + line * LINE, 1), 3)
+            self.e.prefetch(self.e.at(codes, _AHEAD + line * LINE, 1), 1)
 
     def _totals(self, rows: Value, group: Value, first: int) -> Value | None:
         """Where the sum of the elements of a stretch stands in the first row's record, if there are offsets."""

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Final
 
 from llvmlite import ir
 
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, begin, i64
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.codegen.quantize import Record
 from moec.codegen.unpack import Codes, Factors
 from moec.formats.layout import BLOCK, E2M1, GROUP
@@ -27,7 +27,7 @@ from moec.formats.panels import PanelLayout
 from moec.target import LINE, Target
 
 #: The k of a word of codes, which is what one lane multiplies and adds in one instruction.
-_WORD: Final = 4
+WORD: Final = 4
 #: Sums of a row that run beside each other where a block is one stretch: one chain of sixteen would be waited for.
 _CHAINS: Final = 4
 #: Lines that a row's turn prefetches, until there is no more. A burst of them holds up the loads behind it, since each
@@ -160,17 +160,16 @@ class Products:
         e, place, (many, _) = self.e, self.place, self.e.target.prefetch[0]
         share = place.chunk * BLOCK // self.layout.chunk * self.lanes // place.columns
         lines = e.b.select(e.b.icmp_signed(">=", self.count, i64(many)), i64(-(-share // LINE)), i64(0))
-        farthest = _FARTHEST if self._narrow else None
+        farthest = _FARTHEST if self.near == 1 else None
         return e.at(codes, e.ahead(self.count, _NEAREST, farthest), 1), lines
 
     @property
-    def _narrow(self) -> bool:
-        """Whether codes are shifted and masked before they are multiplied; then they are wanted in the first cache."""
-        return self.layout.bits < 8
+    def near(self) -> int:
+        """The cache that codes are wanted in: the first where they are shifted and masked before."""
+        return 1 if self.layout.bits < 8 else 2
 
     def _prefetch(self, ahead: Value, line: Value) -> None:
-        place = self.e.at(ahead, self.e.b.mul(line, i64(LINE)), 1)
-        self._prefetch_line(place, 3 if self._narrow else 2)
+        self.e.prefetch(self.e.at(ahead, self.e.b.mul(line, i64(LINE)), 1), self.near)
 
     def _prefetch_fields(self, block: Value) -> None:
         """A block's share of the fields of the next chunk, where a chunk has several."""
@@ -181,11 +180,7 @@ class Products:
         share = -(-place.lead // (LINE * place.blocks)) * LINE
         start = e.at(e.at(chunk, place.chunk, 1), e.b.mul(inside, i64(share)), 1)
         for offset in range(0, share, LINE):
-            self._prefetch_line(e.at(start, offset, 1), 3)
-
-    def _prefetch_line(self, place: Value, locality: int) -> None:
-        """Reads a line ahead, into the first cache (3) or the second (2)."""
-        self.e.call("llvm.prefetch.p0", VOID, place, *(ir.Constant(I32, value) for value in (0, locality, 1)))
+            e.prefetch(e.at(start, offset, 1), 1)
 
     # weights
 
@@ -194,7 +189,7 @@ class Products:
         words: list[Value] = []
         for group in range(BLOCK // GROUP):
             planes = self.codes.load(self.e.at(codes, group * self.place.group, 1))
-            words += [self._bytes(planes, i) for i in range(GROUP // _WORD)]
+            words += [self._bytes(planes, i) for i in range(GROUP // WORD)]
         return words
 
     def _bytes(self, planes: list[list[Value]], word: int) -> Value:
@@ -244,7 +239,7 @@ class Products:
         """Σ over stretches of a block, for one row, before the row's scale."""
         e, record = self.e, self.record
         total: Value = None
-        count = record.stretch // _WORD
+        count = record.stretch // WORD
         for stretch, (scale, offset) in enumerate(factors):
             chains: list[Value] = [ir.Constant(self.words, None)] * max(1, (_CHAINS if record.stretches == 1 else 1))
             if record.center:
@@ -268,18 +263,18 @@ class Products:
         e, b = self.e, self.e.b
         match e.target.byte_dots:
             case "bytes":
-                q = self._splat(b.load(e.at(source, _WORD * i, 1), typ=I32, align=4))
+                q = self._splat(b.load(e.at(source, WORD * i, 1), typ=I32, align=4))
                 return multiply_add(e, sums, word, q)
             case "pairs":
                 for half, shift in enumerate((0, 8)):
                     codes = b.and_(self.codes.shifted(word, shift), self.codes.word(0x00FF00FF))
-                    q = self._splat(b.load(e.at(source, 2 * _WORD * i + 4 * half, 1), typ=I32, align=4))
+                    q = self._splat(b.load(e.at(source, 2 * WORD * i + 4 * half, 1), typ=I32, align=4))
                     sums = multiply_add(e, sums, codes, q)
                 return sums
             case _:
-                for byte in range(_WORD):
+                for byte in range(WORD):
                     code = b.and_(self.codes.shifted(word, 8 * byte), self.codes.word(0xFF))
-                    q = b.sext(b.load(e.at(source, _WORD * i + byte, 1), typ=I8, align=1), I32)
+                    q = b.sext(b.load(e.at(source, WORD * i + byte, 1), typ=I8, align=1), I32)
                     sums = multiply_add(e, sums, code, self._splat(q))
                 return sums
 

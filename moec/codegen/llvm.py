@@ -144,9 +144,9 @@ class Emitter:
     def copy(self, to: Value, source: Value, size: int) -> None:
         self.call("llvm.memcpy.p0.p0.i64", VOID, to, source, i64(size), ir.Constant(I1, 0))
 
-    def prefetch(self, pointer: Value) -> None:
-        """Fetches the line at an address, any address, into the second cache, for reading."""
-        self.call("llvm.prefetch.p0", VOID, pointer, *(ir.Constant(I32, word) for word in (0, 2, 1)))
+    def prefetch(self, pointer: Value, cache: int = 2) -> None:
+        """Fetches the line at an address, any address, into the second cache or the first, for reading."""
+        self.call("llvm.prefetch.p0", VOID, pointer, *(ir.Constant(I32, word) for word in (0, 4 - cache, 1)))
 
     def least(self, x: Value, y: Value) -> Value:
         """The smaller of two signed integers."""

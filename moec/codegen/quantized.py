@@ -7,12 +7,14 @@ times, a stage of its own quantises them once, and here they are only copied tog
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 from llvmlite import ir
 
 from moec.codegen import tiles
-from moec.codegen.code_tiles import SLACK, ByteTileProducts, Cell
+from moec.codegen.byte_blocks import ByteBlockProducts
+from moec.codegen.cells import WIDTH, Cell
+from moec.codegen.code_tiles import SLACK, ByteTileProducts, TileCell
 from moec.codegen.frame import Region, row_bytes
 from moec.codegen.integer import Products, emit_products
 from moec.codegen.llvm import I8, SIZES, Value, i64
@@ -39,6 +41,8 @@ _QUANTIZE_COST: Final = 200
 class QuantizedMatmul(Matmul):
     """Loops around the integer kernels of one `plan.matmul`."""
 
+    #: What multiplies.
+    PRODUCTS: ClassVar[type[Products]] = Products
     #: Records behind a block's that kernels may read.
     SLACK = 0
 
@@ -55,8 +59,7 @@ class QuantizedMatmul(Matmul):
         #: From one 32 k of a vector to the next.
         self.group_bytes = i64(GROUP * SIZES[dtype])
         self.quantize = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
-        products = PairProducts if shape.form == "codes" else Products
-        self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name, products)
+        self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name, self.PRODUCTS)
         self.vector_bytes = row_bytes(op.vector.type.row)
         self.source = stages.domains[plan.domain_of(op.vector)]
         self.key = op.value, "records"
@@ -153,7 +156,30 @@ class QuantizedMatmul(Matmul):
         self.e.b.call(self.products, arguments)
 
 
-class QuantizedTiledMatmul(QuantizedMatmul):
+class PairMatmul(QuantizedMatmul):
+    """The same with rows of bf16."""
+
+    PRODUCTS: ClassVar[type[Products]] = PairProducts
+
+
+class QuantizedBlockMatmul(QuantizedMatmul):
+    """The same where codes of many rows are made ready in scratch memory."""
+
+    PRODUCTS: ClassVar[type[Products]] = ByteBlockProducts
+
+    def take_scratch(self) -> None:
+        super().take_scratch()
+        self.cells = self.scratch.take(self.e, self._cells_bytes)
+
+    @property
+    def _cells_bytes(self) -> int:
+        return self.shape.columns // WIDTH * Cell(self.record, self.shape.columns).nbytes
+
+    def _multiply(self, count: Value, arguments: list[Value]) -> None:
+        super()._multiply(count, [*arguments, self.cells])
+
+
+class QuantizedTiledMatmul(QuantizedBlockMatmul):
     """The same where blocks of many rows go through tiles, and blocks of few do not. Blocks are larger, of whole tiles,
     since making a part of a panel ready costs as much as passing 16 rows over it."""
 
@@ -169,10 +195,9 @@ class QuantizedTiledMatmul(QuantizedMatmul):
         fitting = target.l2 // 2 // self.row_bytes // tiles.ROWS * tiles.ROWS
         self.block, self.grain = min(max(fitting, self.shape.rows), self.CUT_ROWS), tiles.ROWS
 
-    def take_scratch(self) -> None:
-        super().take_scratch()
-        cell = Cell(self.record, self.shape.columns)
-        self.cells = self.scratch.take(self.e, cell.scratch(self.stages.target.l1))
+    @property
+    def _cells_bytes(self) -> int:
+        return max(super()._cells_bytes, TileCell(self.record, self.shape.columns).scratch(self.stages.target.l1))
 
     def _multiply(self, count: Value, arguments: list[Value]) -> None:
         e = self.e

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 from moec.codegen import tiles
 from moec.codegen.amx import Tiled
-from moec.codegen.code_tiles import SLACK, Cell, PairTileProducts
+from moec.codegen.code_tiles import SLACK, PairTileProducts, TileCell
 from moec.codegen.decoded import DecodedProducts
 from moec.codegen.gathered import GatheredRow
 from moec.codegen.integer import Products, emit_products
@@ -194,7 +194,7 @@ class StoredTiledMatmul(Tiled, StoredMatmul):
         if not layout.looked_up:
             return super()._ways()
         some = self._way(_SOME[min(layout.stretch, GROUP)], "bf16", PairTileProducts, SLACK)
-        some.scratch = Cell(some.record, self.shape.columns).scratch(self.stages.target.l1)
+        some.scratch = TileCell(some.record, self.shape.columns).scratch(self.stages.target.l1)
         return [self._way(_FEWEST, "f32", DecodedProducts), some]
 
     def _ready(self, first: Value, stop: Value) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from llvmlite import ir
 
 from moec.codegen.floats import bf16_type, widen
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, VOID, Emitter, Value, begin, i64
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.formats.layout import BLOCK, E2M1, GROUP, KINDS, Field
 from moec.formats.panels import PanelLayout
 from moec.target import KernelShape, Target
@@ -290,7 +290,7 @@ class _Unpacker:
         e = self.e
         for offset in range(0, self.place.layout.bits * 4 * self.lanes, 64):
             place = e.at(codes, _AHEAD + offset, 1)
-            e.call("llvm.prefetch.p0", VOID, place, *(ir.Constant(I32, value) for value in (0, 3, 1)))
+            e.prefetch(place, 1)
 
     def _biased(self, scale: Value, offset: Value | None) -> Value:
         """The offset of codes that are not yet less their bias."""

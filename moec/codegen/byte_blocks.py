@@ -1,0 +1,216 @@
+"""Products of bytes with many quantised rows: a few rows and two vectors of columns at a time.
+
+    void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks, ptr cells)
+
+computes what the function of `moec.codegen.integer` does, bit for bit: the sums of a stretch are integers and exact,
+and what follows them in f32 has the same order. There a block's codes stay in registers while rows pass over them, so
+every `vpdpbusd` loads four bytes of a row; two of those loads a cycle is what a core does at best, and half of the
+machine's limit is what comes of it. Here the codes of a block become bytes in scratch memory, cells, once for all rows,
+and the integers of up to `_MOST` rows and 32 columns stay in registers: a load of a row serves two products, one of
+codes `_MOST`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
+
+from llvmlite import ir
+
+from moec.codegen.cells import WIDTH, Cell, CellProducts
+from moec.codegen.integer import WORD, multiply_add
+from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, begin, i64
+from moec.codegen.quantize import Record
+from moec.formats.layout import BLOCK, GROUP
+from moec.formats.panels import PanelLayout
+from moec.target import LINE, Target
+
+#: Rows that pass over cells together: their integers, and the sums of the stretch before, fill 24 of 32 registers.
+_MOST: Final = 6
+#: From so many rows on cells are worth filling. As few tiles as hold all rows get as many each.
+_LEAST: Final = _MOST
+#: How many blocks ahead memory is read: with one, rows wait for lines that are on their way (OLMoE at 64 and 512
+#: tokens, q8_0: 0.93 and 0.85 of three).
+_AHEAD: Final = 3
+#: The vectors of columns that share what is broadcast of a row.
+_VECTORS: Final = 2
+
+
+class ByteBlockProducts(CellProducts):
+    """Fills the cells of a block, and lets the rows pass over them, where they are many."""
+
+    unit: ClassVar[str] = "blocks"
+
+    parameters: ClassVar[dict[str, Any]] = {**CellProducts.parameters, "cells": PTR}
+
+    def __init__(self, e: Emitter, place: PanelLayout, record: Record, *arguments: Value) -> None:
+        *others, self.cells = arguments
+        super().__init__(e, place, record, *others)
+        b = e.b
+        self.cell = Cell(record, place.columns)
+        self.direct = place.layout.bits == 8 and place.layout.values == "integer" and place.tile == WIDTH
+        apart = BLOCK // GROUP * place.group if self.direct else self.cell.nbytes
+        tiles = {
+            rows: emit_tile(b.module, e.target, self.cell, rows, apart, self.near)
+            for rows in range(_LEAST // 2, _MOST + 1)
+        }
+        turns = b.udiv(b.add(self.count, i64(_MOST - 1)), i64(_MOST))
+        self.turns = b.select(b.icmp_signed(">", turns, i64(1)), turns, i64(1))
+        #: The rows of a tile, how many tiles have one more, and the functions for both.
+        self.rows_each, self.taller = b.udiv(self.count, self.turns), b.urem(self.count, self.turns)
+        self.tile, self.tall_tile = tiles[_MOST], tiles[_MOST]
+        for rows in range(_LEAST // 2, _MOST):
+            same = b.icmp_signed("==", self.rows_each, i64(rows))
+            self.tile = b.select(same, tiles[rows], self.tile)
+            self.tall_tile = b.select(same, tiles[rows + 1], self.tall_tile)
+        #: How far tiles go on in what they prefetch with every four k: all of them as far as a block.
+        steps = -(-place.columns // (_VECTORS * WIDTH)) * (BLOCK // WORD)
+        self.pace = b.udiv(i64(place.block + steps - 1), b.mul(self.turns, i64(steps)))
+        self.tile_pace = b.mul(self.pace, i64(steps))
+
+    def block(self, chunk: Value, block: Value, rows: Value) -> None:
+        with self.e.either(self.e.b.icmp_signed(">=", self.count, i64(_LEAST))) as otherwise:
+            self._pass_over(chunk, block, rows)
+            otherwise()
+            super().block(chunk, block, rows)
+
+    def _pass_over(self, chunk: Value, block: Value, rows: Value) -> None:
+        """All rows pass over a block of k, made ready before."""
+        e, b = self.e, self.e.b
+
+        def fill(column: Value) -> None:
+            to = e.at(self.cells, b.mul(b.udiv(column, i64(WIDTH)), i64(self.cell.nbytes)), 1)
+            self._fill(self.cell, chunk, block, column, to)
+
+        e.loop(0, self.place.columns, fill, WIDTH)
+        codes = self.codes.start(chunk, block, i64(0))
+        ahead = e.at(codes, _AHEAD * self.place.block, 1)
+
+        def turn(i: Value) -> None:
+            tall = b.icmp_signed("<", i, self.taller)
+            before = b.add(b.mul(i, self.rows_each), e.least(i, self.taller))
+            records = e.at(rows, b.mul(before, i64(self.record.nbytes)), 1)
+            sums = e.at(self.sums, b.mul(before, i64(4 * self.place.columns)), 1)
+            tile = b.select(tall, self.tall_tile, self.tile)
+            there = e.at(ahead, b.mul(i, self.tile_pace), 1)
+            b.call(tile, [records, codes if self.direct else self.cells, self.cells, sums, there, self.pace])
+
+        e.loop(0, self.turns, turn)
+
+    def _lines(self, codes: Value) -> Iterable[Value]:
+        return [] if self.direct else self._words(codes)
+
+
+_PARAMETERS: Final = {
+    **dict.fromkeys(("rows", "codes", "cells", "sums", "ahead"), PTR),
+    "pace": I64,
+}
+
+
+def emit_tile(module: Any, target: Target, cell: Cell, rows: int, apart: int, near: int) -> ir.Function:
+    """The function in which `rows` rows pass over a block, added to `module` (once; a second call finds it).
+
+        void NAME(ptr rows, ptr codes, ptr cells, ptr sums, ptr ahead, i64 pace)
+
+    Codes of 16 columns begin `apart` bytes after those of the 16 before. With every four k it prefetches two lines at
+    `ahead`, which moves by `pace`, into the first cache (`near` 1) or the second (2).
+    """
+    name = f"moec_byte_block_{cell.name}_{apart}_{near}_{rows}"
+    if name in module.globals:
+        return module.globals[name]
+    function, e = begin(module, target, name, _PARAMETERS, noalias=("rows", "sums"))
+    _Tile(e, cell, rows, apart, near, *function.args).emit()
+    e.b.ret_void()
+    return function
+
+
+class _Tile:
+    """Rows beside two vectors of columns, or one where there are no more."""
+
+    def __init__(
+        self,
+        e: Emitter,
+        cell: Cell,
+        rows: int,
+        apart: int,
+        near: int,
+        records: Value,
+        codes: Value,
+        cells: Value,
+        sums: Value,
+        ahead: Value,
+        pace: Value,
+    ) -> None:
+        self.e, self.cell, self.record = e, cell, cell.record
+        self.codes, self.apart, self.near = codes, apart, near
+        self.cells, self.sums, self.ahead, self.pace = cells, sums, ahead, pace
+        self.floats, self.words = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
+        self.rows = [e.at(records, row * self.record.nbytes, 1) for row in range(rows)]
+
+    def emit(self) -> None:
+        e, b = self.e, self.e.b
+        pairs, single = divmod(self.cell.columns // WIDTH, _VECTORS)
+        e.loop(0, pairs, lambda pair: self._columns(b.mul(pair, i64(_VECTORS)), _VECTORS))
+        if single:
+            self._columns(i64(pairs * _VECTORS), 1)
+
+    def _columns(self, first: Value, vectors: int) -> None:
+        """A block of k of some vectors of columns, from vector `first` on."""
+        e, b = self.e, self.e.b
+        cells = [e.at(self.cells, b.mul(b.add(first, i64(j)), i64(self.cell.nbytes)), 1) for j in range(vectors)]
+        codes = [e.at(self.codes, b.mul(b.add(first, i64(j)), i64(self.apart)), 1) for j in range(vectors)]
+        step = b.mul(b.udiv(first, i64(_VECTORS)), i64(BLOCK // WORD))
+        ahead = e.at(self.ahead, b.mul(step, self.pace), 1)
+        totals: list[list[Value]] = [[None] * vectors for _ in self.rows]
+        for stretch in range(self.cell.stretches):
+            integers = self._integers(codes, stretch, ahead)
+            for row, of_row in enumerate(integers):
+                for j, value in enumerate(of_row):
+                    totals[row][j] = self._scaled(row, cells[j], stretch, value, totals[row][j])
+        for row, of_row in zip(range(len(self.rows)), totals, strict=True):
+            scale = self._splat(row, self.record.scale, F32)
+            for j, total in enumerate(of_row):
+                at = e.at(self.sums, row * 4 * self.cell.columns, 1)
+                place = e.at(at, b.mul(b.add(first, i64(j)), i64(LINE)), 1)
+                before = b.load(place, typ=self.floats, align=4)
+                b.store(e.overloaded("llvm.fmuladd", total, scale, before), place, align=4)
+
+    def _integers(self, starts: list[Value], stretch: int, ahead: Value) -> list[list[Value]]:
+        """The sums of a stretch, of every row and vector of columns."""
+        e, b, record = self.e, self.e.b, self.record
+        zero = ir.Constant(self.words, None)
+        sums = [
+            [self._splat(row, record.start(stretch), I32) if record.center else zero] * len(starts)
+            for row in range(len(self.rows))
+        ]
+        count = record.stretch // WORD
+        for word in range(stretch * count, (stretch + 1) * count):
+            there = e.at(ahead, b.mul(self.pace, i64(word)), 1)
+            for line in range(2):
+                e.prefetch(e.at(there, line * LINE, 1), self.near)
+            codes = [b.load(e.at(start, word * LINE, 1), typ=self.words, align=4) for start in starts]
+            for row, of_row in enumerate(sums):
+                q = self._splat(row, WORD * word, I32)
+                for j, code in enumerate(codes):
+                    of_row[j] = multiply_add(e, of_row[j], code, q)
+        return sums
+
+    def _scaled(self, row: int, cell: Value, stretch: int, integers: Value, total: Value) -> Value:
+        """A row's total after one more stretch."""
+        e, b = self.e, self.e.b
+        value = b.sitofp(integers, self.floats)
+        if self.cell.scaled:
+            scale = self._factor(cell, self.cell.scale(stretch))
+            value = b.fmul(value, scale) if total is None else e.overloaded("llvm.fmuladd", value, scale, total)
+        if self.record.layout.offset:
+            offset = self._factor(cell, self.cell.offset(stretch))
+            value = e.overloaded("llvm.fmuladd", self._splat(row, self.record.total(stretch), F32), offset, value)
+        return value
+
+    def _factor(self, cell: Value, at: int) -> Value:
+        return self.e.b.load(self.e.at(cell, at, 1), typ=self.floats, align=LINE)
+
+    def _splat(self, row: int, at: int, type: Any) -> Value:
+        """What stands in a row's record, in every lane."""
+        e = self.e
+        return e.splat(e.b.load(e.at(self.rows[row], at, 1), typ=type, align=4), WIDTH)

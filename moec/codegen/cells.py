@@ -1,0 +1,79 @@
+"""Cells: blocks of codes made ready in scratch memory, for more rows than registers could hold them for.
+
+A cell is 64 k of 16 columns: what the codes stand for, four k of a column in every word where those are bytes,
+[k / 4][16]; then the scales of its stretches and the offsets, in f32, as far as there are any.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from moec.codegen.integer import Products
+from moec.codegen.llvm import Value
+from moec.codegen.quantize import Record
+from moec.target import LINE
+
+#: The columns of a cell: f32 in a line.
+WIDTH: Final = 16
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where everything lies in a cell, of panels with so many columns."""
+
+    record: Record
+    columns: int
+
+    @property
+    def stretches(self) -> int:
+        return self.record.stretches
+
+    @property
+    def stretch_bytes(self) -> int:
+        """The bytes of a stretch of what codes stand for."""
+        return self.record.stretch_bytes * WIDTH
+
+    def scale(self, stretch: int) -> int:
+        """Where the scales of a stretch begin."""
+        return self.stretches * self.stretch_bytes + stretch * LINE
+
+    def offset(self, stretch: int) -> int:
+        return self.scale(self.stretches + stretch)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether a stretch has scales; else a whole row has one."""
+        return bool(self.record.layout.span)
+
+    @property
+    def nbytes(self) -> int:
+        return self.scale(self.stretches * (self.scaled + self.record.layout.offset))
+
+    @property
+    def name(self) -> str:
+        """All that a function depends on which reads records and cells."""
+        record, factors = self.record, f"{int(self.scaled)}{int(self.record.layout.offset)}"
+        return f"{record.kind}_{factors}_{record.stretch}_{record.nbytes}_{record.total(0)}_{self.columns}"
+
+
+class CellProducts(Products, ABC):
+    """Products that fill cells, of 512-bit vectors."""
+
+    def _fill(self, cell: Cell, chunk: Value, block: Value, column: Value, to: Value) -> None:
+        """The cell of a block and 16 columns."""
+        e, b = self.e, self.e.b
+        for i, line in enumerate(self._lines(self.codes.start(chunk, block, column))):
+            b.store(line, e.at(to, i * LINE, 1), align=LINE)
+        for stretch in range(cell.stretches):
+            scale, offset = self._factors(chunk, block, column, stretch * self.record.stretch)
+            if scale is not None:
+                b.store(scale, e.at(to, cell.scale(stretch), 1), align=LINE)
+            if offset is not None:
+                b.store(offset, e.at(to, cell.offset(stretch), 1), align=LINE)
+
+    @abstractmethod
+    def _lines(self, codes: Value) -> Iterable[Value]:
+        """What the codes of a block stand for, line after line."""
