@@ -282,8 +282,8 @@ class Target:
         return "bytes" if bytes else "none" if self.vector_bits == 512 and "avx512bw" not in has else "pairs"
 
     @property
-    def blocks_bytes(self) -> bool:
-        """Whether the integers of several rows and two vectors of columns fit into registers, in lines."""
+    def byte_blocks(self) -> bool:
+        """Whether dot products of bytes leave registers for the integers of several rows and two lines of columns."""
         return self.byte_dots == "bytes" and self.vector_bits == 512 and self.vector_registers == 32
 
     def tiled_from(self, stretch: int) -> int | None:

@@ -12,7 +12,7 @@ codes `_MOST`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
 from llvmlite import ir
@@ -27,7 +27,7 @@ from moec.target import LINE, Target
 
 #: Rows that pass over cells together: their integers, and the sums of the stretch before, fill 24 of 32 registers.
 _MOST: Final = 6
-#: From so many rows on cells are worth filling. As few tiles as hold all rows get as many each.
+#: From so many rows on cells are worth filling. As few tiles as hold all rows get as many each, but for one.
 _LEAST: Final = _MOST
 #: How many blocks ahead memory is read: with one, rows wait for lines that are on their way (OLMoE at 64 and 512
 #: tokens, q8_0: 0.93 and 0.85 of three).
@@ -40,33 +40,34 @@ class ByteBlockProducts(CellProducts):
     """Fills the cells of a block, and lets the rows pass over them, where they are many."""
 
     unit: ClassVar[str] = "blocks"
-
     parameters: ClassVar[dict[str, Any]] = {**CellProducts.parameters, "cells": PTR}
 
     def __init__(self, e: Emitter, place: PanelLayout, record: Record, *arguments: Value) -> None:
         *others, self.cells = arguments
         super().__init__(e, place, record, *others)
-        b = e.b
         self.cell = Cell(record, place.columns)
+        #: Whether codes are bytes where they lie.
         self.direct = place.layout.bits == 8 and place.layout.values == "integer" and place.tile == WIDTH
         apart = BLOCK // GROUP * place.group if self.direct else self.cell.nbytes
-        tiles = {
-            rows: emit_tile(b.module, e.target, self.cell, rows, apart, self.near)
-            for rows in range(_LEAST // 2, _MOST + 1)
-        }
+        heights = range(_LEAST // 2, _MOST + 1)
+        self._divide({rows: emit_tile(e.b.module, e.target, self.cell, rows, apart, self.near) for rows in heights})
+        #: How far tiles go on in what they prefetch with every four k: all of them as far as a block.
+        steps = -(-place.columns // (_VECTORS * WIDTH)) * (BLOCK // WORD)
+        self.pace = e.b.udiv(i64(place.block + steps - 1), e.b.mul(self.turns, i64(steps)))
+        self.tile_pace = e.b.mul(self.pace, i64(steps))
+
+    def _divide(self, tiles: Mapping[int, ir.Function]) -> None:
+        """How many tiles hold the rows, `rows_each` in each and one more in the first `taller`; the functions for both
+        heights."""
+        b = self.e.b
         turns = b.udiv(b.add(self.count, i64(_MOST - 1)), i64(_MOST))
         self.turns = b.select(b.icmp_signed(">", turns, i64(1)), turns, i64(1))
-        #: The rows of a tile, how many tiles have one more, and the functions for both.
         self.rows_each, self.taller = b.udiv(self.count, self.turns), b.urem(self.count, self.turns)
         self.tile, self.tall_tile = tiles[_MOST], tiles[_MOST]
         for rows in range(_LEAST // 2, _MOST):
             same = b.icmp_signed("==", self.rows_each, i64(rows))
             self.tile = b.select(same, tiles[rows], self.tile)
             self.tall_tile = b.select(same, tiles[rows + 1], self.tall_tile)
-        #: How far tiles go on in what they prefetch with every four k: all of them as far as a block.
-        steps = -(-place.columns // (_VECTORS * WIDTH)) * (BLOCK // WORD)
-        self.pace = b.udiv(i64(place.block + steps - 1), b.mul(self.turns, i64(steps)))
-        self.tile_pace = b.mul(self.pace, i64(steps))
 
     def block(self, chunk: Value, block: Value, rows: Value) -> None:
         with self.e.either(self.e.b.icmp_signed(">=", self.count, i64(_LEAST))) as otherwise:
@@ -167,7 +168,7 @@ class _Tile:
             for row, of_row in enumerate(integers):
                 for j, value in enumerate(of_row):
                     totals[row][j] = self._scaled(row, cells[j], stretch, value, totals[row][j])
-        for row, of_row in zip(range(len(self.rows)), totals, strict=True):
+        for row, of_row in enumerate(totals):
             scale = self._splat(row, self.record.scale, F32)
             for j, total in enumerate(of_row):
                 at = e.at(self.sums, row * 4 * self.cell.columns, 1)

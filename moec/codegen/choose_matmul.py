@@ -22,7 +22,7 @@ def choose_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
         case "int8", _ if _through_tiles(stages, op):
             kind = QuantizedTiledMatmul
         case "int8", _:
-            kind = QuantizedBlockMatmul if stages.target.blocks_bytes else QuantizedMatmul
+            kind = QuantizedBlockMatmul if stages.target.byte_blocks else QuantizedMatmul
         case "amx", stored:
             kind = StoredTiledMatmul if stored else TiledMatmul
         case _, stored if _split(stages, op, shape):

@@ -26,7 +26,7 @@ from tests.formats.test_storage import DIMS, arrays_of
 WIDTHS: Final = (70, 96, 10)
 #: A machine that keeps integers of several rows in registers, without tiles.
 VECTORS: Final = Target.host().without("amx-tile", "amx-int8", "amx-bf16")
-needs_vectors = pytest.mark.skipif(not VECTORS.blocks_bytes, reason="needs a processor with 512-bit vpdpbusd")
+needs_vectors = pytest.mark.skipif(not VECTORS.byte_blocks, reason="needs a processor with 512-bit vpdpbusd")
 
 
 def same(a: Any, b: Any) -> bool:
