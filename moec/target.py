@@ -477,7 +477,8 @@ _CPUS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("x86-64-v4", "skylake-avx512", "skx", "cannonlake"), _V4),
     **dict.fromkeys(("cascadelake", "icelake-client", "icelake-server", "tigerlake", "rocketlake"), _VNNI4),
     **dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d", "diamondrapids"), _AMX),
-    **dict.fromkeys(("cooperlake", "znver4", "znver5", "znver6"), _BF16),
+    **dict.fromkeys(("cooperlake", "znver4", "znver5"), _BF16),
+    "znver6": _FP16,
 }
 
 #: What every machine of an architecture that runs Linux has, where LLVM's generic one has less.

@@ -39,6 +39,7 @@ def test_what_is_no_target_is_refused(text: str) -> None:
         ("znver3", "znver4", "+avx512bf16 +avx512vnni -amx-bf16"),
         ("graniterapids", "graniterapids", "+amx-bf16 +amx-int8 +avx512bf16 +avx512vnni +avx512fp16"),
         ("emeraldrapids", "emeraldrapids", "-amx-bf16 -amx-int8 +avx512bf16 +avx512vnni +avx512fp16"),
+        ("znver6", "znver6", "+avx512bf16 +avx512vnni +avx512fp16"),
         ("haswell", "sapphirerapids", "-amx-bf16 +avx512bf16 +avx512vnni +avx512fp16"),
         ("znver5", "znver5", "+avx512bf16 +avx512vnni +avxvnni"),
         ("newer", "newer", "+avx512bf16 +avx512vnni"),
