@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Final
 from llvmlite import ir
 
 from moec.codegen.cells import WIDTH, Cell, CellProducts
-from moec.codegen.integer import WORD, multiply_add
+from moec.codegen.integer import WORD, add_stretch, multiply_add
 from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.codegen.quantize import Record
 from moec.formats.layout import BLOCK, GROUP
@@ -198,15 +198,11 @@ class _Tile:
 
     def _scaled(self, row: int, cell: Value, stretch: int, integers: Value, total: Value) -> Value:
         """A row's total after one more stretch."""
-        e, b = self.e, self.e.b
-        value = b.sitofp(integers, self.floats)
-        if self.cell.scaled:
-            scale = self._factor(cell, self.cell.scale(stretch))
-            value = b.fmul(value, scale) if total is None else e.overloaded("llvm.fmuladd", value, scale, total)
-        if self.record.layout.offset:
-            offset = self._factor(cell, self.cell.offset(stretch))
-            value = e.overloaded("llvm.fmuladd", self._splat(row, self.record.total(stretch), F32), offset, value)
-        return value
+        scale = self._factor(cell, self.cell.scale(stretch)) if self.cell.scaled else None
+        if not self.record.layout.offset:
+            return add_stretch(self.e, total, integers, scale, None, None)
+        offset, whole = self._factor(cell, self.cell.offset(stretch)), self._splat(row, self.record.total(stretch), F32)
+        return add_stretch(self.e, total, integers, scale, offset, whole)
 
     def _factor(self, cell: Value, at: int) -> Value:
         return self.e.b.load(self.e.at(cell, at, 1), typ=self.floats, align=LINE)

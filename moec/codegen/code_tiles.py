@@ -23,7 +23,7 @@ from llvmlite import ir
 
 from moec.codegen import tiles
 from moec.codegen.cells import Cell, CellProducts
-from moec.codegen.integer import Products
+from moec.codegen.integer import Products, add_stretch
 from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.codegen.pairs import WORD, PairProducts
 from moec.codegen.quantize import Record
@@ -319,12 +319,9 @@ class _Steps:
         """As `Products` scales and adds the integers of a block."""
         e, total = self.e, None
         for stretch, (place, (scale, offset)) in enumerate(zip(places, factors, strict=True)):
-            value = e.b.sitofp(e.b.load(place, typ=self.words, align=tiles.BYTES), self.floats)
-            if scale is not None:
-                value = e.b.fmul(value, scale) if total is None else _fma(e, value, scale, total)
-            if offset is not None:
-                value = _fma(e, self._splat(source, self.record.total(stretch)), offset, value)
-            total = value
+            integers = e.b.load(place, typ=self.words, align=tiles.BYTES)
+            whole = None if offset is None else self._splat(source, self.record.total(stretch))
+            total = add_stretch(e, total, integers, scale, offset, whole)
         return _fma(e, total, self._splat(source, self.record.scale), before)
 
     def _reals(self, places: Sequence[Value], source: Value, factors: Any, before: Value) -> Value:

@@ -71,6 +71,17 @@ def multiply_add(e: Emitter, sums: Value, codes: Value, q: Value) -> Value:
             return b.add(sums, b.mul(codes, q))
 
 
+def add_stretch(
+    e: Emitter, total: Value | None, integers: Value, scale: Value | None, offset: Value | None, whole: Value | None
+) -> Value:
+    """A block's total after the integers of one more stretch, the first where `total` is None: times the stretch's
+    scale, if it has one, and with its offset times the sum of the row's integers, `whole`."""
+    value = e.b.sitofp(integers, ir.VectorType(F32, integers.type.count))
+    if scale is not None:
+        value = e.b.fmul(value, scale) if total is None else e.overloaded("llvm.fmuladd", value, scale, total)
+    return value if offset is None else e.overloaded("llvm.fmuladd", whole, offset, value)
+
+
 class Products:
     """The loops over blocks, columns and rows, and what integers do inside."""
 
@@ -249,13 +260,8 @@ class Products:
                 chains[at] = self._multiply_add(chains[at], words[i], source, i)
             while len(chains) > 1:
                 chains = [e.b.add(*pair) for pair in zip(chains[::2], chains[1::2], strict=True)]
-            value = e.b.sitofp(chains[0], self.floats)
-            if scale is not None:
-                value = e.b.fmul(value, scale) if total is None else e.overloaded("llvm.fmuladd", value, scale, total)
-            if offset is not None:
-                whole = self._splat(e.load(e.at(source, record.total(stretch), 1), "f32"))
-                value = e.overloaded("llvm.fmuladd", whole, offset, value)
-            total = value
+            whole = None if offset is None else self._splat(e.load(e.at(source, record.total(stretch), 1), "f32"))
+            total = add_stretch(e, total, chains[0], scale, offset, whole)
         return total
 
     def _multiply_add(self, sums: Value, word: Value, source: Value, i: int) -> Value:

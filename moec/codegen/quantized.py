@@ -7,7 +7,7 @@ times, a stage of its own quantises them once, and here they are only copied tog
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 from llvmlite import ir
 
@@ -53,8 +53,7 @@ class QuantizedMatmul(Matmul):
         self.place = PanelLayout(format.layout, shape.columns, self.n, self.k, self.parts)
         self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
         self.block, self.blocks = shape.rows, -(-self.k // BLOCK)
-        kind = "bf16" if shape.form == "codes" else "pairs" if stages.target.byte_dots == "pairs" else "bytes"
-        self.record = Record(format.layout, kind)
+        self.record = Record(format.layout, self.kind)
         dtype = element_name(op.vector.type.row)
         #: From one 32 k of a vector to the next.
         self.group_bytes = i64(GROUP * SIZES[dtype])
@@ -63,6 +62,11 @@ class QuantizedMatmul(Matmul):
         self.vector_bytes = row_bytes(op.vector.type.row)
         self.source = stages.domains[plan.domain_of(op.vector)]
         self.key = op.value, "records"
+
+    @property
+    def kind(self) -> Literal["bytes", "pairs", "bf16"]:
+        """What the elements of records are."""
+        return "pairs" if self.stages.target.byte_dots == "pairs" else "bytes"
 
     @property
     def once(self) -> bool:
@@ -160,6 +164,10 @@ class PairMatmul(QuantizedMatmul):
     """The same with rows of bf16."""
 
     PRODUCTS: ClassVar[type[Products]] = PairProducts
+
+    @property
+    def kind(self) -> Literal["bytes", "pairs", "bf16"]:
+        return "bf16"
 
 
 class QuantizedBlockMatmul(QuantizedMatmul):
