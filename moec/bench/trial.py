@@ -49,6 +49,10 @@ _TURNS: Final = (3, 60)
 #: A call of less than so many seconds has one before it in its turn that does not count: memory that nobody has asked
 #: for in seconds answers more slowly on some virtual machines, and who waits for whom would decide.
 _LONG: Final = 2.0
+#: Before the turns of fewer tokens everybody is called until so many have chosen most of the experts: a call on one
+#: token meets experts that were last read before the peers got ready, up to minutes ago. (Qwen3's layer took 19.5 ms so
+#: where it takes 5, and since all of its seconds went by in few calls, this was its median.)
+_AWAKE: Final = 64
 #: Seconds that peers may take to come to rest, and of a processor that they may use in 0.2 s of it.
 _REST, _IDLE = 20.0, 0.02
 #: Seconds between the turns of several threads: those of some libraries look for work for 0.2 s after the last they had
@@ -201,6 +205,8 @@ class Trial:
     def _turns(self, runners: Sequence[_Runner], tokens: int, seconds: float) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {runner.impl: [] for runner in runners}
         spent = dict.fromkeys(times, 0.0)
+        for runner in runners if tokens < _AWAKE else ():
+            runner.time(tokens, 0, copies(param_bytes(self.kernel.interface)) * _AWAKE // tokens, False)
         least, most = _TURNS
         for turn in range(most):
             first = turn % len(runners)  # so that nobody always comes after the same one
