@@ -39,7 +39,7 @@ LAYERS: tuple[tuple[str, str, dict[str, int], bool], ...] = (
     ("mixtral", "mixtral", {}, False),
 )
 #: What experts are kept in and activations are rounded to; the quantised ones in bf16 only.
-FORMS = (("", "real"), ("q8_0", "int8"), ("q4_0", "int8"), ("q4_0", "real"))
+FORMS = (("", "real"), ("q8_0", "int8"), ("int8", "int8"), ("q4_0", "int8"), ("q4_0", "real"))
 
 
 @dataclass(frozen=True)

@@ -427,9 +427,7 @@ _RAPIDS = replace(_AVX512, streams=Streams({"f32": 32, "bf16": 16, "f16": 32}, a
 #: On 16 threads f32 that is split took 1.05 to 1.4 times as long as multiply-adds; f16 is 1.1 to 1.8 times as fast.
 #: Prefetches 768 bytes ahead leave OLMoE in bf16, widened, a twentieth slower than 3072; in f32 it is the same. Codes
 #: that meet int8 activations come a tenth faster from 4096 bytes ahead than from 1024 (q8_0 and q4_0, 1 to 16 tokens).
-_EMERALD = replace(
-    _RAPIDS, prefetch=((1, 4096),), streams=replace(_RAPIDS.streams, ahead=3072), split={"f16": 24}
-)
+_EMERALD = replace(_RAPIDS, prefetch=((1, 4096),), streams=replace(_RAPIDS.streams, ahead=3072), split={"f16": 24})
 #: LLVM takes a Granite Rapids whose hypervisor hides its model for the first processor with such features.
 _INTEL: Final = {"emeraldrapids": _EMERALD, **dict.fromkeys(("sapphirerapids", "graniterapids"), _RAPIDS)}
 #: Measured with 256-bit code on the same machine.
