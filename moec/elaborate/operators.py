@@ -176,7 +176,7 @@ def _power(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> 
 
 def _raise_to(builder: Builder, base: Array, exponent: Value, span: Span, place: Span) -> Array:
     """`base ** exponent`; exponents that are known and simple need no logarithm."""
-    known = builder.known(exponent.dim) if isinstance(exponent, Number) else None
+    known = builder.known(exponent.dim) if isinstance(exponent, Number) and not exponent.truth else None
     if known == Fraction(1, 2):
         return builder.pointwise([base], span, math.SqrtOp)
     if known == Fraction(-1, 2):

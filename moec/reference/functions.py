@@ -459,8 +459,8 @@ def ids(s: Value) -> Array:
 def mask(v: Value, keep: Value, fill: Value) -> Array:
     operand, other = lift(v), lift(fill)
     numbers(operand, other)
-    if isinstance(keep, Array) and keep.dtype is BOOL:
-        kept = keep
+    if isinstance(keep, bool) or (isinstance(keep, Array) and keep.dtype is BOOL):
+        kept = lift(keep)
     else:
         length, along = operand.shape[axis_of(operand, Fraction(0))], operand.axes[0]
         indices = np.arange(length) if along is None else along.indices

@@ -46,6 +46,12 @@ def test_of_integers_and_other_numbers_is_f32() -> None:
     assert both("mask(x, x > 0, t)", "f32[N]")[0].tolist() == [1, 2, 3, 0]
 
 
+def test_by_what_is_known_when_compiling() -> None:
+    assert both("mask(x, N > 3, 0)", "f32[N]").tolist() == X.tolist()
+    assert both("mask(t, N > 4, -1)", "i64[N]")[0].tolist() == [-1, -1, -1, -1]
+    assert both("mask(w, N > 4, 1) @ (x / 8)", "f32[N]")[0].tolist() == [-0.25] * 4
+
+
 def test_of_a_weight_enters_a_product_in_f32_unless_it_is_filled_with_a_number() -> None:
     both("mask(w, x > 0, w) @ (x / 3)", "f32[N]")
     both("mask(w, x > 0, 1) @ (x / 3)", "f32[N]")

@@ -238,7 +238,9 @@ def test_truth_values_are_equal_or_not(result: str, out: str, wanted: list[int])
         assert np.array_equal(found, wanted)
 
 
-@pytest.mark.parametrize("result", ["a == 1", "a != x", "x == (N == 4)", "x * (N == 4)", "a < b", "x[N == 3] + x"])
+@pytest.mark.parametrize(
+    "result", ["a == 1", "a != x", "x == (N == 4)", "x * (N == 4)", "x ** (N == 4)", "a < b", "x[N == 3] + x"]
+)
 def test_truth_values_are_no_numbers(result: str) -> None:
     text = f"moe m[N=4](x: f32[N], a: bool[N], b: bool[N]) -> f32[N] {{ return f32({result}) }}"
     with pytest.raises(CompileError, match="E0204"):
