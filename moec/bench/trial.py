@@ -125,15 +125,16 @@ class Trial:
         if self.options.storage:  # what moec multiplies with is what its weights decode to
             stored = oracle.run(checked, weights=decoded(interface, weights))
             self._stored, self._stable = stored.outputs[0], result.stable & stored.stable
-        spread = copies(param_bytes(interface))
-        self._own = _Own(self.kernel, self.options, [self.kernel.pack(weights) for _ in range(spread)], self.inputs)
+        self._spread = copies(param_bytes(interface))
+        packed = [self.kernel.pack(weights) for _ in range(self._spread)]
+        self._own = _Own(self.kernel, self.options, packed, self.inputs)
         self._others = list[_Other]()
         if self.peers and self.form is not None and self.options.dtype in ("f32", "bf16"):
             paths = {name: _save(folder / f"{name}.npy", array) for name, array in weights.items()}
             pool = _save(folder / "x.npy", self.inputs[0])
             del weights
             for peer in self.peers:
-                self._start(peer, folder, paths, pool, spread)
+                self._start(peer, folder, paths, pool)
             os.sync()  # else files are on their way to the disk, through the memory, while the first are timed
         elif self.peers:
             reason = "knows only softmax routers over experts of two or three matrices, in f32 and bf16"
@@ -143,14 +144,14 @@ class Trial:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
-    def _start(self, peer: Peer, folder: Path, weights: dict[str, str], pool: str, spread: int) -> None:
+    def _start(self, peer: Peer, folder: Path, weights: dict[str, str], pool: str) -> None:
         assert self.form is not None
         talk = Conversation(peer, self.threads)
         self._stack.callback(talk.close)
         dims = {name: self.kernel.dims[name] for name in ("H", "I", "E", "K")}
         layer = {**dims, **asdict(self.form), "dtype": self.options.dtype, "threads": self.threads, "bits": self.bits}
         try:
-            answer = talk.ask("load", layer=layer, weights=weights, copies=spread)
+            answer = talk.ask("load", layer=layer, weights=weights, copies=self._spread)
         except PeerFailed as error:
             self.failures[peer.name] = str(error)
             return
@@ -190,6 +191,7 @@ class Trial:
                     raise
                 self.failures[f"{runner.impl}, {tokens} tokens"] = str(error)
         self._settle()
+        self._wake(runners, tokens)
         times = self._turns(runners, tokens, seconds)
         return [Sample(each.impl, times[each.impl], found[each.impl], each.storage) for each in runners]
 
@@ -202,11 +204,15 @@ class Trial:
                 return
             time.sleep(0.2)
 
+    def _wake(self, runners: Sequence[_Runner], tokens: int) -> None:
+        """Has everybody read most experts of every copy, where calls on so many tokens meet few of them."""
+        if tokens < _AWAKE:
+            for runner in runners:
+                runner.time(tokens, 0, self._spread * _AWAKE // tokens, False)
+
     def _turns(self, runners: Sequence[_Runner], tokens: int, seconds: float) -> dict[str, list[float]]:
         times: dict[str, list[float]] = {runner.impl: [] for runner in runners}
         spent = dict.fromkeys(times, 0.0)
-        for runner in runners if tokens < _AWAKE else ():
-            runner.time(tokens, 0, copies(param_bytes(self.kernel.interface)) * _AWAKE // tokens, False)
         least, most = _TURNS
         for turn in range(most):
             first = turn % len(runners)  # so that nobody always comes after the same one

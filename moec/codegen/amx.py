@@ -21,7 +21,7 @@ from moec.codegen.views import View
 from moec.dialects import plan
 from moec.target import KernelShape
 
-#: How far ahead a panel is prefetched by a block of rows that has it for itself, in bytes (1024: 0.84 to 0.95 of that).
+#: How far ahead a panel is prefetched by a block of rows that has it for itself, in bytes (1024: 0.8 to 0.95 of that).
 _AHEAD: Final = 4096
 #: k of a part of a panel that stays in the first cache while many blocks of rows pass over it: of 48 KiB it takes
 #: 16, as much as a block, and the sums of a block 4.
