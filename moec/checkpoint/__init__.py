@@ -23,7 +23,7 @@ from moec.diagnostics import fail
 from moec.formats import Coded
 from moec.formats.blocks import Blocks
 
-__all__ = ["Checkpoint", "open_checkpoint"]
+__all__ = ["Checkpoint", "locate", "open_checkpoint"]
 
 _INDEX: Final = ".safetensors.index.json"
 _MAX_INDEX: Final = 256 << 20
@@ -72,8 +72,10 @@ class Checkpoint(Mapping[str, NDArray[Any] | Blocks]):
 
     @property
     def stamps(self) -> list[list[Any]]:
-        """What tells the files that were opened from others: name, bytes, time of the last change."""
-        return [list(shard.file.stamp) for shard in self.shards]
+        """What tells the files that were opened from others, an index among them: name, bytes, time of the last
+        change."""
+        index = [MappedFile(self.path)] if self.path.name.endswith(_INDEX) else []
+        return [list(file.stamp) for file in (*index, *(shard.file for shard in self.shards))]
 
     def paced(self, read: Callable[[int], Read]) -> Callable[[int], Read]:
         """`read` of something in these files, which now and then lets go of the pages read before."""
@@ -138,9 +140,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     """A checkpoint: a `.safetensors` or `.gguf` file (any of several that belong together), the index of sharded ones,
     or a directory that has one of these. Raises `CompileError`: E0001 where it cannot be read, E0408 where it is not
     what its format says."""
-    path = Path(path)
-    if path.is_dir():
-        path = _inside(path)
+    path = locate(path)
     if path.name.endswith(_INDEX):
         return Checkpoint(path, "safetensors", _indexed(path))
     if path.suffix == ".gguf" or _starts_with(path, gguf.MAGIC):
@@ -148,8 +148,14 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     return Checkpoint(path, "safetensors", _joined([_Shard(path, read_safetensors)]))
 
 
+def locate(path: Path | str) -> Path:
+    """The file that a path to a checkpoint means: itself, or the one of a directory. Raises `CompileError` (E0001) where
+    a directory has none, or several."""
+    path = Path(path)
+    return _inside(path) if path.is_dir() else path
+
+
 def _inside(directory: Path) -> Path:
-    """The one checkpoint of a directory."""
     names = sorted(entry.name for entry in directory.iterdir())
     for suffix in (_INDEX, ".safetensors", ".gguf"):
         found = [name for name in names if name.endswith(suffix)]

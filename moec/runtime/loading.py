@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from moec.checkpoint import Checkpoint, open_checkpoint
+from moec.checkpoint import Checkpoint, locate, open_checkpoint
 from moec.diagnostics import fail
 from moec.dtypes import EXPERTS
 from moec.formats.blocks import Blocks
@@ -52,12 +52,16 @@ class Request:
     storage: Storage | None
 
     def source(self, files: list[list[Any]], binds: str) -> dict[str, Any]:
-        """The request as plain data, with what tells the files, and the text's binds, from others."""
+        """The request as plain data, with what tells the files, and the text's binds, from others.
+
+        Raises `CompileError` (E0001) where the checkpoint is gone.
+        """
         storage = None if self.storage is None else [list(pair) for pair in self.storage]
-        return {"prefix": self.prefix, "bind": self.bind, "binds": binds, "storage": storage, "files": files}
+        asked = {"checkpoint": locate(self.path).name, "prefix": self.prefix, "bind": self.bind, "storage": storage}
+        return {**asked, "binds": binds, "files": files}
 
     def made(self, source: object, binds: str) -> bool:
-        """Whether `source` tells of this request, and the files are still those."""
+        """Whether `source` tells of this request, and the files are still those. Raises `CompileError` (E0001)."""
         files = cast("dict[str, Any]", source).get("files") if isinstance(source, dict) else None
         if not files or source != self.source(files, binds):
             return False

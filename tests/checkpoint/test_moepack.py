@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 import moec
 from moec.checkpoint.moepack import PAGE, Moepack
@@ -26,7 +28,7 @@ from moec.runtime.saved import PANELS
 from moec.runtime.stored import decoded
 from moec.runtime.unpack import unpack
 from moec.target import PanelShape
-from tests.checkpoint.models import DIMS, weights, write_gguf
+from tests.checkpoint.models import DIMS, on_disk, weights, write_gguf
 from tests.examples import EXAMPLES, SMALL, load, random_weights
 
 OLMOE = EXAMPLES / "olmoe.moe"
@@ -199,6 +201,30 @@ def test_weights_are_packed_again_when_their_source_or_kernel_changed(kernel: An
         np.testing.assert_array_equal(kernel(x, kernel.load(model, "blk.0", packed=kept)), kernel(x, other))
     asked = kernel.load(model, "blk.0", packed=kept, storage="q4_0")
     assert asked.formats["gate"] == "q4_0"
+
+
+def test_another_checkpoint_beside_it_is_not_taken_for_the_one_that_was_packed(kernel: Any, tmp_path: Path) -> None:
+    one, other, kept = tmp_path / "a.gguf", tmp_path / "b.gguf", tmp_path / "w.moepack"
+    write_gguf(one, [weights(0)], {})
+    write_gguf(other, [weights(1)], {})
+    x = np.ones((2, DIMS["H"]), np.float32)
+    first = kernel(x, kernel.load(one, "blk.0", packed=kept))
+    second = kernel(x, kernel.load(other, "blk.0", packed=kept))
+    np.testing.assert_array_equal(second, kernel(x, kernel.load(other, "blk.0")))
+    assert not np.array_equal(first, second)
+
+
+def test_an_index_that_says_otherwise_packs_again(kernel: Any, tmp_path: Path) -> None:
+    """Shards stay, the table of which tensor is in which changes."""
+    kept, index = tmp_path / "w.moepack", tmp_path / "m.safetensors.index.json"
+    for name, seed in (("one.safetensors", 0), ("two.safetensors", 1)):
+        save_file(on_disk(0, weights(seed)), tmp_path / name)
+    outputs: list[Any] = []
+    for name in ("one.safetensors", "two.safetensors"):
+        index.write_text(json.dumps({"weight_map": dict.fromkeys(on_disk(0, weights()), name)}))
+        loaded = kernel.load(tmp_path, "model.layers.0.mlp", packed=kept)
+        outputs.append(kernel(np.ones((2, DIMS["H"]), np.float32), loaded))
+    assert not np.array_equal(*outputs)
 
 
 def test_what_only_an_aux_reads_is_kept(tmp_path: Path) -> None:
