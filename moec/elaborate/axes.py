@@ -164,6 +164,8 @@ def _position(builder: Evaluator, value: Number, axis: Dim, span: Span) -> Dim:
 
 
 def _slice(builder: Evaluator, array: Array, axis: int, item: syntax.Slice, scope: Scope) -> Array:
+    if item.low is item.high is item.step is None:
+        return array
     size = array.shape[axis]
     low = _end(builder, item.low, ZERO, size, scope)
     high = _end(builder, item.high, size, size, scope)
@@ -171,7 +173,7 @@ def _slice(builder: Evaluator, array: Array, axis: int, item: syntax.Slice, scop
     if not builder.at_most(ZERO, low) or not builder.at_most(low, high) or not builder.at_most(high, size):
         raise fail("E0205", f"slice {low}..{high} lies outside an axis of {size}", item.span)
     if low == ZERO and high == size and step == ONE:
-        return array
+        return array if axis else builder.unrestricted(array)
     return _part(builder, array, axis, low, _count(builder, high - low, step), step)
 
 
@@ -195,6 +197,6 @@ def _end(builder: Evaluator, node: Any, default: Dim, size: Dim, scope: Scope) -
 
 
 def _part(builder: Evaluator, array: Array, axis: int, offset: Dim, size: Dim, step: Dim) -> Array:
-    array = array if axis else builder.masked(array)
+    array = array if axis else builder.unrestricted(array)
     operation = moe.SliceOp.make(array.ssa, axis=axis, offset=offset, size=size, step=step)
-    return Array(builder.emit(operation), array.origin, array.restriction if axis else None)
+    return Array(builder.emit(operation), array.origin, array.restriction)

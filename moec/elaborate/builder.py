@@ -117,7 +117,7 @@ class Builder:
     def number(self, dim: Dim, element: Attribute = F32) -> SSAValue:
         """A compile-time number as a scalar. Raises `CompileError` (E0206) where it is beyond the element type."""
         value = self.known(dim)
-        if element == F32 and isinstance(value, Fraction) and abs(value) >= _BEYOND_F32:
+        if element == F32 and value is not None and dim.finite and abs(value) >= _BEYOND_F32:
             raise fail("E0206", "this number is beyond the largest of f32, 3.4e38", self.span, help="write `inf`")
         return self.emit(moe.NumberOp.make(value=dim, element=element))
 
@@ -219,6 +219,10 @@ class Builder:
         other = Array(self.number(fill, element_of(array.ssa.type)), array.origin)
         keep = self.broadcast(filled, array.shape)
         return self.pointwise([keep, array, other], array.origin, arith.SelectOp)
+
+    def unrestricted(self, array: Array) -> Array:
+        """The array as an ordinary one: the empty slots of its restriction show as 0."""
+        return Array(self.masked(array).ssa, array.origin)
 
     # regions
 

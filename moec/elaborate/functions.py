@@ -363,7 +363,7 @@ def _members_of_slots(call: Called, keep: Selection, restriction: Selection) -> 
 def _flatten(call: Called) -> Array:
     array = call.raw(0)
     if len(array.shape) == 1:
-        return array
+        return call.builder.unrestricted(array)
     shape = dims_attr([product(array.shape)])
     return Array(call.builder.emit(moe.ReshapeOp.make(call.builder.masked(array).ssa, shape=shape)), array.origin)
 

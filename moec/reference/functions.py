@@ -492,8 +492,7 @@ def concat(*values: Value, axis: Value = Fraction(0)) -> Array:
 
 
 def flatten(v: Value) -> Array:
-    operand = lift(v)
-    return operand if len(operand.shape) == 1 else reshape(operand, [None])
+    return reshape(v, [None])
 
 
 def reshape(value: Value, shape: list[int | None]) -> Array:
@@ -509,11 +508,10 @@ def reshape(value: Value, shape: list[int | None]) -> Array:
 
 
 def transpose(value: Value) -> Array:
-    operand = lift(value)
+    operand = lift(value).plain()
     if len(operand.shape) < 2:
         raise Fault("E0207", f"{kind(value)} has no two axes to exchange")
-    axes = (*operand.axes[:-2], operand.axes[-1], operand.axes[-2])
-    return array(np.swapaxes(operand.data, -1, -2), operand.dtype, axes, operand.exact)
+    return array(np.swapaxes(operand.data, -1, -2), operand.dtype, exact=operand.exact)
 
 
 def casting(dtype: DType) -> Callable[[Value], Value]:

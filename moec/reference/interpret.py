@@ -293,11 +293,11 @@ class Interpreter:
         return array(data, value.dtype, value.axes[:axis] + value.axes[axis + 1 :], value.exact)
 
     def _slice(self, value: Array, axis: int, node: syntax.Slice, scope: Scope) -> Array:
-        low, high, step = (end and self.integer(end, scope) for end in (node.low, node.high, node.step))
-        size, step = value.shape[axis], 1 if step is None else step
-        start, stop = bounds(low, high, step, size)
-        if (start, stop, step) == (0, size, 1):
+        if node.low is node.high is node.step is None:
             return value
+        low, high, step = (end and self.integer(end, scope) for end in (node.low, node.high, node.step))
+        step = 1 if step is None else step
+        start, stop = bounds(low, high, step, value.shape[axis])
         return value.on(axis, value.filling(0)[(slice(None),) * axis + (slice(start, stop, step),)], None)
 
     # ── choice ────────────────────────────────────────────────────────────────────────────────────────────────────────

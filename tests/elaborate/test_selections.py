@@ -40,6 +40,27 @@ def test_an_empty_slot_that_is_read_by_its_number_shows_as_0(index: str) -> None
     assert np.allclose(found, moec.reference(text)(x, i, {}))
 
 
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("x[s]", -3),
+        ("(x[s])[:]", -3),
+        ("(x[s])[0:4]", 0),
+        ("(x[s])[:E]", 0),
+        ("(x[s])[0:]", 0),
+        ("flatten(x[s])", 0),
+        ("split x[s] as [4]", 0),
+        ("(each e in s: concat(x[e], x[e])).T[0]", 0),
+        ("(each e in s: concat(x[e], x[e]))[:, 0]", -3),
+        ("(each e in s: concat(x[e], x[e]))[:, 0:1].T[0]", 0),
+    ],
+)
+def test_what_ends_a_restriction_shows_empty_slots_as_0(value: str, wanted: float) -> None:
+    text = f"moe m[E=4](x: [E]) -> f32 {{ s = where(x < -2) v = {value} return max(v) }}"
+    x, kernel = np.array([[-1, -2, -3, -4]], np.float32), moec.compile(text, threads=1)
+    assert kernel(x, kernel.pack({})) == moec.reference(text)(x, {}) == wanted
+
+
 def test_empty_slots_are_empty_where_they_are_given() -> None:
     text = "moe m[E=4](x: [E], t: i64[E]) -> (i64[E], f32) { s = given(t[where(x > 0)], E) return s, sum e in s: x[e] }"
     x, t = np.array([[-1, 2, -3, 4], [-1, -1, -1, -1]], np.float32), np.array([[1, 2, 3, 0], [0, 0, 0, 0]])

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
     Llama4ForCausalLM,
     Llama4TextConfig,
     MixtralConfig,
@@ -123,6 +125,23 @@ def test_changed_copied_and_restored_blocks() -> None:
     assert "forward" not in vars(block(one))
     assert (block(one)(x) - y).abs().max() <= 1e-6
     assert len(replace(one).replaced) == 2 == len(replace(one).replaced)
+
+
+def test_a_changed_buffer_counts() -> None:
+    """DeepSeek-V3's bias of selection is a buffer."""
+    torch.manual_seed(0)
+    sizes = {**SIZES, "num_key_value_heads": 2, "intermediate_size": 24, "moe_intermediate_size": 24}
+    ranks = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
+    experts = {"n_routed_experts": 8, "n_group": 4, "topk_group": 2, "first_k_dense_replace": 0}
+    del sizes["head_dim"]
+    one = DeepseekV3ForCausalLM(DeepseekV3Config(**sizes, **ranks, **experts)).eval()
+    theirs, x = copy.deepcopy(block(one)), torch.randn(1, 7, 32)
+    assert len(replace(one).replaced) == 2
+    before = block(one)(x)
+    for each in (block(one), theirs):
+        each.gate.e_score_correction_bias = torch.arange(8.0) / 4
+    assert (block(one)(x) - theirs(x)).abs().max() <= 1e-5 * theirs(x).abs().max()
+    assert (block(one)(x) - before).abs().max() > 1e-2
 
 
 def test_released_weights_are_those_that_were_compared() -> None:

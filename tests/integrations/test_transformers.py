@@ -145,7 +145,18 @@ class Holder(nn.Module):
 
 @pytest.mark.parametrize("name", ACT2FN.keys())
 def test_every_activation_has_a_formula(name: str) -> None:
-    holder = Holder(ACT2FN[name])
+    compare_with_formula(ACT2FN[name])
+
+
+@pytest.mark.parametrize("power", [2, 3])
+def test_a_power_of_a_difference_is_that_of_the_whole(power: int) -> None:
+    """Text that begins with a digit is not yet a number."""
+    compare_with_formula(lambda x: (1 - x) ** power)
+    compare_with_formula(lambda x: (2.5 - torch.sigmoid(x)) ** power)
+
+
+def compare_with_formula(act_fn: Any) -> None:
+    holder = Holder(act_fn)
     function = trace("activate", holder.act_fn, 9, torch.float32, holder, "act_fn")
     params = "".join(f"    param {tensor}: f32\n" for tensor in function.tensors)
     call = ", ".join(["x", *function.tensors])

@@ -19,7 +19,7 @@ Storage: TypeAlias = Mapping[str, str] | str | None
 
 
 class Packed(ABC):
-    """What is packed of a module, and which numbers its parameters were then.
+    """What is packed of a module, and which numbers its parameters and buffers were then.
 
     `storage` is the format of the weights, as for `moec.compile`. With `release` parameters are let go once they are
     packed: what stands in their place has their shapes, and no numbers.
@@ -72,8 +72,9 @@ class Packed(ABC):
         self._from = self._state()
 
     def _state(self) -> object:
-        """Which numbers the parameters are, as far as torch can tell."""
-        return tuple((tensor.data_ptr(), _version(tensor)) for tensor in self.module.parameters())
+        """Which numbers the parameters and buffers are, as far as torch can tell."""
+        tensors = (*self.module.parameters(), *self.module.buffers())
+        return tuple((tensor.data_ptr(), _version(tensor)) for tensor in tensors)
 
 
 def _version(tensor: Tensor) -> int:

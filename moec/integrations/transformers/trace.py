@@ -25,6 +25,9 @@ _TOKENS: Final = (3, 5)
 #: What `real` may be, and a cast go to.
 REALS: Final = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 
+#: A number as `number` writes it, without a sign.
+_LITERAL: Final = re.compile(r"[0-9.]+(e[+-]?[0-9]+)?")
+
 #: Loosest first: how firmly the parts of an expression hold together.
 _ANY, _SUM, _PRODUCT, _PREFIX, _ATOM = range(5)
 
@@ -172,7 +175,7 @@ class _Writer:
 
     def named(self, value: Expr) -> Expr:
         """A value that may be written more than once."""
-        if value.text.isidentifier() or value.text[0].isdigit():
+        if value.text.isidentifier() or _LITERAL.fullmatch(value.text):
             return value
         name = f"v{len(self.function.lines)}"
         self.function.lines.append(f"{name} = {value.text}")
