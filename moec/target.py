@@ -275,7 +275,7 @@ class Target:
         """What multiplies integers and adds their products in one instruction: four unsigned with four signed bytes
         (`vpdpbusd`), two pairs of 16 bits (`pmaddwd`), or nothing."""
         has = _enabled(self)
-        if self.architecture != "x86_64":
+        if self.architecture != "x86_64" or self.vector_bits < 128:
             return "none"
         vnni = "avx512vnni" if self.vector_bits == 512 else "avxvnni"
         bytes = vnni in has and self.vector_bits >= 256
@@ -499,16 +499,18 @@ def _architecture(triple: str) -> str:
 
 @cache
 def _enabled(target: Target) -> frozenset[str]:
-    """The features that are on: what the cpu has, what was added, what both imply, less what was taken away."""
+    """The features that are on: what the cpu has, what was added, what both imply, less what was taken away and, as in
+    LLVM, all that implies it."""
     off = {feature[1:] for feature in target.features if feature[0] == "-"}
-    todo = [*_CPUS.get(target.cpu, ()), *(feature[1:] for feature in target.features if feature[0] == "+")]
-    enabled: set[str] = set()
-    while todo:
-        feature = todo.pop()
-        if feature not in enabled and feature not in off:
-            enabled.add(feature)
-            todo += _IMPLIED.get(feature, ())
-    return frozenset(enabled)
+    on = [*_CPUS.get(target.cpu, ()), *(feature[1:] for feature in target.features if feature[0] == "+")]
+    kept = [feature for feature in on if not off & _closure(feature)]
+    return frozenset().union(*map(_closure, kept))
+
+
+@cache
+def _closure(feature: str) -> frozenset[str]:
+    """A feature, and all that it implies."""
+    return frozenset({feature}).union(*map(_closure, _IMPLIED.get(feature, ())))
 
 
 @cache

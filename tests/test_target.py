@@ -135,6 +135,15 @@ def test_a_machine_without_a_feature_keeps_the_others() -> None:
     assert target.without("avx512bf16", "f16c") == replace(target, features=("+avx512f", "-avx512bf16", "-f16c"))
 
 
+def test_what_needs_a_feature_goes_with_it() -> None:
+    """As in LLVM, which cannot emit what a kernel would otherwise ask of it."""
+    target = Target.of(LINUX, "emeraldrapids")
+    assert target.without("amx-tile").kernel("bf16").form == "widen"
+    for gone, bits in {"avx2": 128, "fma": 128, "f16c": 256, "avx512f": 256}.items():
+        assert target.without(gone).vector_bits == bits
+    assert target.without("avx512bw").vector_bits == 512 and target.without("avx512bw").byte_dots == "bytes"
+
+
 def test_the_shape_pads_a_matrix_least() -> None:
     target = Target.of(LINUX, "znver4")
     assert 768 % target.kernel("bf16", 768).columns == 0
@@ -146,7 +155,7 @@ def test_the_shape_pads_a_matrix_least() -> None:
 
 def test_what_is_streamed_stands_in_two_parts_where_memory_serves_them_faster() -> None:
     target = Target.of(LINUX, "graniterapids")
-    untiled = target.without("amx-tile", "amx-bf16", "amx-int8")
+    untiled = target.without("amx-tile")
     for machine, dtype in ((target, "f32"), (target, "f16"), (untiled, "f32"), (untiled, "bf16")):
         shape = machine.kernel(dtype, 4096, streamed=True)
         assert (shape.streams, shape.columns) == (2, 2 * machine.streams.columns[dtype])

@@ -1,4 +1,8 @@
-"""Moves what does not depend on the slot out of sparse sums: it is computed once a token, not once a slot."""
+"""Moves what does not depend on the slot out of sparse sums: it is computed once a token, not once a slot.
+
+Out of a loop that may have no turn at all, nothing moves that can fail there (an index that is checked); and out of one
+that has at most one turn, nothing: an arm of a `match` is computed for the rows that take it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 
 from moec.dialects import moe
+from moec.dims import ONE
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,19 @@ class HoistInvariants(ModulePass):
 
 
 def _hoist(loop: moe.SumOp | moe.EachOp) -> None:
-    body = loop.body.block
+    body, empty = loop.body.block, moe.partial(loop.slots)
+    if empty and moe.slots(loop.slots) == ONE:
+        return
     for operation in list(body.ops):
-        if not isinstance(operation, moe.YieldOp) and _invariant(operation, body):
+        if not isinstance(operation, moe.YieldOp) and _invariant(operation, body) and not (empty and _fails(operation)):
             operation.detach()
             assert loop.parent is not None
             loop.parent.insert_op_before(operation, loop)
+
+
+def _fails(operation: Operation) -> bool:
+    """Whether an operation can be an error when it runs."""
+    return any(isinstance(inner, moe.ExtractOp) and inner.checked is not None for inner in operation.walk())
 
 
 def _invariant(operation: Operation, body: Block) -> bool:

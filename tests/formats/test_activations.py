@@ -59,7 +59,10 @@ def test_an_element_is_half_a_step_away(x: Any) -> None:
 
 @cache
 def product(name: str, k: int = K, cpu: str = "native", threads: int = 1, dtype: str = "f32") -> Kernel:
-    target = None if cpu == "native" else moec.Target.of(moec.Target.host().triple, cpu)
+    host = moec.Target.host()
+    machine, _, gone = cpu.partition(" -")
+    target = host if machine == "native" else moec.Target.of(host.triple, machine)
+    target = target.without(gone) if gone else target
     storage, dims = {"w": name}, {"H": k, "N": N}
     return moec.compile(PRODUCT, dims, dtype, threads, target, storage=storage, activations="int8")
 
@@ -104,11 +107,15 @@ def test_products_of_any_blocks(name: str, data: Any) -> None:
     hold(multiply(product(name, k), name, x, coded), x, coded)
 
 
-@pytest.mark.parametrize("cpu", ["x86-64", "haswell", "skylake-avx512", "cascadelake"])
+@pytest.mark.parametrize(
+    "cpu", ["x86-64", "haswell", "skylake-avx512", "cascadelake", "native -vectors", "native -avx2", "native -avx512f"]
+)
 @pytest.mark.parametrize("name", ["int8", "q4_K", "q3_K", "nvfp4"])
 def test_other_machines(name: str, cpu: str) -> None:
-    host = moec.Target.host()
-    if host.architecture != "x86_64" or not moec.Target.of(host.triple, cpu).runs_on(host):
+    host, machine = moec.Target.host(), cpu.partition(" ")[0]
+    if machine != "native" and not (
+        host.architecture == "x86_64" and moec.Target.of(host.triple, machine).runs_on(host)
+    ):
         cpu = "native"
     random = np.random.default_rng(5)
     dense = random.standard_normal((N, 512), np.float32)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 import moec
+from moec.dialects import moe, plan
+from moec.language.read import read
+from moec.options import Options
+from moec.pipeline import Compilation
+from tests.examples import EXAMPLES, SMALL
 from tests.programs.generate import Program
 from tests.programs.test_programs import agree
 
@@ -45,3 +53,56 @@ moe m[C=3, H=16, D=5](x: [C, H], s: f32[D, H, H]) -> (y: [H], z: f32[D, H]) {
 def test_inputs_are_multiplied_as_matrices(real: str) -> None:
     program = Program(STREAMS, {"C": 3, "H": 16, "D": 5}, real, (1, 17, 0), 0, 0.0, {}, frozenset())
     agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 2, aux=aux))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.moe")), ids=lambda path: path.stem)
+def test_no_product_adds_up_the_experts_again(path: Path) -> None:
+    """What follows a product runs once for each panel; the sum over the experts of a row is too much for that."""
+    program = Compilation(read(path), Options.of(SMALL[path.stem], "f32", 1)).schedule()
+    for stage in program.walk():
+        if isinstance(stage, plan.MatmulOp):
+            assert not [inner for inner in stage.walk() if isinstance(inner, moe.SumOp | moe.EachOp)]
+
+
+ARMS = """\
+moe m[H=32](x: [H], k: i64, id: i64) -> [H] {
+    param a, b: [H, H]
+    param table: [8, H]
+    return match k % 2 { 0: a @ x, 1: b @ (x * table[id]) }
+}
+"""
+EMPTY = """\
+moe m[H=32](x: [H], k: i64, id: i64) -> [H] {
+    param table: [8, H]
+    s = where(x > k)
+    return sum e in s: x[e] * table[id]
+}
+"""
+
+
+@pytest.mark.parametrize("text", [ARMS, EMPTY], ids=["an arm", "no slot"])
+def test_what_is_not_computed_looks_nothing_up(text: str) -> None:
+    """Rows whose arm is not taken, and loops without a turn, may have an index that lies outside its table."""
+    rng, kernel = np.random.default_rng(0), moec.compile(text, threads=1)
+    arrays = {param.name: rng.standard_normal(param.shape, np.float32) for param in kernel.interface.params}
+    x, k, id = rng.standard_normal((4, 32), np.float32), np.array([0, 1000, 100, 1]), np.array([99, -1, 8, 3])
+    weights = kernel.pack(arrays)
+    if text is EMPTY:
+        k[0] = 50
+    wanted = moec.reference(text)(x, k, id, arrays)
+    np.testing.assert_allclose(kernel(x, k, id, weights), wanted, rtol=0, atol=1e-5)
+    with pytest.raises(IndexError, match="outside its table"):
+        kernel(x, k * 0 + (1 if text is ARMS else -9), id, weights)
+
+
+TWO = "moe m[H=8](x: [H], a: i64, b: i64) -> [H] { param w: [2, 4, H, H] return w[a][b] @ x }"
+
+
+@pytest.mark.parametrize(("a", "b"), [(-1, 1 << 40), (1 << 62, 1), (-(1 << 62), 2), (-1, 5), (0, 4), (2, 0), (1, -1)])
+def test_two_indices_are_checked_each(a: int, b: int) -> None:
+    kernel = moec.compile(TWO, threads=1)
+    w = np.random.default_rng(0).standard_normal((2, 4, 8, 8), np.float32)
+    x, weights = np.ones((1, 8), np.float32), kernel.pack({"w": w})
+    with pytest.raises(IndexError, match="outside its table"):
+        kernel(x, np.array([a]), np.array([b]), weights)
+    np.testing.assert_allclose(kernel(x, np.array([1]), np.array([3]), weights)[0], w[1, 3].sum(1), atol=1e-5)

@@ -227,20 +227,25 @@ class _Body:
         return self.gathered[key]
 
     def _linear(self, view: WeightView) -> SSAValue:
-        """A stage that joins several indices into one key."""
+        """A stage that joins several indices into one key. Where one lies beyond its axis, which must not pass for
+        another matrix, that is a key that there is not."""
         block, clone = self._region()
+
+        def add(operation: Operation) -> SSAValue:
+            block.add_op(operation)
+            return operation.results[0]
+
+        def number(value: int) -> SSAValue:
+            return add(arith.ConstantOp(IntegerAttr(value, 64)))
+
         total = clone(view.indices[0])
+        inside = add(arith.CmpiOp(total, number(view.lead[0]), "ult"))
         for index, size in zip(view.indices[1:], view.lead[1:], strict=True):
-            factor = arith.ConstantOp(IntegerAttr(size, 64))
-            scaled = arith.MuliOp(total, factor.result)
-            # An index beyond its axis must not pass for one of the next matrix: it becomes a key that there is not.
-            inside = arith.CmpiOp(clone(index), factor.result, "ult")
-            nowhere = arith.ConstantOp(IntegerAttr(view.keys, 64))
-            local = arith.SelectOp(inside.result, clone(index), nowhere.result)
-            joined = arith.AddiOp(scaled.result, local.result)
-            block.add_ops([factor, scaled, inside, nowhere, local, joined])
-            total = joined.result
-        return self._end(block, [total], [I64])[0]
+            local, factor = clone(index), number(size)
+            inside = add(arith.AndIOp(inside, add(arith.CmpiOp(local, factor, "ult"))))
+            total = add(arith.AddiOp(add(arith.MuliOp(total, factor)), local))
+        key = add(arith.SelectOp(inside, total, number(view.keys)))
+        return self._end(block, [key], [I64])[0]
 
     def _epilogue(self, unit: Unit) -> Region:
         block, clone = self._region(*(contract.result.type for contract in unit.contracts))

@@ -120,8 +120,9 @@ def _fused(
 
 
 def _is_flat(value: SSAValue) -> bool:
-    """Whether an array can be read at any column of a tile: stored, or a row of a parameter."""
+    """Whether an array can be read at any column of a tile: stored, or a row of a parameter. The sum of a loop is
+    neither: its stages leave the parts, and adding them up for every tile would add up whole rows each time."""
     owner = value.owner
     while isinstance(owner, moe.ExtractOp):
         owner = owner.operand.owner
-    return isinstance(owner, Block) or not isinstance(owner, (*_VIEWS, moe.BroadcastOp))
+    return isinstance(owner, Block) or not (isinstance(owner, (*_VIEWS, moe.BroadcastOp)) or is_heavy(owner))
