@@ -25,6 +25,10 @@ class Power:
 Factor = str | Power
 Monomial = tuple[tuple[Factor, int], ...]
 
+#: The largest exponent of a number, and how many terms a formula may have: beyond either nobody means it.
+_MAX_EXPONENT: Final = 1024
+_MAX_TERMS: Final = 256
+
 _REALS: Final = {"inf": math.inf, "pi": math.pi, "nan": math.nan}
 
 
@@ -38,7 +42,8 @@ class Unbound(Exception):
 
 @dataclass(frozen=True)
 class Dim:
-    """A compile-time number. Build it with `Dim.of`, names with `Dim.symbol`, then `+ - * / **`."""
+    """A compile-time number. Build it with `Dim.of`, names with `Dim.symbol`, then `+ - * / **`, of which those that
+    multiply raise `OverflowError` where the formula becomes too long."""
 
     terms: tuple[tuple[Monomial, Fraction], ...]
 
@@ -104,6 +109,8 @@ class Dim:
             for right, b in other.terms:
                 monomial = _product(left, right)
                 terms[monomial] = terms.get(monomial, Fraction(0)) + a * b
+            if len(terms) > _MAX_TERMS:
+                raise OverflowError(f"this formula has more than {_MAX_TERMS} terms")
         return _normal(terms)
 
     def __truediv__(self, other: Dim) -> Dim:
@@ -125,6 +132,21 @@ class Dim:
             return "0"
         text = " + ".join(_print_term(monomial, coefficient) for monomial, coefficient in self.terms)
         return text.replace("+ -", "- ")
+
+
+def power(base: Dim, exponent: Fraction, value: Fraction | float | None) -> Dim:
+    """`base ** exponent`, where `value` is what is known of the base.
+
+    Raises, each with what is wrong, `OverflowError`, `ZeroDivisionError` and, for a root of a negative number,
+    `ValueError`.
+    """
+    if abs(exponent) > _MAX_EXPONENT:
+        raise OverflowError(f"the exponent of a number is beyond {_MAX_EXPONENT}")
+    if value == 0 and exponent < 0:
+        raise ZeroDivisionError("this divides by zero")
+    if value is not None and value < 0 and exponent.denominator != 1:
+        raise ValueError("this is a root of a negative number")
+    return base**exponent
 
 
 def ceiling(dim: Dim, divisor: int, binding: Mapping[str, int] | None = None) -> Dim | None:

@@ -149,8 +149,8 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def locate(path: Path | str) -> Path:
-    """The file that a path to a checkpoint means: itself, or the one of a directory. Raises `CompileError` (E0001) where
-    a directory has none, or several."""
+    """The file that a path to a checkpoint means: itself, or the one of a directory. Raises `CompileError` (E0001)
+    where a directory has none, or several."""
     path = Path(path)
     return _inside(path) if path.is_dir() else path
 

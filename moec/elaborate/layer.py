@@ -46,7 +46,11 @@ def elaborate(file: syntax.File, dims: Mapping[str, int] | None = None) -> Elabo
         if output.name is not None:
             _once(output.name, output.span, outputs, "output")
     _check_binds(file, layer)
-    return Elaborated(_Layer(file, layer, binding).build(), layer.name.id, binding)
+    try:
+        return Elaborated(_Layer(file, layer, binding).build(), layer.name.id, binding)
+    except RecursionError:
+        text = "functions and the expressions in them are nested too deeply together"
+        raise fail("E0005", text, layer.name.span) from None
 
 
 def _once(name: str, span: Span, seen: dict[str, Span], what: str) -> None:

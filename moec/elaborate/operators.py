@@ -13,7 +13,7 @@ from xdsl.ir import Operation, SSAValue
 from moec.diagnostics import fail
 from moec.dialects import moe
 from moec.dialects.types import BOOL, I64, element_of
-from moec.dims import ONE, ZERO, Dim
+from moec.dims import ONE, ZERO, Dim, power
 from moec.elaborate.builder import Builder, index_bounds
 from moec.elaborate.selections import as_selection
 from moec.elaborate.values import Array, Number, Value, kind_of, show
@@ -80,7 +80,10 @@ def _not(builder: Builder, value: Value, node: syntax.Unary) -> Value:
 
 def binary(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> Value:
     """The value of an operator between two values."""
-    return _BINARY[node.op](builder, node, left, right)
+    try:
+        return _BINARY[node.op](builder, node, left, right)
+    except OverflowError as error:
+        raise fail("E0206", f"`{node.span.text}`: {error}", node.span) from None
 
 
 def _arithmetic(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> Value:
@@ -163,14 +166,10 @@ def _power(builder: Builder, node: syntax.Binary, left: Value, right: Value) -> 
         exponent = builder.known(right.dim)
         if isinstance(exponent, float) or exponent is None:
             raise fail("E0204", "the power of a number needs a known exponent", node.right.span)
-        if abs(exponent) > 1024:
-            raise fail("E0206", f"the exponent {exponent} of a number is beyond 1024", node.right.span)
-        base = builder.known(left.dim)
-        if base == 0 and exponent < 0:
-            raise fail("E0202", f"`{node.span.text}` divides by zero", node.span)
-        if base is not None and base < 0 and exponent.denominator != 1:
-            raise fail("E0202", f"`{node.span.text}` is a root of a negative number", node.span)
-        return _in_range(builder, left.dim**exponent, node.span)
+        try:
+            return _in_range(builder, power(left.dim, exponent, builder.known(left.dim)), node.span)
+        except (ValueError, ZeroDivisionError) as error:
+            raise fail("E0202", f"`{node.span.text}`: {error}", node.span) from None
     return _raise_to(builder, builder.f32(left, node.left.span), right, node.span, node.right.span)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from moec.arrays import as_numpy, element
 from moec.checkpoint import Checkpoint
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
-from moec.dims import Dim, Unbound
+from moec.dims import Dim, Unbound, power
 from moec.formats.blocks import Blocks, join_blocks
 from moec.formats.origins import ORIGINS, Misfit, Origin
 from moec.language import syntax
@@ -152,8 +152,10 @@ def whole(node: syntax.Expr, dims: Dims) -> int:
         value = formula(node, dims).evaluate({})
     except Unbound:
         raise fail("E0405", "a `bind` knows the dimensions and numbers only", node.span) from None
-    except ZeroDivisionError:
-        raise fail("E0202", f"`{node.span.text}` divides by zero", node.span) from None
+    except OverflowError as error:
+        raise fail("E0206", f"`{node.span.text}`: {error}", node.span) from None
+    except (ValueError, ZeroDivisionError) as error:
+        raise fail("E0202", f"`{node.span.text}`: {error or 'this divides by zero'}", node.span) from None
     if isinstance(value, float) or value.denominator != 1:
         raise fail("E0202", f"`{node.span.text}` is {value}, not an integer", node.span)
     return int(value)
@@ -181,7 +183,9 @@ def formula(node: syntax.Expr, dims: Dims) -> Dim:
 
 
 def _power(base: Dim, exponent: Dim) -> Dim | None:
-    return None if exponent.constant is None else base**exponent.constant
+    if exponent.constant is None:
+        return None
+    return power(base, exponent.constant, None if base.symbols else base.evaluate({}))
 
 
 def _modulo(a: Dim, b: Dim) -> Dim | None:
@@ -359,11 +363,13 @@ class Binding:
         return slice(start, stop, step)
 
     def _split(self, value: Source, node: syntax.Split) -> Source:
-        shape = [-1 if blank(length) else whole(length, self.dims) for length in node.shape]
-        known, total = prod(length for length in shape if length != -1), prod(value.shape)
-        if shape.count(-1) > 1 or not known or total % known or (-1 not in shape and known != total):
-            raise self._wrong(f"{list(value.shape)} does not split as [{', '.join(map(str, shape))}]", node)
-        shape = [total // known if length == -1 else length for length in shape]
+        lengths = [None if blank(length) else whole(length, self.dims) for length in node.shape]
+        told, total = [length for length in lengths if length is not None], prod(value.shape)
+        known, blanks = prod(told), len(lengths) - len(told)
+        if min(told, default=1) < 1 or blanks > 1 or total % known or (not blanks and known != total):
+            shown = ", ".join("_" if length is None else str(length) for length in lengths)
+            raise self._wrong(f"{list(value.shape)} does not split as [{shown}]", node)
+        shape = [total // known if length is None else length for length in lengths]
         if isinstance(value, Blocks):
             if shape[-1] == value.shape[-1] and len(shape) > 1:
                 return value.pick(value.rows.reshape(shape[:-1]))

@@ -96,7 +96,7 @@ class _Walk:
         """A length over the dimensions that are not given; None where binding says what it is, or what is wrong."""
         try:
             return formula(node, self.binding.dims)
-        except (CompileError, ZeroDivisionError):
+        except (ArithmeticError, CompileError, ValueError):
             return None
 
     def _number(self, node: syntax.Expr | None, default: int) -> int | None:

@@ -135,6 +135,21 @@ def test_what_does_not_fit_is_named(entry: str, shape: tuple[int, ...], names: l
         assert name in text
 
 
+@pytest.mark.parametrize(
+    ("entry", "wanted"),
+    [
+        ('w = "there"[: 2 ** 10000000000]', "E0206"),
+        ('w = "there"[: (1e400) ** 0.5]', "E0206"),
+        ('w = "there"[: (0 - H) ** 0.5]', "E0202"),
+        ('w = "there"[: 0 ** -1]', "E0202"),
+        ('w = split "there" as [-2, -3, 4]', "E0405"),
+        ('w = split "there" as [-1, 3, 4]', "E0405"),
+    ],
+)
+def test_a_formula_without_a_value_is_an_error(entry: str, wanted: str):
+    assert code(entry, {"there": counted(2, 3, 4)})[0] == wanted
+
+
 def test_experts_that_differ_or_are_missing():
     found, text = code('w = "e.{e}"', {"e.0": counted(3, 4), "e.2": counted(3, 4)})
     assert found == "E0405" and "[1, 3, 4]" in text
