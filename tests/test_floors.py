@@ -35,7 +35,7 @@ FLOORS: Final = (
     ("checkpoint",),
     ("formats",),
     ("language",),
-    ("arrays", "directories"),
+    ("arrays", "files"),
     NOUNS,
 )
 HEIGHT: Final = {part: -i for i, floor in enumerate(FLOORS) for part in floor}

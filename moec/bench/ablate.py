@@ -6,15 +6,12 @@ or called without it. Beside each figure stands the claim that moec grew out of.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
-import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -78,16 +75,13 @@ class Worth:
         return _CLAIMS.get(self.name, _CLAIMS.get(self.name.partition("-")[0], ""))
 
 
-def ablate_all(parts: Sequence[str], console: Console, output: str | None) -> None:
-    """Measures parts at every shape, says what came of it, and writes it as JSON where that is asked for."""
-    if unknown := [name for name in parts if name not in PARTS]:
-        text = f"`{unknown[0]}` cannot be switched off; there are {', '.join(PARTS)}"
-        raise click.BadParameter(text, param_hint="--ablate")
+def ablate_all(parts: Sequence[str], console: Console, show: bool) -> list[dict[str, Any]]:
+    """Measures parts at every shape; says what came of it on standard output where `show` asks for that."""
     found: list[dict[str, Any]] = []
     for dims, tokens, about in _SHAPES:
         worths = [*measure_parts(parts, dims, tokens, console), *measure_others(dims, tokens, console)]
         shape = ", ".join(f"{name} {value}" for name, value in dims.items())
-        if output != "-":
+        if show:
             _show(f"{shape}: {tokens} tokens ({about})", worths)
         found += [
             {
@@ -101,9 +95,7 @@ def ablate_all(parts: Sequence[str], console: Console, output: str | None) -> No
             }
             for each in worths
         ]
-    if output:
-        text = json.dumps(found, indent=1) + "\n"
-        click.echo(text, nl=False) if output == "-" else Path(output).write_text(text)
+    return found
 
 
 def measure_parts(parts: Sequence[str], dims: dict[str, int], tokens: int, console: Console) -> list[Worth]:

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from moec.directories import cache_directory
+from moec.files import cache_directory
 
 _ROOT: Final = Path(__file__).parents[1]
 

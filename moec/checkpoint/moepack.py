@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -23,6 +20,7 @@ from numpy.typing import NDArray
 
 from moec.checkpoint.files import MappedFile, damaged
 from moec.diagnostics import fail
+from moec.files import write_aside
 
 Bytes = NDArray[np.uint8]
 
@@ -59,18 +57,13 @@ def write_moepack(
         offset += data.nbytes + -data.nbytes % PAGE
     text = json.dumps({**header, "sections": places}, separators=(",", ":")).encode()
     head = _HEAD.pack(MAGIC, VERSION, len(text), hashlib.sha256(text).digest()) + text
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            _write_page(file, head)
-            for data in sections:
-                _write_page(file, data.data, progress)
-        os.chmod(aside, 0o666 & ~_umask())
-        os.replace(aside, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(aside)
-        raise
+
+    def write(file: BinaryIO) -> None:
+        _write_page(file, head)
+        for data in sections:
+            _write_page(file, data.data, progress)
+
+    write_aside(path, write)
 
 
 def _write_page(file: BinaryIO, data: bytes | memoryview, progress: Callable[[int], object] | None = None) -> None:
@@ -80,12 +73,6 @@ def _write_page(file: BinaryIO, data: bytes | memoryview, progress: Callable[[in
         if progress is not None:
             progress(written)
     file.write(bytes(-len(data) % PAGE))
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 class Moepack:

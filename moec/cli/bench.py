@@ -93,13 +93,14 @@ def command(
     from moec import __version__
     from moec.bench.layer_files import layer_path
     from moec.bench.results import Results
+    from moec.files import require_place
     from moec.options import Options
 
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    if output and output != "-":
+        require_place(Path(output))
     if ablate:
-        from moec.bench.ablate import ablate_all
-
-        ablate_all(ablate, console, output)
+        _ablate(ablate, output, console)
         return
     peers = choose_peers(against, console)
     paths = _paths(file) if file else [layer_path("seed")]
@@ -125,15 +126,30 @@ def _measure(
             results.add(path.stem, source, each, peers, tokens, seconds)
 
 
+def _ablate(parts: list[str], output: str | None, console: Console) -> None:
+    """Measures what parts of moec are worth."""
+    from moec.bench.ablate import PARTS, ablate_all
+
+    if unknown := [name for name in parts if name not in PARTS]:
+        text = f"`{unknown[0]}` cannot be switched off; there are {', '.join(PARTS)}"
+        raise click.BadParameter(text, param_hint="--ablate")
+    _write(ablate_all(parts, console, show=output != "-"), output)
+
+
+def _write(found: Any, output: str | None) -> None:
+    """Writes what was measured as JSON, where that is asked for."""
+    if output:
+        text = json.dumps(found, indent=1) + "\n"
+        click.echo(text, nl=False) if output == "-" else Path(output).write_text(text)
+
+
 def _report(found: dict[str, Any], output: str | None, plot: str | None, console: Console) -> None:
     """Prints, writes and draws what was measured."""
     from moec.bench.results import show
 
-    if output:
-        text = json.dumps(found, indent=1) + "\n"
-        click.echo(text, nl=False) if output == "-" else Path(output).write_text(text)
     if output != "-":
         show(found["rows"])
+    _write(found, output)
     if plot:
         from moec.bench.plots import draw
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-import tempfile
-from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
-from moec.cli.shared import WRONG, epilog, error_format_option, tell
+from moec.cli.shared import WRONG, epilog, error_format_option, tell, tell_of_file
 from moec.diagnostics import CompileError, fail
+from moec.files import write_aside
 from moec.language.read import read
 from moec.source import Source
 
@@ -36,6 +36,9 @@ def command(files: tuple[str, ...], check: bool, diff: bool) -> None:
         except CompileError as error:
             tell(error)
             failed = True
+        except OSError as error:
+            tell_of_file(error)
+            failed = True
         else:
             failed |= check and changed
     if failed:
@@ -55,7 +58,7 @@ def _format(file: str, write: bool, show: bool) -> bool:
         click.echo(text, nl=False)
     elif changed:
         if write:
-            _replace(Path(file), text)
+            write_aside(Path(file).resolve(), lambda stream: _flushed(stream, text))
         click.echo(f"{'changed' if write else 'would change'} {source.name}", err=True)
     return changed
 
@@ -73,18 +76,8 @@ def _stdin() -> Source:
         raise fail("E0004", f"standard input is not UTF-8: byte {error.start} cannot be decoded") from None
 
 
-def _replace(path: Path, text: str) -> None:
-    """Writes aside, then moves into place: no moment at which the file is not whole."""
-    path = path.resolve()
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(aside, path.stat().st_mode)
-        os.replace(aside, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(aside)
-        raise
+def _flushed(stream: BinaryIO, text: str) -> None:
+    """Writes a text through to the disk."""
+    stream.write(text.encode())
+    stream.flush()
+    os.fsync(stream.fileno())

@@ -64,6 +64,7 @@ def command(
     from moec.checkpoint.files import MappedFile
     from moec.checkpoint.moepack import is_moepack
     from moec.cli import report
+    from moec.files import require_place
     from moec.language.read import read
     from moec.options import Options
 
@@ -79,11 +80,12 @@ def command(
     found, _ = pipeline.fit(source, path, prefix, bind, dims)
     kernel = pipeline.load(source, Options.of(found, dtype, threads=1))
     screen.say("layer", report.layer(kernel.interface), report.signature(kernel.interface))
+    target = Path(output or f"{kernel.name}.moepack")
+    require_place(target)
     start = time.perf_counter()
     weights = _load(kernel, screen, path, prefix, bind, storage)
     took = report.duration(time.perf_counter() - start)
     screen.say("weights", f"packed in {took} to {report.amount(weights.nbytes, 'B')}", *_formats(weights, kernel))
-    target = Path(output or f"{kernel.name}.moepack")
     with screen.progress("writing") as told:
         kernel.save(weights, target, told)
     screen.say("written", str(target))

@@ -135,9 +135,10 @@ def errors_told() -> Generator[None]:
     except OSError as error:
         if error.errno == errno.EPIPE:  # click leaves quietly
             raise
-        if error.filename is None:
+        if error.errno is None:
             _blame(error)
-        complain(f"`{error.filename}`: {(error.strerror or str(error)).lower()}")
+        tell_of_file(error)
+        sys.exit(WRONG)
     except (click.ClickException, click.Abort, click.exceptions.Exit):
         raise
     except Exception as error:
@@ -154,7 +155,19 @@ def tell(error: CompileError) -> None:
 
 
 def complain(message: str) -> NoReturn:
-    """Ends the command for a reason outside the language: no memory, a file that cannot be written."""
+    """Ends the command for a reason outside the language: no memory, a package that is missing."""
+    _tell(message)
+    sys.exit(WRONG)
+
+
+def tell_of_file(error: OSError) -> None:
+    """Prints what the system says of a file, or of a disk that is full."""
+    reason = (error.strerror or str(error)).lower()
+    _tell(reason if error.filename is None else f"`{error.filename}`: {reason}")
+
+
+def _tell(message: str) -> None:
+    """Prints an error that has no code."""
     if _is_json():
         fields: dict[str, Any] = {
             "code": None,
@@ -169,7 +182,6 @@ def complain(message: str) -> NoReturn:
         from moec.excerpt import paint
 
         click.echo(f"{paint('error', 'error', _is_coloured())}: {message}", err=True)
-    sys.exit(WRONG)
 
 
 def _blame(error: Exception) -> NoReturn:

@@ -57,7 +57,7 @@ class Tables:
 @cache
 def tables() -> Tables:
     """The tables of the grammar: from the package, from the cache, or built anew."""
-    from moec.directories import cache_directory  # here, since grammar/build.py runs this file by itself
+    from moec.files import cache_directory  # here, since grammar/build.py runs this file by itself
 
     text = grammar()
     name = file_name(text)

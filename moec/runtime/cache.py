@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from moec.directories import cache_directory
+from moec.files import cache_directory, write_aside
 from moec.runtime.interface import Interface
 
 _MAGIC: Final = b"moec object 1\n"
@@ -65,7 +64,7 @@ class Cache:
         with suppress(OSError):
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._is_own():
-                self._write(self._path(key), encode(program))
+                write_aside(self._path(key), lambda file: file.write(encode(program)), 0o600)
                 self._evict()
 
     def _path(self, key: str) -> Path:
@@ -75,17 +74,6 @@ class Cache:
         """Whether nobody else can have put code there. Raises `OSError` where there is no directory."""
         stat = os.stat(self.directory)
         return not hasattr(os, "geteuid") or (stat.st_uid == os.geteuid() and not stat.st_mode & 0o022)
-
-    def _write(self, path: Path, data: bytes) -> None:
-        handle, aside = tempfile.mkstemp(dir=self.directory, suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(aside, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(aside)
-            raise
 
     def _evict(self) -> None:
         """Removes the entries used longest ago until the rest fits."""

@@ -13,6 +13,7 @@ import numpy as np
 from moec.arrays import address
 from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.files import require_place
 from moec.formats import storage_of
 from moec.runtime import saved
 from moec.runtime import weights as packing
@@ -126,14 +127,16 @@ class Kernel:
         all of it. `progress` is told how many bytes have been packed, of how many.
 
         Raises `CompileError`: E0001, E0408 (a file), E0405, E0401 to E0404, E0407, E0306 (what is in it), E0409 (packed
-        weights for another kernel).
+        weights for another kernel); `OSError` where `packed` cannot be written.
         """
         if is_moepack(path):
             return self._restore(Moepack(path, verify))
         chosen = (self._storage or None) if storage is None else storage_of(storage)
         request = Request(Path(path), dotted(prefix), bind, chosen)
-        if packed is not None and (kept := self._keep(request, packed, verify)) is not None:
-            return kept
+        if packed is not None:
+            require_place(Path(packed))
+            if (kept := self._keep(request, packed, verify)) is not None:
+                return kept
         loaded = load_checkpoint(self._layer_text, request, self.dims)
         interface = self._runner(self._names, loaded.storage).interface
         told = None if progress is None else Told(progress, packing.packed_size(interface))

@@ -40,21 +40,24 @@ class Line(IntEnum):
 
 
 class Pool:
-    """`threads` threads: the caller and `threads - 1` workers. `address` is what a kernel takes."""
+    """The caller and its workers, `threads` of them all: as many as were asked for, or as the system grants. `address`
+    is what a kernel takes."""
 
     def __init__(self, image: bytes, threads: int) -> None:
-        self.threads = threads
         self._library = Library(image, "moec_work", "moec_parallel")
         self._memory = aligned_empty(LINE * len(Line))
         self.address: int = self._memory.ctypes.data
         fields = self._memory.view("i8")
-        fields[Line.SIZE * LINE // 8] = threads
         fields[Line.PARALLEL * LINE // 8] = self._library.address("moec_parallel")
         fields[Line.STATE * LINE // 8] = 1
         work = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(self._library.address("moec_work"))
-        for worker in range(1, threads):
-            name = f"moec-{worker}"
-            threading.Thread(target=work, args=(self.address, worker), name=name, daemon=True).start()
+        self.threads = 1
+        with suppress(RuntimeError):  # of a thread that cannot be started; those that were live in this memory
+            for worker in range(1, threads):
+                name = f"moec-{worker}"
+                threading.Thread(target=work, args=(self.address, worker), name=name, daemon=True).start()
+                self.threads += 1
+        fields[Line.SIZE * LINE // 8] = self.threads
 
 
 _pools: dict[int, Pool] = {}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -72,6 +74,24 @@ def test_workers_keep_the_processors_that_they_may_use() -> None:
                 time.sleep(0.01)
         finally:
             os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_threads_that_the_system_does_not_grant_are_done_without() -> None:
+    """Those that were started live in the pool's memory: it must not go with an error."""
+    script = f"""
+import resource
+import numpy as np, moec
+kernel = moec.compile({TEXT!r}, threads=1)
+weights, x = kernel.pack({{"w": np.ones((4096, 512), np.float32)}}), np.ones((300, 512), np.float32)
+y = kernel(x, weights)
+taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + (200 << 20),) * 2)
+assert (kernel(x, weights, threads=64) == y).all()
+from moec.runtime import pool
+assert 1 <= pool._pools[64].threads < 64, pool._pools[64].threads
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize(
