@@ -33,6 +33,7 @@ PASSES: Final = (
     "hoist-invariants",
     "infer-shapes",
     "keep-aux",
+    "merge-equal",
     "quantize-activations",
     "round-outputs",
     "schedule",

@@ -59,7 +59,6 @@ STAGES: Final = {
 def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]:
     """What makes `moe-opt` of `moe`, in order. `binding` has the value of every dimension."""
     from xdsl.transforms.canonicalize import CanonicalizePass
-    from xdsl.transforms.common_subexpression_elimination import CommonSubexpressionElimination
     from xdsl.transforms.dead_code_elimination import DeadCodeElimination
 
     from moec.passes.choose_storage import ChooseStorage
@@ -67,6 +66,7 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     from moec.passes.hoist_invariants import HoistInvariants
     from moec.passes.infer_shapes import InferShapes
     from moec.passes.keep_aux import KeepAux
+    from moec.passes.merge_equal import MergeEqual
     from moec.passes.quantize_activations import QuantizeActivations
     from moec.passes.round_outputs import RoundOutputs
     from moec.passes.specialize import Specialize
@@ -83,12 +83,12 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     if options.activations == "int8":
         yield QuantizeActivations()
     yield WidenActivations(str(options.target))
-    yield CommonSubexpressionElimination()
+    yield MergeEqual()
     yield CanonicalizePass()
     yield DeadCodeElimination()
     yield HoistInvariants()
     yield FuseMaps()
-    yield CommonSubexpressionElimination()
+    yield MergeEqual()
 
 
 class Compilation:

@@ -47,7 +47,7 @@ def test_the_tour_has_every_stage_and_every_pass() -> None:
     table = re.findall(r"^\| (`.*?`) \|", TOUR, re.MULTILINE)
     named = set(re.findall(r"`([a-z-]+)`", " ".join(table)))
     planning = {"schedule", "fold-gathers"}  # told where the plan is
-    assert named == {*PASSES, "cse", "canonicalize", "dce"} - planning
+    assert named == {*PASSES, "canonicalize", "dce"} - planning
     assert all(f"the pass `{name}`" in TOUR.lower() for name in planning)
 
 

@@ -31,7 +31,7 @@ from tests.programs.test_programs import TOLERANCE, agree, distance
 
 #: What a program can do without. The other passes settle types, or what the stages after them rely on.
 OPTIONAL: Final = (
-    "cse",
+    "merge-equal",
     "canonicalize",
     "dce",
     "hoist-invariants",

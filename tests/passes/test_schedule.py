@@ -106,3 +106,11 @@ def test_two_indices_are_checked_each(a: int, b: int) -> None:
     with pytest.raises(IndexError, match="outside its table"):
         kernel(x, np.array([a]), np.array([b]), weights)
     np.testing.assert_allclose(kernel(x, np.array([1]), np.array([3]), weights)[0], w[1, 3].sum(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("real", ["f32", "bf16"])
+def test_products_of_a_vector_that_is_computed_share_their_panels(real: str) -> None:
+    """Llama 4's experts read a vector that was scaled, and rounded for each of them."""
+    program = Compilation(read(EXAMPLES / "llama4.moe"), Options.of(SMALL["llama4"], real, 1)).schedule()
+    products = [len(stage.weights) for stage in program.walk() if isinstance(stage, plan.MatmulOp)]
+    assert sorted(products) == [1, 1, 1, 2, 2]  # the router, two `down`; twice `gate` and `up`

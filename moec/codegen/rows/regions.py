@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from xdsl.dialects.builtin import TensorType
-from xdsl.ir import Region
+from xdsl.ir import Block, Region, SSAValue
 
-from moec.codegen.llvm import Value, i64
+from moec.codegen.llvm import SIZES, Value, i64
 from moec.codegen.rows.reductions import combine, combine_onto, start
 from moec.codegen.rows.row import Row, Rules
 from moec.codegen.selections import Chosen
 from moec.codegen.views import View, put, zero
 from moec.dialects import moe
 from moec.dialects.types import element_name, integer
+from moec.target import LINE
+
+#: The longest part of a table that is prefetched while the one before is worked on, in bytes.
+_LONGEST: Final = 8192
 
 
 def _over(
@@ -22,6 +27,7 @@ def _over(
 ) -> None:
     """The region for each slot: `leave(slot, index, value)`; `empty(slot)` where nothing is chosen."""
     e, block = row.e, region.block
+    tables = _tables(row, slots, region)
 
     def body(slot: Value, index: Value) -> None:
         row.values.update(zip(block.args, (index, slot), strict=True))
@@ -30,6 +36,10 @@ def _over(
 
     def turn(slot: Value) -> None:
         index = slots.at(e, slot)
+        if tables:
+            following = slots.at(e, e.least(e.b.add(slot, i64(1)), i64(slots.size - 1)))
+            for table in tables:
+                _prefetch(row, table.part(e, following))
         if not slots.partial:
             body(slot, index)
             return
@@ -39,6 +49,29 @@ def _over(
             empty(slot)
 
     e.loop(0, slots.size, turn)
+
+
+def _tables(row: Row, slots: Chosen, region: Region) -> list[View]:
+    """The parameters of which the region reads the part at its index, if that is worth prefetching: they fit into no
+    cache, and parts are lines that lie together, of which the processor cannot know before."""
+    found: list[View] = []
+    for op in region.block.ops if slots.pointer is not None else ():
+        if isinstance(op, moe.ExtractOp) and op.index is region.block.args[0] and _is_param(op.operand):
+            table = row[op.operand]
+            part = replace(table, shape=table.shape[1:], strides=table.strides[1:])
+            nbytes = part.size * SIZES[part.dtype]
+            if part.contiguous and LINE < nbytes <= _LONGEST and nbytes * table.shape[0] > row.e.target.l2:
+                found.append(table)
+    return found
+
+
+def _is_param(value: SSAValue) -> bool:
+    return isinstance(value.owner, Block) and isinstance(value.type, TensorType)
+
+
+def _prefetch(row: Row, part: View) -> None:
+    nbytes = part.size * SIZES[part.dtype]
+    row.e.loop(0, nbytes, lambda at: row.e.prefetch(row.e.at(part.pointer, at, 1)), step=LINE)
 
 
 def _sum(row: Row, op: moe.SumOp) -> Any:
