@@ -695,3 +695,18 @@ def test_mixtral_in_bf16_rounds_where_the_file_says():
         return sum(p[e] / p[top].sum() * y for e, y in zip(top, experts, strict=True))
 
     np.testing.assert_allclose(ref(x, w), [layer(token) for token in x], rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("others", ["v[0]", "-inf", "if v[0] > 0 then inf else -inf", "inf - inf"])
+def test_infinities_are_no_neighbours_of_a_rank(others: str):
+    body = f"s = exp(v) b = argmax(s) other = {others}"
+    ranks = "rank(each e in 0..2: if e == b then max(s) else other, axis=batch)"
+    ref = reference(f"moe m(v: [2]) -> i64[2] {{ {body} return {ranks} }}")
+    assert ref.run(np.array([[-2, 1], [-1, 3], [-2, 1 + 1e-9]]), weights={}).stable.tolist() == [False, True, False]
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinities_are_added_along_the_tokens_without_a_warning():
+    sums = reference("moe m(v: [1]) -> [1] { return cumsum(v, axis=batch) + sum(v, axis=batch) }")
+    assert np.isnan(sums(np.array([[INF], [-INF]]), {})).all()

@@ -73,7 +73,8 @@ class Batch:
 
     def settle(self, parts: Sequence[Part]) -> None:
         """Takes what all tokens, in their order, have brought to the next work along the batch."""
-        self._results.append(_settle(parts))
+        with np.errstate(all="ignore"):
+            self._results.append(_settle(parts))
 
 
 def _settle(parts: Sequence[Part]) -> list[tuple[Array, float]]:
@@ -103,12 +104,14 @@ def _ranks(data: Data) -> Data:
 
 
 def _gaps(data: Data) -> Data:
-    """For each token how near another one comes to it in any element, relative to the largest magnitude there."""
+    """For each token how near another one comes to it in any element, relative to the largest magnitude there. Finite
+    numbers alone come near: between equal infinities, or NaNs, the order of the tokens decides, in any precision."""
     flat = data.reshape(len(data), -1)
     least = np.full(len(data), math.inf)
     for column in flat.T:
-        order = np.argsort(column)
-        steps = np.diff(column[order]) / (np.abs(column).max() or 1)
+        finite = np.flatnonzero(np.isfinite(column))
+        order = finite[np.argsort(column[finite])]
+        steps = np.diff(column[order]) / (np.abs(column[order]).max(initial=0) or 1)
         near = np.minimum(np.append(steps, math.inf), np.insert(steps, 0, math.inf))
         least[order] = np.fmin(least[order], near)
     return least
