@@ -47,7 +47,7 @@ CODES: Final[dict[str, str]] = {
     "E0403": "an array has the wrong shape",
     "E0404": "an array has the wrong element type",
     "E0405": "a `bind` does not fit its layer",
-    "E0406": "an index read from the input lies outside its table",
+    "E0406": "an index that the call alone knows lies outside its table",
     "E0407": "a weight is no number that its storage format has",
     "E0408": "a checkpoint is not what its format says",
     "E0409": "packed weights are not those of a kernel",

@@ -28,7 +28,7 @@ from moec.runtime.weights import Weights
 
 
 class IndexOutside(CompileError, IndexError):
-    """An index that came with the input lies outside its table."""
+    """An index that the call alone knows lies outside its table."""
 
 
 class Kernel:
@@ -301,7 +301,8 @@ class _Runner:
             threads, workers = pool.threads, pool.address
         workspace = _workspace.at_least(interface.workspace(tokens, threads))
         if self._code.run(tokens, self._pack(*places, *addresses, workspace), workers):
-            text = f"an index in the inputs or parameters of `{interface.name}` lies outside its table"
+            which = "one that came with the inputs or the parameters, or that of an empty selection"
+            text = f"an index of `{interface.name}` lies outside its table: {which}"
             raise IndexOutside(Diagnostic("E0406", text))
         del kept  # which the native code has read
         return results

@@ -160,6 +160,15 @@ def test_an_index_outside_its_table_is_an_error() -> None:
             kernel(x, np.array([0, wrong, 2]), weights)
 
 
+@pytest.mark.parametrize("index", ["argmax(x[s])", "ids(s)[0]"])
+def test_the_index_of_an_empty_selection_is_told(index: str) -> None:
+    text = f"moe tiny(x: [4]) -> f32 {{ s = where(x > 7.5) return x[{index}] }}"
+    kernel = moec.compile(text, threads=1)
+    assert kernel(np.full((1, 4), 8, np.float32), kernel.pack({})) == 8
+    with pytest.raises(IndexOutside, match="`tiny` lies outside its table: .*, or that of an empty selection"):
+        kernel(np.zeros((1, 4), np.float32), kernel.pack({}))
+
+
 def test_aux_outputs(kernel: Any, weights: Any) -> None:
     x = tokens(7)
     y, aux = kernel(x, weights, aux=True)

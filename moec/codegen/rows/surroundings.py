@@ -58,6 +58,6 @@ class Surroundings:
         return e.load(e.at(self._frame.pointer_of(inner.keys("position")), place, 8), "i64")
 
     def flag_outside(self) -> None:
-        """Makes the call fail: an index from the input lies outside its table."""
+        """Makes the call fail: an index that the call alone knows lies outside its table."""
         e = self._e
         e.b.store(i64(1), self._frame.pointer_of(FLAG), align=8)
