@@ -13,6 +13,7 @@ from moec.diagnostics import Label, fail, nearest, spoken
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, Shape, array_type, element_name
 from moec.dims import Dim
+from moec.elaborate.binds import check_binds, once
 from moec.elaborate.calls import define, give_name
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.expressions import RULES
@@ -44,36 +45,13 @@ def elaborate(file: syntax.File, dims: Mapping[str, int] | None = None) -> Elabo
     outputs: dict[str, Span] = {}
     for output in layer.outputs:
         if output.name is not None:
-            _once(output.name, output.span, outputs, "output")
-    _check_binds(file, layer)
+            once(output.name, output.span, outputs, "output")
+    check_binds(file, layer, binding)
     try:
         return Elaborated(_Layer(file, layer, binding).build(), layer.name.id, binding)
     except RecursionError:
         text = "functions and the expressions in them are nested too deeply together"
         raise fail("E0005", text, layer.name.span) from None
-
-
-def _once(name: str, span: Span, seen: dict[str, Span], what: str) -> None:
-    """Raises `CompileError` (E0102) where a name was given before."""
-    if name in seen:
-        causes = [Label(seen[name], "first defined here")]
-        raise fail("E0102", f"{what} `{name}` is defined twice".strip(), span, causes=causes)
-    seen[name] = span
-
-
-def _check_binds(file: syntax.File, layer: syntax.Layer) -> None:
-    """What can be said of `bind` blocks without a checkpoint: no name twice, entries of the layer's weights only."""
-    weights = [name.id for node in layer.body if isinstance(node, syntax.Param) for name in node.names]
-    blocks: dict[str, Span] = {}
-    for block in file.binds:
-        _once(block.name.id, block.name.span, blocks, "bind")
-        entries: dict[str, Span] = {}
-        for entry in block.entries:
-            _once(entry.param.id, entry.param.span, entries, "entry")
-            if entry.param.id not in weights:
-                help = nearest(entry.param.id, weights)
-                text = f"`{entry.param.id}` is not a weight of `{layer.name.id}`"
-                raise fail("E0405", text, entry.param.span, help=help)
 
 
 def _only_layer(file: syntax.File) -> syntax.Layer:
@@ -99,7 +77,7 @@ def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, i
     binding: dict[str, int] = {}
     seen: dict[str, Span] = {}
     for dimension in layer.dimensions:
-        _once(dimension.name, dimension.span, seen, "")
+        once(dimension.name, dimension.span, seen, "")
         if dimension.name in dims:
             binding[dimension.name] = dims[dimension.name]
         elif dimension.default is not None:
@@ -125,7 +103,7 @@ def _functions(file: syntax.File) -> Scope:
         outer.values[function.name.id] = Function(function.name.id, function, outer)
     scope = Scope(outer)
     for function in file.functions:
-        _once(function.name.id, function.name.span, scope.places, "function")
+        once(function.name.id, function.name.span, scope.places, "function")
         scope.values[function.name.id] = Function(function.name.id, function, scope)
     return scope
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from moec.arrays import as_numpy, element
 from moec.checkpoint import Checkpoint
-from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.diagnostics import CompileError, Diagnostic, fail, nearest, spoken
 from moec.dims import Dim, Unbound, power
 from moec.formats.blocks import Blocks, join_blocks
 from moec.formats.origins import ORIGINS, Misfit, Origin
@@ -24,6 +24,7 @@ from moec.language import syntax
 from moec.runtime.arguments import suits
 from moec.runtime.stack import Data, Stack
 from moec.runtime.stored import Source, dense
+from moec.source import Span
 
 Tensors = Mapping[str, Any]
 Dims = Mapping[str, int]
@@ -143,6 +144,42 @@ def strings(node: syntax.Expr) -> Iterator[str]:
             pass
 
 
+# ── what no checkpoint mends ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def no_view(param: str, node: syntax.Expr) -> CompileError:
+    """The error of an expression that is no view of tensors."""
+    help = None
+    if isinstance(node, syntax.Name):
+        help = f'write `"{node.id}"`: a tensor\'s name stands in quotes'
+    elif isinstance(node, syntax.Call) and node.function.id == "flatten":
+        help = 'write `split "…" as [_]`'
+    text = "a `bind` takes tensors, slices, `.T`, `split` and `concat`"
+    return fail("E0405", f"`{param}`: {text}", node.span, help=help)
+
+
+def no_origin(name: str, span: Span | None) -> CompileError:
+    """The error of a word behind `as` that is none."""
+    help = nearest(name, [*ORIGINS]) or f"there are {', '.join(ORIGINS)}"
+    return fail("E0306", f"`{name}` is not a way to store tensors", span, help=help)
+
+
+def no_step(param: str, node: syntax.Slice, step: int) -> CompileError:
+    """The error of a slice that does not go on."""
+    return fail("E0405", f"`{param}`: the step of `{node.span.text}` is {step}, not at least 1", node.span)
+
+
+def no_formula(node: syntax.Expr) -> CompileError:
+    """The error of a number that a `bind` cannot compute."""
+    return fail("E0405", "a `bind` knows the dimensions and numbers only", node.span)
+
+
+def no_dimension(name: syntax.Name, dimensions: Sequence[str]) -> CompileError:
+    """The error of a name that is no dimension."""
+    help = nearest(name.id, dimensions) or (f"the dimensions are {spoken(dimensions)}" if dimensions else None)
+    return fail("E0405", f"`{name.id}` is not a dimension", name.span, help=help)
+
+
 # ── dimensions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -150,8 +187,9 @@ def whole(node: syntax.Expr, dims: Dims) -> int:
     """A formula over dimensions that is an integer."""
     try:
         value = formula(node, dims).evaluate({})
-    except Unbound:
-        raise fail("E0405", "a `bind` knows the dimensions and numbers only", node.span) from None
+    except Unbound as error:
+        unknown = next(name for name in names_in(node) if name.id == error.name)
+        raise no_dimension(unknown, list(dims)) from None
     except OverflowError as error:
         raise fail("E0206", f"`{node.span.text}`: {error}", node.span) from None
     except (ValueError, ZeroDivisionError) as error:
@@ -159,6 +197,24 @@ def whole(node: syntax.Expr, dims: Dims) -> int:
     if isinstance(value, float) or value.denominator != 1:
         raise fail("E0202", f"`{node.span.text}` is {value}, not an integer", node.span)
     return int(value)
+
+
+def names_in(node: syntax.Expr) -> Iterator[syntax.Name]:
+    """The names in a formula. Raises `CompileError` (E0405) where it is none."""
+    match node:
+        case syntax.Number():
+            pass
+        case syntax.Name():
+            yield node
+        case syntax.Group():
+            yield from names_in(node.inner)
+        case syntax.Unary(op="-" | "+"):
+            yield from names_in(node.operand)
+        case syntax.Binary() if node.op in OPERATORS:
+            yield from names_in(node.left)
+            yield from names_in(node.right)
+        case _:
+            raise no_formula(node)
 
 
 def formula(node: syntax.Expr, dims: Dims) -> Dim:
@@ -179,7 +235,7 @@ def formula(node: syntax.Expr, dims: Dims) -> Dim:
                 return value
         case _:
             pass
-    raise fail("E0405", "a `bind` knows the dimensions and numbers only", node.span)
+    raise no_formula(node)
 
 
 def _power(base: Dim, exponent: Dim) -> Dim | None:
@@ -240,7 +296,7 @@ class Binding:
             case syntax.Call() if node.function.id == "concat":
                 return self._concat(node, storage)
             case _:
-                raise self._wrong("a `bind` takes tensors, slices, `.T`, `split` and `concat`", node)
+                raise no_view(self.param, node)
 
     def _plain(self, node: syntax.Expr, storage: str | None) -> Data | Stack:
         """A value whose rows a view takes apart, so it can only be dense."""
@@ -296,8 +352,7 @@ class Binding:
             value = self._find(name, node)
             return value if isinstance(value, Blocks) else as_numpy(value, name)
         if storage not in ORIGINS:
-            help = nearest(storage, [*ORIGINS]) or f"there are {', '.join(ORIGINS)}"
-            raise fail("E0306", f"`{storage}` is not a way to store tensors", node.span if node else None, help=help)
+            raise no_origin(storage, node.span if node else None)
         return self._open(ORIGINS[storage], name, node)
 
     def _find(self, name: str, node: syntax.Node | None) -> Any:
@@ -358,7 +413,9 @@ class Binding:
         start, stop = ((end + size if end is not None and end < 0 else end) for end in ends)
         start, stop = start or 0, size if stop is None else stop
         step = 1 if item.step is None else whole(item.step, self.dims)
-        if not 0 <= start <= stop <= size or step < 1:
+        if step < 1:
+            raise no_step(self.param, item, step)
+        if not 0 <= start <= stop <= size:
             raise self._wrong(f"`{item.span.text}` lies outside an axis of length {size}", item)
         return slice(start, stop, step)
 

@@ -165,7 +165,7 @@ def test_the_index_of_an_empty_selection_is_told(index: str) -> None:
     text = f"moe tiny(x: [4]) -> f32 {{ s = where(x > 7.5) return x[{index}] }}"
     kernel = moec.compile(text, threads=1)
     assert kernel(np.full((1, 4), 8, np.float32), kernel.pack({})) == 8
-    with pytest.raises(IndexOutside, match="`tiny` lies outside its table: .*, or that of an empty selection"):
+    with pytest.raises(IndexOutside, match=r"`tiny` lies outside its table: .*, or that of an empty selection"):
         kernel(np.zeros((1, 4), np.float32), kernel.pack({}))
 
 
