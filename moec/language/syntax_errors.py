@@ -13,6 +13,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from moec.diagnostics import CompileError, Label, fail
+from moec.language.foreign import (
+    FOREIGN_COMMENTS,
+    FOREIGN_FIELDS,
+    FOREIGN_NAMES,
+    FOREIGN_SIGNS,
+    FOREIGN_WORDS,
+    JOINED,
+    unquoted,
+)
 from moec.language.lalr import UNKNOWN, Token, Unexpected
 from moec.language.syntax import Binary
 from moec.language.tables import END, tables
@@ -34,70 +43,6 @@ SPOKEN = {
     "MUL": "`*` or `/`",
     "_TRANSPOSE": "`.T`",
     END: "the end of the file",
-}
-
-#: What other languages write, and what this one does.
-FOREIGN_SIGNS = {
-    "&&": "write `and`",
-    "&": "write `and`",
-    "||": "write `or`",
-    "|": "write `or`",
-    "!": "write `not`",
-    "~": "write `not`",
-    "^": "write `**` for a power",
-    ";": "remove it: statements need nothing between them",
-    "?": "write `if c then a else b`",
-    "\\": "remove it: an expression may go on in the next line",
-    "×": "write `*`",
-    "·": "write `*`",
-    "÷": "write `/`",
-    "−": "write `-`",
-    "–": "write `-`",
-    "≤": "write `<=`",
-    "≥": "write `>=`",
-    "≠": "write `!=`",
-    "∈": "write `in`",
-    "∑": "write `sum e in s: …`",
-    "→": "write `->`",
-    "∞": "write `inf`",
-    "“": 'write `"`',
-    "”": 'write `"`',
-    "…": "write `..` for a range",
-    "\u00a0": "write a plain space",
-}
-FOREIGN_WORDS = {
-    "let": "a name needs no keyword: write `x = …`",
-    "var": "a name needs no keyword: write `x = …`",
-    "const": "a name needs no keyword: write `x = …`",
-    "val": "a name needs no keyword: write `x = …`",
-    "def": "write `fn`",
-    "func": "write `fn`",
-    "function": "write `fn`",
-    "fun": "write `fn`",
-    "lambda": "write `fn`",
-    "layer": "write `moe`",
-    "module": "write `moe`",
-    "model": "write `moe`",
-    "class": "write `moe`",
-    "for": "there are no loops: write `sum e in s: …` or `each e in s: …`",
-    "while": "there are no loops: write `sum e in s: …` or `each e in s: …`",
-    "weight": "write `param`",
-    "parameter": "write `param`",
-    "output": "write `return` or `aux`",
-    "elif": "write `else if`",
-}
-#: Functions that are methods elsewhere.
-_METHODS = "abs argmax clamp exp flatten log max mean min norm sigmoid size softmax sqrt sum topk"
-FOREIGN_FIELDS = {
-    **{name: f"write `{name}(…)`" for name in _METHODS.split()},
-    **dict.fromkeys(("t", "mT", "transpose"), "write `.T`"),
-    **dict.fromkeys(("reshape", "view"), "write `split v as [A, B]`"),
-    "shape": "write `size(v, axis)`",
-}
-#: What begins a comment elsewhere, and is something else to some.
-FOREIGN_COMMENTS = {
-    "//": "a comment begins with `#`; of indices `/` rounds down",
-    "/*": "a comment begins with `#`",
 }
 
 
@@ -165,6 +110,11 @@ class Mistake:
             return False
         return self.before(self.opened[-1]).kind == "NAME" and self.before(self.opened[-1], 2).kind not in ("fn", "]")
 
+    @property
+    def in_bind(self) -> bool:
+        """Whether a `bind` block is open."""
+        return any(token.kind == "bind" for token in self.pending)
+
     def before(self, token: Token, count: int = 1) -> Token:
         """The token `count` places before another."""
         return self.at(self.error.tokens.index(token) - count - self.error.index)
@@ -199,8 +149,22 @@ def _string(mistake: Mistake) -> CompileError | None:
         return mistake.fail("string is not closed", span, 'expected `"`', code="E0011")
     if token.text == "'" and (quoted := re.compile(r"'([^'\"\r\n]*)'").match(text, token.start)):
         span = Span(mistake.source, *quoted.span())
-        return mistake.fail("a string has double quotes", span, help=f'write `"{quoted[1]}"`', code="E0012")
+        if mistake.in_bind:
+            return mistake.fail("a string has double quotes", span, help=f'write `"{quoted[1]}"`', code="E0012")
+        called = mistake.before(mistake.opened[-1]).text if mistake.opened else ""
+        help = unquoted(quoted[1]) or FOREIGN_NAMES.get(called)
+        return mistake.fail("a string stands only in a `bind`", span, help=help, code="E0012")
     return None
+
+
+def _tensor(mistake: Mistake) -> CompileError | None:
+    """`router = gate.weight` in a `bind`."""
+    if mistake.token.text != "." or not mistake.in_bind or mistake.previous.kind != "NAME":
+        return None
+    name = re.compile(r"(\w|\.|\{e\})+").match(mistake.source.text, mistake.previous.start)
+    assert name
+    span = Span(mistake.source, *name.span())
+    return mistake.fail("a tensor's name stands in quotes", span, help=f'write `"{name[0]}"`')
 
 
 def _point(mistake: Mistake) -> CompileError | None:
@@ -233,7 +197,9 @@ def _character(mistake: Mistake) -> CompileError | None:
     sign = pair if pair in FOREIGN_SIGNS else token.text
     spoken = f"`{sign}`" if sign.isprintable() else f"character U+{ord(sign):04X}"
     span = Span(mistake.source, token.start, token.start + len(sign))
-    return mistake.fail(f"{spoken} is not in the language", span, help=FOREIGN_SIGNS.get(sign), code="E0012")
+    joins = sign == "|" and (mistake.previous.kind == "}" or mistake.at(1).kind == "{")
+    help = JOINED if joins else FOREIGN_SIGNS.get(sign)
+    return mistake.fail(f"{spoken} is not in the language", span, help=help, code="E0012")
 
 
 def _number(mistake: Mistake) -> CompileError | None:
@@ -357,6 +323,26 @@ def _dangling(mistake: Mistake) -> CompileError | None:
     return mistake.fail(f"expected an expression after `{operator.text}`", mistake.span(operator))
 
 
+def _list(mistake: Mistake) -> CompileError | None:
+    """`w = [1, 2, 3]`, `[p[e] for e in s]`."""
+    if mistake.token.kind != "[" or "NUMBER" not in mistake.expected:
+        return None
+    inner = re.compile(r"\[([^][\n]*)\]").match(mistake.source.text, mistake.token.start)
+    help = f"write `concat({inner[1]})`" if inner else "write `concat(a, b)`"
+    if any(token.text == "for" for token in mistake.error.tokens[mistake.error.index :][:20]):
+        help = "write `each e in s: …`"
+    return mistake.fail("a list is no expression", help=help)
+
+
+def _local(mistake: Mistake) -> CompileError | None:
+    """`sum e in s: { g = gate[e] @ x … }`."""
+    begins = mistake.opened and mistake.opened[-1] == mistake.at(-2) and mistake.at(-2).kind == "{"
+    if not begins or mistake.token.kind != "=" or "COMPARE" not in mistake.expected:
+        return None
+    help = "braces list indices; names for a part of an expression stand in a local `fn f(e) { … }`"
+    return mistake.fail("`=` gives a name its value", None, "not in an expression", help)
+
+
 def _equals(mistake: Mistake) -> CompileError | None:
     token, after = mistake.token, mistake.at(1)
     if token.kind != "=":
@@ -424,6 +410,17 @@ def _binder(mistake: Mistake) -> CompileError | None:
     return mistake.fail(f"unexpected `{mistake.token.text}`", help=help)
 
 
+def _generator(mistake: Mistake) -> CompileError | None:
+    """`sum(w[e] for e in top)`, `max(w[e] for e in top)`."""
+    if mistake.token.text != "for" or not mistake.opened or mistake.opened[-1].kind != "(":
+        return None
+    named = [mistake.at(place).kind for place in range(1, 5)] == ["NAME", "in", "NAME", ")"]
+    binder = mistake.source.text[mistake.at(1).start : mistake.at(3).end] if named else "e in s"
+    called = mistake.before(mistake.opened[-1]).text
+    help = f"write `sum {binder}: …`" if called == "sum" else f"write `{called}(each {binder}: …)`"
+    return mistake.fail("`for` is not in the language", help=help)
+
+
 def _signature(mistake: Mistake) -> CompileError | None:
     """Types in the head of a `fn`; `:` for the default of a dimension."""
     opened = mistake.opened[-1] if mistake.opened else None
@@ -437,7 +434,12 @@ def _signature(mistake: Mistake) -> CompileError | None:
 
 
 def _split(mistake: Mistake) -> CompileError | None:
-    """`split a + b as [A, B]`."""
+    """`split a + b as [A, B]`, `split(p, 2)`."""
+    if mistake.token.kind == "," and mistake.opened and mistake.before(mistake.opened[-1]).kind == "split":
+        shape = f"[{mistake.at(1).text}, _]" if mistake.at(1).kind in ("NUMBER", "NAME") else "[A, B]"
+        return mistake.fail(
+            "`split` is no function", None, "its shape stands behind `as`", f"write `split v as {shape}`"
+        )
     due, token = mistake.inside("split"), mistake.token
     if due is None or "as" not in mistake.expected or token.kind not in CONTINUING:
         return None
@@ -498,6 +500,7 @@ def _spoken(kinds: list[str]) -> str:
 
 RULES: tuple[Callable[[Mistake], CompileError | None], ...] = (
     _string,
+    _tensor,
     _point,
     _character,
     _comment,
@@ -507,7 +510,9 @@ RULES: tuple[Callable[[Mistake], CompileError | None], ...] = (
     _unclosed,
     _keyword,
     _foreign,
+    _list,
     _dangling,
+    _local,
     _equals,
     _target,
     _number,
@@ -515,6 +520,7 @@ RULES: tuple[Callable[[Mistake], CompileError | None], ...] = (
     _comparison,
     _not_in,
     _binder,
+    _generator,
     _signature,
     _split,
     _other,
