@@ -99,6 +99,11 @@ def nearest(name: str, names: Sequence[str]) -> str | None:
     return f"did you mean `{matches[0]}`?" if matches else None
 
 
+def counted(count: int, what: str) -> str:
+    """So many of something, in a sentence."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def spoken(names: Sequence[str]) -> str:
     """Names in a sentence."""
     return ", ".join(f"`{name}`" for name in names)

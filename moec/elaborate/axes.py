@@ -59,6 +59,8 @@ def index(builder: Evaluator, node: syntax.Index, scope: Scope) -> Array:
     base = builder.evaluate(node.operand, scope)
     array = builder.array(base, node.operand.span)
     if len(node.items) > len(array.shape):
+        for name in (item for item in node.items if isinstance(item, syntax.Name)):
+            builder.evaluate(name, scope)  # of `p[None, :]` the name is what is wrong
         raise fail("E0207", f"{kind_of(array)} has no axis {len(array.shape)}", node.span)
     axis = 0
     for item in node.items:

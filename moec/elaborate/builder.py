@@ -175,10 +175,11 @@ class Builder:
             if other.shape != first.shape:
                 raise self.mismatch(first, other, span)
 
-    def mismatch(self, left: Array, right: Array, span: Span) -> CompileError:
-        """The error of two shapes that do not fit, to be raised."""
-        pairs = list(zip(left.shape, right.shape, strict=False))
-        differ = next((pair for pair in pairs if pair[0] != pair[1]), None)
+    def mismatch(self, left: Array, right: Array, span: Span, differ: tuple[Dim, Dim] | None = None) -> CompileError:
+        """The error of two shapes that do not fit, to be raised: at the lengths that `differ`, else at the first that
+        do."""
+        pairs = zip(left.shape, right.shape, strict=False)
+        differ = differ or next((pair for pair in pairs if pair[0] != pair[1]), None)
         what = f": `{differ[0]}` and `{differ[1]}`" if differ else ""
         causes = [shape_origin(array) for array in (left, right)]
         return fail("E0201", f"shapes {show(left.shape)} and {show(right.shape)} do not fit{what}", span, causes=causes)
@@ -187,7 +188,8 @@ class Builder:
         """The selection that arrays are restricted to. Raises `CompileError` (E0204) where there are several."""
         found = [array.restriction for array in arrays if array.restriction is not None]
         if any(other is not found[0] for other in found[1:]):
-            raise fail("E0204", "vectors of different selections do not combine", span)
+            help = "`concat(v[s])` is a plain vector of the slots, with 0 where one is empty"
+            raise fail("E0204", "vectors of different selections do not combine", span, help=help)
         return found[0] if found else None
 
     def cast_array(self, array: Array, to: Attribute, span: Span) -> Array:

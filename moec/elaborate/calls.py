@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from moec.diagnostics import CompileError, Diagnostic, Label, fail, nearest, spoken
+from moec.diagnostics import CompileError, Diagnostic, Label, counted, fail, nearest, spoken
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.functions import FUNCTIONS, Called, Operand
 from moec.elaborate.values import Array, Function, Scope, Selection, Value, kind_of
 from moec.language import syntax
+from moec.language.foreign import FOREIGN_NAMES
 from moec.source import Span
 
 #: How deep functions may call each other before one is said to need itself.
@@ -18,51 +19,98 @@ _MAX_CALLS: Final = 64
 #: What a function with so many arguments is elsewhere.
 _ELSEWHERE: Final = {("where", 3): "write `if c then a else b`"}
 
+#: What is called as if it gave several values.
+_BESIDE: Final = {
+    "topk": "`topk` gives a selection; the values at `top = topk(p, K)` are `p[top]`",
+    "max": "`max` gives the value; `argmax` is its index",
+}
+
+#: The functions that are of a vector, whole.
+_OF_VECTORS: Final = ("softmax", "logsumexp", "rmsnorm", "layernorm", "argmax")
+
+#: What an axis is called, here or elsewhere, and what else is said of one there.
+_AXIS: Final = ("axis", "dim")
+_KEEPING: Final = ("keepdims", "keepdim")
+
 #: The arguments of a call, each with its name where it was given one.
-Operands: TypeAlias = Sequence[tuple[str | None, Operand]]
+Operands: TypeAlias = Sequence[tuple[syntax.Name | None, Operand]]
 
 
 def call(builder: Evaluator, node: syntax.Call, scope: Scope) -> Value:
     """The one result of a call."""
     results = _results(builder, node, scope)
     if len(results) != 1:
-        raise fail("E0106", f"`{node.function.id}` returns {len(results)} values, one is needed", node.span)
+        found = counted(len(results), "value")
+        raise fail("E0106", f"`{node.function.id}` returns {found}, one is needed", node.span)
     return results[0]
 
 
 def _results(builder: Evaluator, node: syntax.Call, scope: Scope) -> Sequence[Value]:
     """The results of a call: of a value that is a function, of the file, of the prelude, of the language."""
     name = node.function.id
-    operands = [
-        (argument.name, Operand(builder.evaluate(argument.value, scope), argument.value.span))
-        for argument in node.arguments
-    ]
     found = scope.find(name)
     callee = found if isinstance(found, Function) else builder.functions.find(name)
     if isinstance(callee, Function) and callee.node is not None:
-        return _inline(builder, callee, operands, node)
+        names = [parameter.name for parameter in callee.node.parameters]
+        return _inline(builder, callee, _operands(builder, name, names, node, scope), node)
     row_name = callee.name if isinstance(callee, Function) else name
     if row_name not in FUNCTIONS:
         if found is not None:
             raise fail("E0204", f"`{name}` is {kind_of(found)}, not a function", node.function.span)
-        raise unknown(node.function, [*builder.functions.names(), *FUNCTIONS])
-    return [_builtin(builder, row_name, operands, node)]
+        raise unknown(builder, node.function, [*builder.functions.names(), *FUNCTIONS])
+    return [_builtin(builder, row_name, _operands(builder, row_name, FUNCTIONS[row_name].named, node, scope), node)]
 
 
-def unknown(node: syntax.Name, names: Sequence[str]) -> CompileError:
-    """The error of a name that stands for nothing, with the nearest of those that stand for something."""
-    return fail("E0101", f"`{node.id}` is not defined", node.span, help=nearest(node.id, names))
+def _operands(builder: Evaluator, name: str, names: Sequence[str], node: syntax.Call, scope: Scope) -> Operands:
+    """The arguments' values, after a look at the names that they are given. Raises `CompileError` (E0104)."""
+    operands: list[tuple[syntax.Name | None, Operand]] = []
+    labels = [_label(argument) for argument in node.arguments]
+    for label in labels:
+        if label is not None and label.id not in names:
+            text = f"`{name}` has no parameter `{label.id}`"
+            raise fail("E0104", text, label.span, help=_other_name(name, names, label.id))
+    for label, argument in zip(labels, node.arguments, strict=True):
+        operands.append((label, Operand(builder.evaluate(argument.value, scope), argument.value.span)))
+    return operands
+
+
+def _label(argument: syntax.Argument) -> syntax.Name | None:
+    """The name that an argument is given, where it stands."""
+    if argument.name is None:
+        return None
+    start = argument.span.start
+    return syntax.Name(Span(argument.span.source, start, start + len(argument.name)), argument.name)
+
+
+def _other_name(name: str, names: Sequence[str], label: str) -> str | None:
+    """The help for an argument's name that a function does not have."""
+    if label in _AXIS and "axis" in names:
+        return "write `axis=…`"
+    if label in _KEEPING and "axis" in names:
+        return "leave it out: the axis goes, and a scalar fits every shape"
+    if label in _AXIS and name in _OF_VECTORS:
+        return f"leave it out: `{name}` is of a vector; `each i in 0..n: {name}(m[i])` is of every row"
+    if name in FUNCTIONS:
+        others = f", but for {spoken(names)}" if names else ""
+        return f"its arguments stand in order, without names{others}"
+    return nearest(label, names) or f"its parameters are {spoken(names)}"
+
+
+def unknown(builder: Evaluator, node: syntax.Name, names: Sequence[str]) -> CompileError:
+    """The error of a name that stands for nothing: what this language has instead, or where it is bound, or the nearest
+    of the names that stand for something."""
+    if node.id in FOREIGN_NAMES:
+        return fail("E0101", f"`{node.id}` is not in the language", node.span, help=FOREIGN_NAMES[node.id])
+    binders = (binder for binder in builder.binders() if binder.name.id == node.id)
+    causes = [Label(binder.name.span, f"bound only inside this `{binder.kind}`") for binder in binders][:1]
+    help = None if causes else nearest(node.id, names)
+    return fail("E0101", f"`{node.id}` is not defined", node.span, causes=causes, help=help)
 
 
 def _builtin(builder: Evaluator, name: str, operands: Operands, node: syntax.Call) -> Value:
     row = FUNCTIONS[name]
     positional = [operand for label, operand in operands if label is None]
-    named = {label: operand for label, operand in operands if label is not None}
-    for label in named:
-        if label not in row.named:
-            others = f", but for {spoken(row.named)}" if row.named else ""
-            help = f"its arguments stand in order, without names{others}"
-            raise fail("E0104", f"`{name}` has no parameter `{label}`", node.span, help=help)
+    named = {label.id: operand for label, operand in operands if label is not None}
     if len(positional) + len(named) < len(operands):
         raise fail("E0104", f"an argument of `{name}` is given twice", node.span)
     most = row.most - len(named)
@@ -108,17 +156,15 @@ def _by_name(function: syntax.Function, operands: Operands, node: syntax.Call) -
     declared = [Label(function.name.span, "declared here")]
     positional = [operand for label, operand in operands if label is None]
     if len(positional) > len(names):
-        what = f"`{name}` takes {len(names)} arguments, not {len(positional)}"
+        what = f"`{name}` takes {counted(len(names), 'argument')}, not {len(positional)}"
         raise fail("E0104", what, node.span, causes=declared)
     given = dict(zip(names, positional, strict=False))
     for label, operand in operands:
         if label is None:
             continue
-        if label not in names or label in given:
-            what = "is given twice" if label in given else "is not a parameter"
-            help = nearest(label, names) or f"the parameters are {spoken(names)}"
-            raise fail("E0104", f"`{label}` {what} of `{name}`", operand.span, help=help)
-        given[label] = operand
+        if label.id in given:
+            raise fail("E0104", f"`{label.id}` of `{name}` is given twice", label.span)
+        given[label.id] = operand
     for parameter in function.parameters:
         if parameter.name not in given and parameter.default is None:
             raise fail("E0104", f"`{name}` needs an argument for `{parameter.name}`", node.span, causes=declared)
@@ -151,7 +197,9 @@ def define(builder: Evaluator, statement: syntax.Assign | syntax.Function, scope
     else:
         raise fail("E0106", "only a call gives several values", statement.value.span)
     if len(values) != len(names):
-        raise fail("E0106", f"{len(names)} names for {len(values)} values", statement.span)
+        called = statement.value.function.id if isinstance(statement.value, syntax.Call) else ""
+        text = f"{counted(len(names), 'name')} for {counted(len(values), 'value')}"
+        raise fail("E0106", text, statement.span, help=_BESIDE.get(called))
     for name, value in zip(names, values, strict=True):
         give_name(name, value, scope)
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moec.diagnostics import fail
 from moec.elaborate.builder import Builder
 from moec.elaborate.values import Scope, Value
 from moec.language import syntax
+from moec.language.unused import walk
 from moec.source import Span
 
 
@@ -19,11 +20,22 @@ class Evaluator(Builder):
     of the file and of the prelude; `calls` lists the places of the calls in hand, outermost first.
     """
 
-    def __init__(self, binding: Mapping[str, int], functions: Scope, rules: Mapping[type[Any], Rule]) -> None:
+    def __init__(
+        self,
+        binding: Mapping[str, int],
+        functions: Scope,
+        rules: Mapping[type[Any], Rule],
+        file: syntax.File | None = None,
+    ) -> None:
         super().__init__(binding)
+        self._file = file
         self.functions = functions
         self.calls: list[Span] = []
         self._rules = rules
+
+    def binders(self) -> Iterator[syntax.Binder]:
+        """Every `sum e in s` and `each e in s` of the file."""
+        return (node for node in walk([self._file]) if isinstance(node, syntax.Binder))
 
     def evaluate(self, node: syntax.Node, scope: Scope) -> Value:
         """The value of an expression. Raises `CompileError` (E01xx, E02xx, E0301)."""

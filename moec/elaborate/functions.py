@@ -27,6 +27,7 @@ from moec.elaborate.values import (
     kind_of,
     show,
 )
+from moec.language.foreign import JOINED
 from moec.source import Span
 
 
@@ -224,9 +225,17 @@ def _along_batch(call: Called, kind: str) -> Array:
     return Array(builder.emit(moe.BatchOp.make(array.ssa, kind=kind)), array.origin)
 
 
+#: What goes along the tokens only, along a vector instead.
+_ALONG_A_VECTOR: Final = {
+    "cumsum": "along a vector, `each i in 0..n: sum j in 0..n: if j <= i then v[j] else 0`",
+    "rank": "in a vector, `each i in 0..n: sum j in 0..n: if v[j] > v[i] then 1 else 0`",
+}
+
+
 def _batch(call: Called) -> Array:
     if not call.along_batch:
-        raise fail("E0204", f"`{call.name}` goes along the tokens: `{call.name}(v, axis=batch)`", call.span)
+        what = f"`{call.name}` goes along the tokens: `{call.name}(v, axis=batch)`"
+        raise fail("E0204", what, call.span, help=_ALONG_A_VECTOR.get(call.name))
     return _along_batch(call, call.name)
 
 
@@ -370,6 +379,9 @@ def _flatten(call: Called) -> Array:
 
 def _concat(call: Called) -> Array:
     builder = call.builder
+    for operand in call.operands:
+        if isinstance(operand.value, Selection):
+            raise fail("E0204", "`concat` joins arrays, not selections", operand.span, help=JOINED)
     integral = builder.join_as_integers([operand.value for operand in call.operands])
     arrays = [builder.array(operand.value, operand.span, I64 if integral else F32) for operand in call.operands]
     if len({element_of(array.ssa.type) for array in arrays}) > 1:

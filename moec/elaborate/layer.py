@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -112,8 +113,7 @@ class _Layer(Evaluator):
     """Builds the `moe.layer` of one file."""
 
     def __init__(self, file: syntax.File, layer: syntax.Layer, binding: dict[str, int]) -> None:
-        super().__init__(binding, _functions(file), RULES)
-        self._file = file
+        super().__init__(binding, _functions(file), RULES, file)
         self._layer = layer
         self._scope = Scope()
         self._params: list[tuple[str, SSAValue]] = []
@@ -125,6 +125,7 @@ class _Layer(Evaluator):
             raise fail("E0105", f"`{name.id}` takes nothing of a token", name.span, help=_A_LAYER)
         self._dimensions()
         for given in self._layer.inputs:
+            self._of_one_token(given)
             self._argument(syntax.Name(given.span, given.name), given.type)
         returned = self._statements()
         if returned is None:
@@ -186,6 +187,16 @@ class _Layer(Evaluator):
         give_name(name, Array(ssa, origin), self._scope)
         return ssa
 
+    def _of_one_token(self, given: syntax.Input) -> None:
+        """Raises `CompileError` (E0101) where an input begins with axes that are none of the layer's dimensions."""
+        axes = [axis.span for axis in given.type.shape or ()]
+        names = [isinstance(axis, syntax.Name) and self._scope.find(axis.id) is None for axis in given.type.shape or ()]
+        if False not in names or not names[0] or nearest(axes[0].text, [*self._scope.values]):
+            return
+        kept = ", ".join(axis.text for axis in axes[names.index(False) :])
+        help = f"a layer describes one token: `{given.name}: {given.type.dtype or ''}[{kept}]`"
+        raise fail("E0101", f"`{axes[0].text}` is not defined", axes[0], help=help)
+
     def _shape(self, type: syntax.Type) -> Shape:
         shape: list[Dim] = []
         for axis in type.shape or ():
@@ -195,7 +206,10 @@ class _Layer(Evaluator):
     def _element_type(self, type: syntax.Type) -> Attribute:
         name = type.dtype or "real"
         if name not in ELEMENTS:
-            raise fail("E0107", f"`{name}` is not an element type", type.span, help=nearest(name, [*ELEMENTS]))
+            integer = re.fullmatch(r"i(nt)?(8|16|32)?|long", name)
+            help = "write `i64`" if integer else nearest(name, [*ELEMENTS])
+            listed = f"the element types are {spoken([*ELEMENTS])}"
+            raise fail("E0107", f"`{name}` is not an element type", type.span, help=help or listed)
         return ELEMENTS[name]
 
     def _auxiliary(self, statement: syntax.Aux) -> None:
@@ -215,7 +229,8 @@ class _Layer(Evaluator):
         if len(declared) == len(statement.values):
             return [self._output(value, span, output) for (value, span), output in zip(values, declared, strict=True)]
         places = [Label(self._layer.name.span, f"{len(declared)} declared here")]
-        raise fail("E0106", f"{len(values)} values are returned", statement.span, causes=places)
+        found = "1 value is" if len(values) == 1 else f"{len(values)} values are"
+        raise fail("E0106", f"{found} returned", statement.span, causes=places)
 
     def _output(self, value: Value, span: Span, output: syntax.Output) -> SSAValue:
         shape, element = self._shape(output.type), output.type.dtype or "real"

@@ -64,6 +64,8 @@ def _match_number(builder: Evaluator, node: syntax.Match, subject: Number, scope
 def _pattern(builder: Evaluator, pattern: Any, whole_range: Bounds, scope: Scope) -> Bounds:
     """The range that a pattern stands for; an open end is that of the whole range."""
     if not isinstance(pattern, syntax.Range):
+        if isinstance(pattern, syntax.Name) and pattern.id == "_" and scope.find("_") is None:
+            raise fail("E0101", "`_` is not defined", pattern.span, help="`n..: …` takes all from `n` on")
         value = builder.integer(builder.evaluate(pattern, scope), pattern.span, "a pattern", LEAST)
         return Bounds(value, value + ONE)
     ends = [whole_range.low, whole_range.high]

@@ -16,8 +16,9 @@ from moec.dialects.types import BOOL, I64, element_of
 from moec.dims import ONE, ZERO, Dim, power
 from moec.elaborate.builder import Builder, index_bounds
 from moec.elaborate.selections import as_selection
-from moec.elaborate.values import Array, Number, Value, kind_of, show
+from moec.elaborate.values import Array, Number, Selection, Value, kind_of, show
 from moec.language import syntax
+from moec.language.foreign import JOINED
 from moec.source import Span
 
 _FLOAT_OPS: Final[dict[str, Callable[..., Operation]]] = {
@@ -237,6 +238,7 @@ def truth_of(builder: Builder, value: Value, span: Span) -> Array:
 def _require_truth(value: Value, found: bool, span: Span) -> None:
     if not found:
         suggestion = "compare it: `n != 0`" if isinstance(value, Number) else None
+        suggestion = JOINED if isinstance(value, Selection) else suggestion
         raise fail("E0204", f"{kind_of(value)} stands where a truth value is needed", span, help=suggestion)
 
 
@@ -258,7 +260,7 @@ def _contract(builder: Builder, node: syntax.Binary, left: Value, right: Value) 
         what = f"`{show(weight.shape)} @ {show(vector.shape)}`: `@` takes a vector on the right"
         raise fail("E0204", what, wrong, help=hint)
     if weight.shape[-1] != vector.shape[0]:
-        raise builder.mismatch(weight, vector, node.span)
+        raise builder.mismatch(weight, vector, node.span, (weight.shape[-1], vector.shape[0]))
     if len(weight.shape) == 1:
         builder.common_restriction([weight, vector], node.span)
         weight = builder.masked(weight)

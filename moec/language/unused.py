@@ -13,7 +13,7 @@ from moec.source import Span
 
 def unused(file: syntax.File) -> list[Diagnostic]:
     """A warning (W0001) for each dimension, parameter, value or function that nothing reads."""
-    read = {node.id for node in _walk([*file.layers, *file.functions, *file.binds]) if isinstance(node, syntax.Name)}
+    read = {node.id for node in walk([*file.layers, *file.functions, *file.binds]) if isinstance(node, syntax.Name)}
     found = [(what, name, span) for what, name, span in _definitions(file) if name not in read]
     return [
         Diagnostic("W0001", f"{what} `{name}` is never used", span, severity="warning")
@@ -57,7 +57,7 @@ _DEFINED: Final[dict[type[Any], tuple[str, ...]]] = {
 }
 
 
-def _walk(nodes: list[Any]) -> Iterator[Any]:
+def walk(nodes: list[Any]) -> Iterator[Any]:
     """Every node below, without the names that are being defined."""
     while nodes:
         node = nodes.pop()

@@ -12,7 +12,7 @@ import numpy as np
 
 from moec.arrays import address
 from moec.checkpoint.moepack import Moepack, is_moepack
-from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.diagnostics import CompileError, Diagnostic, counted, fail, nearest
 from moec.files import require_place
 from moec.formats import storage_of
 from moec.runtime import saved
@@ -310,4 +310,4 @@ class _Runner:
     def _miscounted(self, count: int) -> CompileError:
         wanted = self.interface.inputs
         names = ", ".join(f"`{array.name}`" for array in wanted)
-        return fail("E0403", f"`{self.interface.name}` takes {len(wanted)} inputs ({names}), not {count}")
+        return fail("E0403", f"`{self.interface.name}` takes {counted(len(wanted), 'input')} ({names}), not {count}")

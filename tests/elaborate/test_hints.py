@@ -62,23 +62,135 @@ HINTS: list[tuple[str, str, str, str, str | None]] = [
     (
         "[K]",
         "return p[topk(p, k=K)]",
-        "topk(p, k=K)",
+        "k",
         "`topk` has no parameter `k`",
         "its arguments stand in order, without names",
     ),
     (
         "f32",
         "return sum(p, dim=0)",
-        "sum(p, dim=0)",
+        "dim",
         "`sum` has no parameter `dim`",
+        "write `axis=…`",
+    ),
+    ("f32", "return mean(p, dim=0)", "dim", "`mean` has no parameter `dim`", "write `axis=…`"),
+    (
+        "f32",
+        "return max(p, along=0)",
+        "along",
+        "`max` has no parameter `along`",
         "its arguments stand in order, without names, but for `axis`",
+    ),
+    ("f32", "return norm(p, q=2)", "q", "`norm` has no parameter `q`", "its parameters are `v`, `p`"),
+    ("f32", "return norm(p, v=p)", "v", "`v` of `norm` is given twice", None),
+    *(
+        (
+            "[E]",
+            f"return softmax(p, {axis}=-1)",
+            axis,
+            f"`softmax` has no parameter `{axis}`",
+            "leave it out: `softmax` is of a vector; `each i in 0..n: softmax(m[i])` is of every row",
+        )
+        for axis in ("dim", "axis")
+    ),
+    (
+        "[E]",
+        "return p / sum(p, axis=-1, keepdims=True)",
+        "keepdims",
+        "`sum` has no parameter `keepdims`",
+        "leave it out: the axis goes, and a scalar fits every shape",
+    ),
+    # names that something else has
+    (
+        "[E]",
+        "return if True then p else p",
+        "True",
+        "`True` is not in the language",
+        "there are no truth literals: write `0 < 1`",
+    ),
+    (
+        "[E]",
+        "return if false then p else p",
+        "false",
+        "`false` is not in the language",
+        "there are no truth literals: write `0 > 1`",
     ),
     (
         "f32",
-        "return mean(p, dim=0)",
-        "0",
-        "`dim` is not a parameter of `mean`",
-        "the parameters are `v`, `axis`",
+        "return sum e in range(E): p[e]",
+        "range",
+        "`range` is not in the language",
+        "write `0..n`; `each i in 0..n: i` is the vector",
+    ),
+    ("f32", "return sum(p) / len(p)", "len", "`len` is not in the language", "write `size(v)`"),
+    (
+        "[E]",
+        "return p[argsort(p)]",
+        "argsort",
+        "`argsort` is not in the language",
+        "`topk(v, n)` selects the n largest in order, `top(v, n)` is their values",
+    ),
+    (
+        "[E]",
+        "return p + zeros(E)",
+        "zeros",
+        "`zeros` is not in the language",
+        "a number stands beside arrays of every shape; `each i in 0..n: 0` is a vector",
+    ),
+    ("[E]", "return mask(p, s, -Inf)", "Inf", "`Inf` is not in the language", "write `inf`"),
+    ("[E]", "return mask(p, s, nan)", "nan", "`nan` is not in the language", "write `inf - inf`"),
+    ("f32", "return float(id)", "float", "`float` is not in the language", "write `f32(v)`"),
+    (
+        "[E]",
+        "return p[None, :]",
+        "None",
+        "`None` is not in the language",
+        "`each i in 0..n: v` has an axis of `n` in front",
+    ),
+    ("f32", 'return sum(top(p, "K"))', '"K"', "a string stands only in a `bind`", "write `K`, without quotes"),
+    ("f32", "return match id { 0: 1, _: 2 }", "_", "`_` is not defined", "`n..: …` takes all from `n` on"),
+    # selections
+    (
+        "f32",
+        "v, t = topk(p, K) return v",
+        "v, t = topk(p, K)",
+        "2 names for 1 value",
+        "`topk` gives a selection; the values at `top = topk(p, K)` are `p[top]`",
+    ),
+    (
+        "f32",
+        "return sum e in concat(s, {0}): p[e]",
+        "s",
+        "`concat` joins arrays, not selections",
+        "selections are not joined: add a sum over each",
+    ),
+    (
+        "f32",
+        "return sum e in (s or {0}): p[e]",
+        "s",
+        "a selection stands where a truth value is needed",
+        "selections are not joined: add a sum over each",
+    ),
+    (
+        "[K]",
+        "t = topk(-p, K) return p[s] + p[t]",
+        "p[s] + p[t]",
+        "vectors of different selections do not combine",
+        "`concat(v[s])` is a plain vector of the slots, with 0 where one is empty",
+    ),
+    (
+        "[E]",
+        "return cumsum(p)",
+        "cumsum(p)",
+        "`cumsum` goes along the tokens: `cumsum(v, axis=batch)`",
+        "along a vector, `each i in 0..n: sum j in 0..n: if j <= i then v[j] else 0`",
+    ),
+    (
+        "[3]",
+        "m = each i in 0..3: each j in 0..5: 1 return m @ p",
+        "m @ p",
+        "shapes [3, 5] and [E] do not fit: `5` and `E`",
+        None,
     ),
     ("i64", "return sum e in s: 1", "sum e in s: 1", "the output is `f32`, not `i64`", None),
     ("[E]", "return p > 0", "p > 0", "the output is `bool`, not `real`", "`f32(…)` converts it"),
@@ -100,3 +212,36 @@ def test_a_dimension_that_is_none_is_told_the_others(name: str, help: str) -> No
     with pytest.raises(CompileError) as error:
         elaborate(parse(Source("m.moe", LAYER % ("[E]", "return p"))), {name: 4})
     assert error.value.diagnostics[0].help == help
+
+
+@pytest.mark.parametrize("body", ["(sum e in s: p[e]) * p[e]", "p[e] * sum e in s: p[e]"])
+def test_a_name_outside_of_what_binds_it_is_shown_that(body: str) -> None:
+    with pytest.raises(CompileError) as error:
+        elaborate(parse(Source("m.moe", LAYER % ("f32", f"return {body}"))))
+    (found,) = error.value.diagnostics
+    assert (found.message, found.help) == ("`e` is not defined", None)
+    assert [(cause.span.text, cause.text) for cause in found.causes] == [("e", "bound only inside this `sum`")]
+
+
+#: The type of an input, and the message and the help.
+TYPES = [
+    ("i32", "`i32` is not an element type", "write `i64`"),
+    ("int", "`int` is not an element type", "write `i64`"),
+    ("float32", "`float32` is not an element type", "did you mean `f32`?"),
+    *(
+        (kind, f"`{kind}` is not an element type", "the element types are `real`, `f32`, `bf16`, `f16`, `i64`, `bool`")
+        for kind in ("float", "Tensor", "u8")
+    ),
+    ("[T, H]", "`T` is not defined", "a layer describes one token: `x: [H]`"),
+    ("f32[B, T, 3, H]", "`B` is not defined", "a layer describes one token: `x: f32[3, H]`"),
+    ("[h, H]", "`h` is not defined", "did you mean `H`?"),
+    ("[T]", "`T` is not defined", None),
+]
+
+
+@pytest.mark.parametrize(("type", "message", "help"), TYPES, ids=[row[0] for row in TYPES])
+def test_types(type: str, message: str, help: str | None) -> None:
+    with pytest.raises(CompileError) as error:
+        elaborate(parse(Source("m.moe", f"moe m[H=4](x: {type}) -> f32 {{ return 1 }}")))
+    (found,) = error.value.diagnostics
+    assert (found.message, found.help) == (message, help)
