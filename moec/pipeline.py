@@ -320,6 +320,9 @@ class _Text:
 
         return bind_weights(self._compilation.ast, name, tensors, dims)
 
+    def binds(self) -> Sequence[str]:
+        return [block.name.id for block in self._compilation.ast.binds]
+
     def called(self, name: str | None, tensors: Collection[str]) -> Mapping[str, str]:
         from moec.runtime.bind import called
 

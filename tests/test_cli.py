@@ -321,6 +321,15 @@ def test_check_warns_of_what_nothing_uses(tmp_path: Path) -> None:
     assert {warning["severity"] for warning in told(moec("check", str(path), "--error-format=json"))} == {"warning"}
 
 
+def test_a_function_that_calls_itself_alone_is_not_used(tmp_path: Path) -> None:
+    path = tmp_path / "a.moe"
+    path.write_text(
+        "fn f(a) = f(a)\nfn g(a) = a\nmoe a[H=4](x: [H]) -> [H] {\n    fn h(a) = g(h(a))\n    return x\n}\n"
+    )
+    warned = [warning["message"] for warning in told(moec("check", str(path), "--error-format=json"))]
+    assert warned == ["function `h` is never used", "function `f` is never used"]
+
+
 # ── fmt ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LOOSE, LAID = "moe a[H=4](x:[H])->[H]{return x*2}", "moe a[H=4](x: [H]) -> [H] {\n    return x * 2\n}\n"

@@ -38,6 +38,8 @@ DTYPES: Final = {
 def read_safetensors(file: MappedFile) -> dict[str, Tensor]:
     """The tensors of a file by name. Raises `CompileError` (E0408) where it is not in the format."""
     size = int.from_bytes(file.buffer[:8], "little")
+    if file.size >= 8 and all(9 <= byte < 127 for byte in file.buffer[:8]):  # a text, as a length beyond every file
+        raise damaged(file.path, "it is neither safetensors nor GGUF")
     if file.size < 8 or size > MAX_HEADER or 8 + size > file.size:
         raise damaged(file.path, f"its header would have {size:,} bytes, the file has {file.size:,}")
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, Final
@@ -13,8 +14,12 @@ from moec.source import Span
 
 def unused(file: syntax.File) -> list[Diagnostic]:
     """A warning (W0001) for each dimension, parameter, value or function that nothing reads."""
-    read = {node.id for node in walk([*file.layers, *file.functions, *file.binds]) if isinstance(node, syntax.Name)}
-    found = [(what, name, span) for what, name, span in _definitions(file) if name not in read]
+    nodes = list(walk([*file.layers, *file.functions, *file.binds]))
+    read = Counter(node.id for node in nodes if isinstance(node, syntax.Name))
+    for function in (node for node in nodes if isinstance(node, syntax.Function)):
+        own = [node for node in walk([function]) if isinstance(node, syntax.Name) and node.id == function.name.id]
+        read[function.name.id] -= len(own)  # what it reads of itself, nobody else asks for
+    found = [(what, name, span) for what, name, span in _definitions(file) if read[name] < 1]
     return [
         Diagnostic("W0001", f"{what} `{name}` is never used", span, severity="warning")
         for what, name, span in found

@@ -41,7 +41,7 @@ def fit(value: Any, array: Array, tokens: int | None) -> Data:
     if data.dtype == wanted and data.flags.c_contiguous and data.flags.aligned:
         return data
     if data.dtype != wanted and not widens(data.dtype, wanted):
-        raise wrong_type(data.dtype, array)
+        raise wrong_type(data.dtype, array, is_torch(value))
     return np.require(data, wanted, ["C", "A"])
 
 
@@ -100,10 +100,11 @@ def check_shape(shape: tuple[int, ...], array: Array, tokens: int | None) -> Non
     raise fail("E0403", message)
 
 
-def wrong_type(given: np.dtype[Any], array: Array) -> CompileError:
-    """The error for an input of the wrong element type."""
+def wrong_type(given: np.dtype[Any], array: Array, torch: bool) -> CompileError:
+    """The error for an input of the wrong element type, of `torch` or of NumPy."""
     known = given.kind in "fiub" or element(given) in NUMPY
-    help = f"`{array.name}.astype({spelling(array.dtype)})` converts it" if known else None
+    how = f"to(torch.{DTYPES[array.dtype].numpy})" if torch else f"astype({spelling(array.dtype)})"
+    help = f"`{array.name}.{how}` converts it" if known else None
     return fail("E0404", f"`{array.name}` holds {element(given)}, not {array.dtype}", help=help)
 
 

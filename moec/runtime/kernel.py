@@ -105,8 +105,18 @@ class Kernel:
             prefix = dotted(prefix)
             below = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
             arrays = self._layer_text.bind(bind, below, self.dims)
+        elif arrays and not any(param.name in arrays for param in self.interface.params):
+            self._refuse_unbound(len(arrays))
         chosen = self._storage if storage is None else storage_of(storage)
         return packing.pack(self._runner(self._names, chosen).interface, arrays, chosen)
+
+    def _refuse_unbound(self, count: int) -> None:
+        """Raises `CompileError` (E0402) for so many arrays of other names, where the text has a `bind` for such."""
+        names = " or ".join(f'`bind="{name}"`' for name in (self._text.binds() if self._text else ()))
+        if names:
+            arrays = counted(count, "array")
+            what = f"of {arrays} none is called like a weight of `{self.name}`"
+            raise fail("E0402", what, help=f"{names} says which is which, below `prefix=`")
 
     def load(
         self,

@@ -5,7 +5,7 @@ Nothing is read here but headers; packing then reads one expert after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -26,6 +26,10 @@ class Text(Protocol):
 
     def bind(self, name: str | None, tensors: Mapping[str, Any], dims: Mapping[str, int]) -> Mapping[str, Source]:
         """The parameters, by a `bind` block; `dims` has the value of every dimension."""
+        ...
+
+    def binds(self) -> Sequence[str]:
+        """The names of its `bind` blocks."""
         ...
 
     def called(self, name: str | None, tensors: Collection[str]) -> Mapping[str, str]:

@@ -115,6 +115,8 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (header({"dtype": "F32"}), "tensor `w` has no type, shape and offsets"),
         (struct.pack("<Q", 100000) + b"[" * 100000, "is not JSON"),
         (struct.pack("<Q", 4) + b"[1] ", "not a table"),
+        (b"moe layer[H=4](x: [H])", "it is neither safetensors nor GGUF"),
+        (b"\n\n# Mixtral of Experts", "it is neither safetensors nor GGUF"),
     ],
 )
 def test_absurd_headers_of_safetensors(tmp_path: Path, data: bytes, words: str) -> None:

@@ -131,7 +131,7 @@ def test_mistakes_name_the_input() -> None:
         module(torch.randn(3, 47))
     with pytest.raises(CompileError, match="holds float64"):
         module(torch.randn(3, 48).double())
-    with pytest.raises(CompileError, match="takes 1 inputs"):
+    with pytest.raises(CompileError, match="takes 1 input "):
         module(torch.randn(3, 48), torch.randn(3, 48))
     with pytest.raises(CompileError, match="one token"):
         module(torch.randn(48))

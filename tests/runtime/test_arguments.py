@@ -92,6 +92,14 @@ def test_dlpack_brings_no_tokens_too() -> None:
     assert fit(Exported(np.zeros((0, 4), np.float32)), X, None).shape == (0, 4)
 
 
+def test_another_type_is_converted_as_its_kind_of_array_is() -> None:
+    torch = pytest.importorskip("torch")
+    code, text = rejected(torch.zeros((2, 4), dtype=torch.float64))
+    assert code == "E0404" and "`x.to(torch.float32)` converts it" in text
+    assert "`x.to(torch.int64)` converts it" in rejected(torch.zeros(2, 4), Array("x", "i64", (4,)))[1]
+    assert "`x.astype(np.float32)` converts it" in rejected(np.zeros((2, 4)))[1]
+
+
 def test_torch_is_not_copied() -> None:
     torch = pytest.importorskip("torch")
     for dtype, name in ((torch.float32, "f32"), (torch.bfloat16, "bf16"), (torch.int64, "i64"), (torch.bool, "bool")):

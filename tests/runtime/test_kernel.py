@@ -319,6 +319,23 @@ def test_a_kernel_that_lives_until_the_end_says_nothing_at_exit() -> None:
     assert done.stderr == ""
 
 
+def test_arrays_of_other_names_are_shown_the_binds() -> None:
+    named = {"gate": np.zeros(4), "w1": np.zeros(4)}
+    for binds, help in (
+        (("transformers",), '`bind="transformers"` says which is which, below `prefix=`'),
+        (("a", "b"), '`bind="a"` or `bind="b"` says which is which, below `prefix=`'),
+    ):
+        kernel = moec.compile(TEXT + "".join(f'bind {name} {{\n    up = "w1"\n}}\n' for name in binds), threads=1)
+        with pytest.raises(CompileError) as error:
+            kernel.pack(named)
+        assert codes(error) == ["E0402"]
+        assert error.value.diagnostics[0].message == "of 2 arrays none is called like a weight of `tiny`"
+        assert error.value.diagnostics[0].help == help
+        with pytest.raises(CompileError) as error:
+            kernel.pack({**arrays(), **named})
+        assert codes(error) == ["E0402"] * 2
+
+
 def test_a_checkpoint_is_packed_by_a_bind_of_the_text(kernel: Any) -> None:
     given = arrays()
     bound = moec.compile(f'{TEXT}bind there {{ up = "ups"[:, :, 0:48] down = "{{e}}.w" }}', threads=1)
