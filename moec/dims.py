@@ -234,11 +234,11 @@ def _print_number(value: Fraction) -> str:
 def _print_term(monomial: Monomial, coefficient: Fraction) -> str:
     over = [(factor, power) for factor, power in monomial if power > 0]
     under = [(factor, -power) for factor, power in monomial if power < 0]
-    head = "*".join(_print_factor(*pair) for pair in over)
-    if abs(coefficient) != 1 or not head:
-        head = "*".join(filter(None, (_print_number(abs(coefficient)), head)))
-    sign = "-" if coefficient < 0 else ""
-    return sign + head + "".join(f"/{_print_factor(*pair)}" for pair in under)
+    many, parts = abs(coefficient).numerator, abs(coefficient).denominator
+    factors = [_print_factor(*pair) for pair in over]
+    head = "*".join(factors if factors and many == 1 else [str(many), *factors])
+    tail = "".join(f"/{_print_factor(*pair)}" for pair in under)
+    return ("-" if coefficient < 0 else "") + head + tail + ("" if parts == 1 else f" / {parts}")
 
 
 def _print_factor(factor: Factor, power: int) -> str:

@@ -21,7 +21,7 @@
 // WIDE:        -> tensor<2xf32>
 "moe.layer"() <{sym_name = "layer", inputs = ["x"], params = ["w", "e"], outputs = ["y"], aux = ["top"], types = ["real", "f32"]}> ({
 ^bb0(%x: tensor<?x!moe.real, #moe.shape<"H">>, %w: tensor<?x?x!moe.real, #moe.shape<"E, H">>, %e: i64):
-  %half = "moe.number"() <{value = #moe.dim<"1 / 4*H">, element = f32}> : () -> f32
+  %half = "moe.number"() <{value = #moe.dim<"H / 4">, element = f32}> : () -> f32
   %n = "moe.number"() <{value = #moe.dim<"E*H">, element = i64}> : () -> i64
   %s = "moe.contract"(%w, %x) : (tensor<?x?x!moe.real, #moe.shape<"E, H">>, tensor<?x!moe.real, #moe.shape<"H">>) -> tensor<?xf32, #moe.shape<"E">>
   %r = "moe.map"(%s) ({
@@ -30,8 +30,8 @@
     %c = "moe.cast"(%b) <{to = !moe.real}> : (f32) -> !moe.real
     "moe.yield"(%c) : (!moe.real) -> ()
   }) : (tensor<?xf32, #moe.shape<"E">>) -> tensor<?x!moe.real, #moe.shape<"E">>
-  %y = "moe.slice"(%r) <{axis = 0 : i64, offset = 0 : i64, size = #moe.dim<"1 / 2*E">, step = 1 : i64}> : (tensor<?x!moe.real, #moe.shape<"E">>) -> tensor<?x!moe.real, #moe.shape<"1 / 2*E">>
+  %y = "moe.slice"(%r) <{axis = 0 : i64, offset = 0 : i64, size = #moe.dim<"E / 2">, step = 1 : i64}> : (tensor<?x!moe.real, #moe.shape<"E">>) -> tensor<?x!moe.real, #moe.shape<"E / 2">>
   %top = "moe.topk"(%s) <{count = 1 : i64}> : (tensor<?xf32, #moe.shape<"E">>) -> !moe.selection<1 : i64, #moe.dim<"E">, "full">
   %ids = "moe.ids"(%top) : (!moe.selection<1 : i64, #moe.dim<"E">, "full">) -> tensor<1xi64>
-  "moe.return"(%y, %ids) : (tensor<?x!moe.real, #moe.shape<"1 / 2*E">>, tensor<1xi64>) -> ()
+  "moe.return"(%y, %ids) : (tensor<?x!moe.real, #moe.shape<"E / 2">>, tensor<1xi64>) -> ()
 }) : () -> ()
