@@ -7,6 +7,7 @@ nothing of a tensor is read before it is packed.
 
 from __future__ import annotations
 
+import re
 import struct
 from math import prod
 from pathlib import Path
@@ -16,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from moec.checkpoint.files import MappedFile, damaged
-from moec.checkpoint.tensors import Tensor
+from moec.checkpoint.tensors import Tensor, check_shape
 from moec.diagnostics import fail
 from moec.formats import FORMATS
 
@@ -58,6 +59,8 @@ _SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 1
 _STRING, _ARRAY = 8, 9
 _MAX_AXES: Final = 4
 _MAX_NESTING: Final = 8
+#: The name of a file that is one of several, without its ending.
+_PART: Final = re.compile(r"(.*-)([0-9]{5})-of-([0-9]{5})", re.DOTALL)
 
 
 class _Wrong(Exception):
@@ -169,6 +172,7 @@ def _place(
 
 
 def _tensor(file: MappedFile, name: str, shape: tuple[int, ...], kind: int, place: int) -> tuple[Tensor, int]:
+    check_shape(file.path, name, shape)
     if kind in _PLAIN:
         tensor = Tensor(name, file, place, _PLAIN[kind], shape)
         return tensor, tensor.nbytes
@@ -185,9 +189,9 @@ def _tensor(file: MappedFile, name: str, shape: tuple[int, ...], kind: int, plac
 
 
 def parts(path: Path) -> list[Path]:
-    """The files that a file is one of: `name-00001-of-00003.gguf` and its siblings."""
-    stem, dash, count = path.stem.rpartition("-of-")
-    head, number = stem[:-5], stem[-5:]
-    if not (dash and count.isdigit() and len(count) == 5 and number.isdigit() and head.endswith("-")):
+    """The files that a file is one of: `name-00001-of-00003.gguf` and its siblings; itself where its name is no such
+    one."""
+    found = _PART.fullmatch(path.stem)
+    if found is None or not 1 <= int(found[2]) <= int(found[3]):
         return [path]
-    return [path.with_name(f"{head}{i:05}-of-{count}{path.suffix}") for i in range(1, int(count) + 1)]
+    return [path.with_name(f"{found[1]}{i:05}-of-{found[3]}{path.suffix}") for i in range(1, int(found[3]) + 1)]

@@ -12,6 +12,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moec.checkpoint.files import MappedFile, damaged
+from moec.checkpoint.tensors import BEYOND
 from moec.diagnostics import fail
 from moec.files import write_aside
 
@@ -86,11 +88,11 @@ class Moepack:
         self._file = MappedFile(Path(path))
         self.header, start = self._read_header()
         try:
-            self._places = [(start + int(at), int(size), str(sum)) for at, size, sum in self.header["sections"]]
+            self._places = [(start + _whole(at), _whole(size), str(sum)) for at, size, sum in self.header["sections"]]
         except (KeyError, TypeError, ValueError):
             raise damaged(self.path, "its header has no sections") from None
         for index, (offset, nbytes, _) in enumerate(self._places):
-            if offset != start or nbytes < 0:
+            if offset != start:
                 raise damaged(self.path, f"section {index} begins at byte {offset:,}, not at {start:,}")
             start += nbytes + -nbytes % PAGE
         if start != self._file.size:
@@ -134,10 +136,24 @@ class Moepack:
         if hashlib.sha256(text).digest() != digest:
             raise self._damaged("its header is not what was written")
         try:
-            header: Any = json.loads(text)
+            header: Any = json.loads(text, parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict):
             raise self._damaged("its header is not a table")
         end = _HEAD.size + size
         return cast("dict[str, Any]", header), end + -end % PAGE
+
+
+def _finite(text: str) -> float:
+    """A number of a header that is no integer. Raises `ValueError` where it is infinite, or none."""
+    if not isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number")
+    return number
+
+
+def _whole(number: object) -> int:
+    """An offset, or a count of bytes. Raises `ValueError` where it is neither."""
+    if type(number) is not int or not 0 <= number < BEYOND:
+        raise ValueError(f"{number} is no offset")
+    return number

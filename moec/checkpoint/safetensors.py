@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from moec.checkpoint.files import MappedFile, damaged
-from moec.checkpoint.tensors import Tensor
+from moec.checkpoint.tensors import BEYOND, Tensor, check_shape
 from moec.diagnostics import CompileError
 
 #: The format's own limit of a header, in bytes.
@@ -67,13 +67,14 @@ def _tensor(file: MappedFile, name: str, entry: Any, start: int) -> Tensor:
 
     try:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        whole = all(type(number) is int and 0 <= number < BEYOND for number in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
         raise wrong("has no type, shape and offsets") from None
     if not whole:
-        raise wrong("has a shape or offsets that are no numbers")
+        raise wrong("has a shape or offsets that are no numbers, or out of range")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise wrong(f"holds `{dtype}`, which moec does not know")
+    check_shape(file.path, name, shape)
     nbytes = prod(shape) * DTYPES[dtype].itemsize
     if end - begin != nbytes:
         raise wrong(f"lies in {end - begin:,} bytes, but {dtype} {list(shape)} takes {nbytes:,}")

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moec.checkpoint.files import MappedFile
+from moec.checkpoint.files import MappedFile, damaged
 from moec.diagnostics import fail
 from moec.formats import FORMATS, Coded
 from moec.formats.blocks import Blocks
+
+#: Beyond every offset and every array's bytes.
+BEYOND: Final = 1 << 63
+#: NumPy's arrays have up to 64 axes; stacking tensors and decoding them adds some.
+_MAX_AXES: Final = 32
+#: The bytes of the largest element.
+_WIDEST: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +68,12 @@ class Tensor:
         read: Callable[[int], Coded] = lambda index: split(matrix(index))  # noqa: E731
         found = Blocks((*self.shape[:-2], n, k), self.format, read, scales)
         return found.checked(f"tensor `{self.name}` in `{self.file.path}`")
+
+
+def check_shape(path: Path, name: str, shape: tuple[int, ...]) -> None:
+    """Raises `CompileError` (E0408) where no array can have a tensor's shape, also where an axis of 0 lets it take no
+    bytes."""
+    if len(shape) > _MAX_AXES:
+        raise damaged(path, f"tensor `{name}` has {len(shape)} axes")
+    if prod(filter(None, shape)) >= BEYOND // _WIDEST:
+        raise damaged(path, f"tensor `{name}` has a shape that no array can have")

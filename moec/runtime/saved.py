@@ -13,12 +13,13 @@ import numpy as np
 from moec.arrays import NUMPY, Data
 from moec.checkpoint.files import damaged
 from moec.checkpoint.moepack import Moepack, write_moepack
-from moec.diagnostics import CompileError, fail
+from moec.diagnostics import CompileError, fail, spoken
 from moec.formats import storage_of
 from moec.formats.blocks import Blocks
 from moec.runtime.interface import Interface, Packed, Storage, read_packed
 from moec.runtime.pack import all_bytes
 from moec.runtime.weights import Weights, converted
+from moec.target import PanelShape
 
 #: How panels lie in memory (`moec.runtime.pack`, `moec.formats.panels`). Whoever changes that adds one.
 PANELS: Final = 4
@@ -91,22 +92,48 @@ def describe(pack: Moepack) -> dict[str, str]:
     dims, real = packed_for(pack, _field(pack, "layer", str))
     source = _field(pack, "source", dict)
     _check_version(pack)
+    _, panels = _contents(pack)
     words = {"layer": f"{pack.header['layer']}: {', '.join(f'{name} {value}' for name, value in dims.items())}"}
     formats = ", ".join(f"{name} {format}" for name, format in storage_in(pack))
     words["weights"] = real + (f"; {formats}" if formats else "")
-    panels = ((packed.storage or "dense", packed.panel.split()[0]) for packed in _packed(pack))
-    words["panels"] = ", ".join(f"{kind} {columns} wide" for kind, columns in dict.fromkeys(panels))
-    if files := source.get("files"):
-        words["from"] = ", ".join(str(name) for name, *_ in files) + f", below `{source.get('prefix')}`"
+    widths = ((packed.storage or "dense", PanelShape.parse(packed.panel).columns) for packed in panels)
+    words["panels"] = ", ".join(f"{kind} {columns} wide" for kind, columns in dict.fromkeys(widths))
+    if files := _files(pack, source.get("files", [])):
+        words["from"] = f"{', '.join(files)}, below `{source.get('prefix')}`"
     return words
 
 
-def _packed(pack: Moepack) -> list[Packed]:
-    """What the sections behind the raw parameters are."""
+def _files(pack: Moepack, stamps: Any) -> list[str]:
+    """The names of the files that weights were packed from."""
     try:
-        return [read_packed(item) for item in _field(pack, "packed", list)]
+        return [str(name) for name, _, _ in stamps]
+    except (TypeError, ValueError):
+        raise damaged(pack.path, "its header does not list the files of its source") from None
+
+
+def _contents(pack: Moepack) -> tuple[list[tuple[str, str, tuple[int, ...]]], dict[Packed, Data]]:
+    """What the sections are: the name, type and shape of each raw parameter, then panels, which are as long as they
+    should be."""
+    try:
+        raw = [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in _field(pack, "raw", list)]
+        packed = [read_packed(item) for item in _field(pack, "packed", list)]
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise damaged(pack.path, "its header does not list panels") from None
+        raise damaged(pack.path, "its header does not list weights") from None
+    if len(raw) + len(packed) != len(pack):
+        raise damaged(pack.path, f"it has {len(pack)} sections for {len(raw) + len(packed)} weights")
+    panels = {each: pack.section(len(raw) + index) for index, each in enumerate(packed)}
+    for each, data in panels.items():
+        _check_size(pack, each, data)
+    return raw, panels
+
+
+def _check_size(pack: Moepack, packed: Packed, data: Data) -> None:
+    try:
+        size = all_bytes(packed)
+    except (LookupError, ValueError, ZeroDivisionError):
+        size = -1
+    if data.nbytes != size:
+        raise damaged(pack.path, f"the panels of {spoken(packed.params)} have {data.nbytes:,} bytes")
 
 
 def _field(pack: Moepack, name: str, kind: type) -> Any:
@@ -120,21 +147,14 @@ def restore(pack: Moepack, interface: Interface, storage: Storage) -> Weights:
     """The weights of a file, where they lie. Raises `CompileError`: E0409 where they are for something else than
     `interface`."""
     compare(pack, interface)
-    try:
-        raw = [(str(name), str(dtype), tuple(map(int, shape))) for name, dtype, shape in pack.header["raw"]]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise damaged(pack.path, "its header does not list weights") from None
-    panels = _packed(pack)
-    if len(raw) + len(panels) != len(pack):
-        raise damaged(pack.path, f"it has {len(pack)} sections for {len(raw) + len(panels)} weights")
+    raw, panels = _contents(pack)
     arrays = {name: _raw(pack, index, name, dtype, shape, interface) for index, (name, dtype, shape) in enumerate(raw)}
-    found = {packed: pack.section(len(raw) + index) for index, packed in enumerate(panels)}
-    _check_panels(pack, found, interface)
+    _check_panels(pack, panels, interface)
     rest = {name: data for name, data in arrays.items() if name not in interface.raw}
     own = {name: data for name, data in arrays.items() if name in interface.raw}
     if lost := [name for name in interface.raw if name not in own]:
         raise _other(pack, f"`{lost[0]}` is not in it as this kernel reads it")
-    return Weights(interface.name, own, found, rest, storage)
+    return Weights(interface.name, own, panels, rest, storage)
 
 
 def _other(pack: Moepack, message: str) -> CompileError:
@@ -174,18 +194,9 @@ def _raw(pack: Moepack, index: int, name: str, dtype: str, shape: tuple[int, ...
 
 
 def _check_panels(pack: Moepack, found: Mapping[Packed, Data], interface: Interface) -> None:
-    for packed, data in found.items():
-        try:
-            size = all_bytes(packed)
-        except (LookupError, ValueError, ZeroDivisionError):
-            size = -1
-        if data.nbytes != size:
-            names = ", ".join(f"`{name}`" for name in packed.params)
-            raise damaged(pack.path, f"the panels of {names} have {data.nbytes:,} bytes")
     for packed in interface.packed:
         if packed not in found:
-            same = [other for other in found if other.params == packed.params]
-            names = ", ".join(f"`{name}`" for name in packed.params)
+            same, names = [other for other in found if other.params == packed.params], spoken(packed.params)
             if same and same[0].panel != packed.panel:
                 machine = "another machine's, or for other activations"
                 text = f"{names} in panels of {same[0].panel} columns ({machine}), this kernel reads {packed.panel}"

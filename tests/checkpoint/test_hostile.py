@@ -20,9 +20,11 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 import moec
-from moec.checkpoint.moepack import MAGIC, PAGE
+from moec.checkpoint import open_checkpoint
+from moec.checkpoint.moepack import MAGIC, PAGE, Moepack
 from moec.cli import main
 from moec.diagnostics import CompileError
+from moec.runtime import saved
 from tests.checkpoint.models import on_disk, weights, write_gguf
 from tests.examples import EXAMPLES
 
@@ -42,6 +44,8 @@ VALUES: tuple[Any, ...] = (
     10**30,
     0.5,
     1e308,
+    float("inf"),
+    float("nan"),
     None,
     True,
     "",
@@ -50,6 +54,7 @@ VALUES: tuple[Any, ...] = (
     [],
     {},
     [0],
+    [5],
     [[]],
     "\0",
 )
@@ -111,12 +116,18 @@ def _json(suffix: str) -> Callable[[bytearray, random.Random], bytes]:
         for _ in range(rng.choice((1, 1, 2))):
             _spoil(header, rng)
         text = json.dumps(header).encode()
-        if suffix == ".safetensors":
-            return struct.pack("<Q", len(text)) + text + data[8 + size :]
-        head = MAGIC + data[8:12] + struct.pack("<Q", len(text)) + hashlib.sha256(text).digest() + text
-        return head + bytes(-len(head) % PAGE) + data[start + size + -(start + size) % PAGE :]
+        return _with_header(data, text, suffix)
 
     return change
+
+
+def _with_header(data: bytes | bytearray, text: bytes, suffix: str) -> bytes:
+    """A file's bytes with another header, and the checksum that fits."""
+    if suffix == ".safetensors":
+        return struct.pack("<Q", len(text)) + text + data[8 + int.from_bytes(data[:8], "little") :]
+    size = 52 + int.from_bytes(data[12:20], "little")
+    head = MAGIC + data[8:12] + struct.pack("<Q", len(text)) + hashlib.sha256(text).digest() + text
+    return head + bytes(-len(head) % PAGE) + data[size + -size % PAGE :]
 
 
 def _spoil(node: Any, rng: random.Random) -> None:
@@ -168,3 +179,97 @@ def test_the_command_on_what_was_changed(good: Path) -> None:
         assert done.exit_code in (0, 1, 2) and "Traceback" not in done.output
         assert done.exception is None or isinstance(done.exception, SystemExit), done.output
         assert done.exit_code != 2 or not path.read_bytes().startswith(MAGIC)
+
+
+def told(read: Callable[[], object]) -> str:
+    """The one error of a file."""
+    with pytest.raises(CompileError) as caught:
+        read()
+    (found,) = caught.value.diagnostics
+    assert found.code == "E0408"
+    return found.message
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [1] * 100,
+        [1] * 33,
+        [0, 2**62],
+        [2**70, 0],
+        [2**40, 2**40, 0],
+        [0, *[2**31] * 3],
+        [10**4299, 10**4299],
+        [10**4299, 0],
+    ],
+)
+def test_no_array_has_such_a_shape(tmp_path: Path, shape: list[int]) -> None:
+    path = tmp_path / "bad.safetensors"
+    end = 4 if 0 not in shape and len(shape) > 2 else 0
+    text = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(end))
+    message = told(lambda: open_checkpoint(path)["w"])
+    assert str(path) in message and "tensor `w`" in message
+
+
+def test_offsets_have_no_thousands_of_digits(tmp_path: Path) -> None:
+    path, far = tmp_path / "bad.safetensors", 10**4300 - 1
+    text = json.dumps({"w": {"dtype": "F32", "shape": [0], "data_offsets": [far, far]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    assert "tensor `w`" in told(lambda: open_checkpoint(path))
+
+
+@pytest.mark.parametrize("kind", [0, 8, 20])
+@pytest.mark.parametrize("shape", [(0, 2**62), (2**62, 0), (0, 2**31, 2**31, 2**31)])
+def test_no_array_of_gguf_has_such_a_shape(tmp_path: Path, shape: tuple[int, ...], kind: int) -> None:
+    path = tmp_path / "bad.gguf"
+    entry = struct.pack(f"<Q1sI{len(shape)}QIQ", 1, b"w", len(shape), *shape, kind, 0)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + entry + bytes(64))
+    message = told(lambda: open_checkpoint(path)["w"])
+    assert str(path) in message and "tensor `w`" in message
+
+
+@pytest.mark.parametrize("name", ["m-00001-of-00000", "m-00000-of-00001", "m-00002-of-00001", "m-00001-of-0000²"])
+def test_a_name_that_is_no_part_of_several_is_a_file_s(tmp_path: Path, name: str) -> None:
+    write_gguf(tmp_path / f"{name}.gguf", [weights(**DIMS)], {})
+    for path in (tmp_path, tmp_path / f"{name}.gguf"):
+        assert "blk.0.ffn_gate_inp.weight" in open_checkpoint(path)
+
+
+SOURCE = '"source":{'
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"sections":[[0,', '"sections":[[Infinity,'),
+        ('"sections":[[0,', '"sections":[[NaN,'),
+        ('"sections":[[0,', '"sections":[[1e999,'),
+        ('"sections":[[0,', '"sections":[[0.0,'),
+        ('"sections":[[0,', '"sections":[["0",'),
+        ('"sections":[[0,', f'"sections":[[{"9" * 4300},'),
+        ('"sections":[[0,', '"sections":[[0,Infinity,""],[0,'),
+        ('"keys":', '"keys":Infinity,"was":'),
+        ('"keys":', '"keys":1e999,"was":'),
+        ('"raw":[', '"raw":[["w","float32",[-Infinity]],'),
+        ('"panel":', '"panel":"","was":'),
+        ('"panel":', '"panel":"x","was":'),
+        ('"panel":', '"panel":"48 f32","was":'),
+        (SOURCE, SOURCE + '"files":5'),
+        (SOURCE, SOURCE + '"files":[5]'),
+        (SOURCE, SOURCE + '"files":[[]]'),
+        (SOURCE, SOURCE + '"files":["no"]'),
+    ],
+)
+def test_what_is_wrong_with_packed_weights(kernel: Any, tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "bad.moepack"
+    kernel.save(kernel.pack(weights(**DIMS)), path)
+    data = path.read_bytes()
+    text = data[52 : 52 + int.from_bytes(data[12:20], "little")].decode()
+    assert old in text
+    path.write_bytes(_with_header(data, text.replace(old, new, 1).encode(), ".moepack"))
+    assert str(path) in told(lambda: saved.describe(Moepack(path)))
+    if old != SOURCE:  # which a kernel does not read
+        assert str(path) in told(lambda: kernel.load(path))
+    done = CliRunner().invoke(main, ["pack", str(path)])
+    assert done.exit_code == 1 and "E0408" in done.output

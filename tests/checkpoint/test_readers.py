@@ -148,7 +148,7 @@ def entry(shape: list[int], kind: int, offset: int = 0, name: bytes = b"w") -> b
         (gguf(0, 1 << 60), "its header goes on after the end"),
         (gguf(body=struct.pack("<Q", 1 << 61)), "its header goes on after the end"),
         (gguf(body=entry([1 << 40], 0)), "tensor `w` ends at byte"),
-        (gguf(body=entry([1 << 62, 1 << 62], 0)), "tensor `w` ends at byte"),
+        (gguf(body=entry([1 << 62, 1 << 62], 0)), "tensor `w` has a shape that no array can have"),
         (gguf(body=entry([4], 0, 64) + bytes(999)), "tensor `w` begins at byte 64"),
         (gguf(body=entry([4], 99) + bytes(999)), "tensor `w` is of the type 99"),
         (gguf(body=entry([33], 8) + bytes(999)), "tensor `w` has rows of 33"),
