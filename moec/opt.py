@@ -76,6 +76,7 @@ _WRONG_INPUT: Final = (
     Unbound,
     UnregisteredConstructException,
     ValueError,
+    ZeroDivisionError,
 )
 
 
@@ -90,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _message(error: BaseException) -> str:
-    return f"dimension `{error.name}` has no value" if isinstance(error, Unbound) else str(error).strip()
+    if isinstance(error, Unbound):
+        return f"dimension `{error.name}` has no value"
+    return "a formula divides by zero" if isinstance(error, ZeroDivisionError) else str(error).strip()
 
 
 class _Driver(xDSLOptMain):

@@ -100,6 +100,36 @@ def test_an_operation_that_does_not_verify_is_named(
     assert message in capsys.readouterr().err
 
 
+def _turned(size: str) -> str:
+    """An array whose axes are of one size, transposed."""
+    array = f'tensor<?x?xf32, #moe.shape<"{size}, {size}">>'
+    return f'%0 = "test.op"() : () -> {array}\n%1 = "moe.transpose"(%0) : ({array}) -> {array}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "message"),
+    [
+        (_turned("E/0"), [], "`E/0` divides by zero"),
+        (_turned("E *"), [], "`E *` is not a formula"),
+        (_turned("E*(G - 1)^(-1)"), ["-p", 'specialize{dims="E=4","G=1"}'], "a formula divides by zero"),
+        ('%0 = "moe.number"() <{value = "q", element = f32}> : () -> f32', [], '"q" is not a number'),
+        (
+            '%0 = "moe.listed"() <{domain = "q"}> : () -> !moe.selection<0 : i64, 4 : i64, "full">',
+            [],
+            '"q" is not a number',
+        ),
+    ],
+)
+def test_a_formula_without_a_value_is_said(
+    text: str, arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wrong.mlir"
+    path.write_text(text)
+    assert opt.main([str(path), *arguments]) == 1
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed
+
+
 def test_a_layer_that_is_wrong_reads_as_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "wrong.moe"
     path.write_text("moe wrong[H=4](x: [H]) -> [H] { return y }")

@@ -128,6 +128,7 @@ class NumberOp(InferredOp):
     traits = traits_def(Pure())
 
     def infer(self) -> Sequence[Attribute]:
+        dim_of(self.value)  # which says what is none
         return [self.element]
 
 

@@ -88,11 +88,22 @@ def dim_attr(dim: Dim) -> Attribute:
 
 
 def dim_of(attribute: Attribute) -> Dim:
-    """The inverse of `dim_attr`."""
+    """The inverse of `dim_attr`. Raises `VerifyException` where an attribute is no number."""
     if isinstance(attribute, DimAttr):
-        return parse_dim(attribute.formula.data)
-    assert isinstance(attribute, IntegerAttr), attribute
+        return _formula(attribute.formula.data)
+    if not isinstance(attribute, IntegerAttr):
+        raise VerifyException(f"{attribute} is not a number")
     return Dim.of(attribute.value.data)
+
+
+def _formula(text: str) -> Dim:
+    """A formula as it stands in IR. Raises `VerifyException` where it is none."""
+    try:
+        return parse_dim(text)
+    except ZeroDivisionError:
+        raise VerifyException(f"`{text}` divides by zero") from None
+    except (OverflowError, ValueError) as error:
+        raise VerifyException(f"`{text}` is not a formula: {error}") from None
 
 
 def array_type(element: Attribute, shape: Sequence[Dim]) -> Attribute:
@@ -107,12 +118,12 @@ def array_type(element: Attribute, shape: Sequence[Dim]) -> Attribute:
 
 
 def shape_of(type: Attribute) -> Shape:
-    """The shape of an array; a scalar has none."""
+    """The shape of an array; a scalar has none. Raises `VerifyException` where it is not made of formulas."""
     if not isinstance(type, TensorType):
         return ()
     encoding: Any = type.encoding
     if isinstance(encoding, ShapeAttr):
-        return tuple(map(parse_dim, encoding.formulas.data.split(", ")))
+        return tuple(map(_formula, encoding.formulas.data.split(", ")))
     return tuple(Dim.of(size) for size in type.get_shape())
 
 
@@ -147,7 +158,8 @@ def selection_type(size: Dim, domain: Dim, partial: bool) -> SelectionType:
 
 
 def integer(attribute: Attribute) -> int:
-    """The value of an integer attribute."""
+    """The value of an integer attribute. Raises `VerifyException` where it is another one."""
     number: Any = attribute
-    assert isinstance(attribute, IntegerAttr | IntAttr), attribute
+    if not isinstance(attribute, IntegerAttr | IntAttr):
+        raise VerifyException(f"{attribute} is not an integer")
     return number.data if isinstance(attribute, IntAttr) else number.value.data
