@@ -366,11 +366,14 @@ def _compile_pool(target: Target) -> bytes:
 def build(source: Source, options: Options, cache: Cache | None = None) -> Program:
     """The program of a layer, from `cache` (the user's, when None) if it is there, else compiled and left there.
 
-    `MOEC_DUMP=plan,asm` also writes these stages into `MOEC_DUMP_DIR`, or the current directory.
+    `MOEC_DUMP=plan,asm` also writes these stages into `MOEC_DUMP_DIR`, or the current directory. Raises `CompileError`,
+    before anything is compiled also for a stage there that there is none of (E0305).
     """
     cache = cache or Cache.default()
     key = cache_key(source, options)
     dumped = [name for name in os.environ.get("MOEC_DUMP", "").split(",") if name]
+    for name in dumped:
+        find_stage(name)
     program = None if dumped else cache.load(key)
     if program is None:
         compilation = compile_source(source, options)

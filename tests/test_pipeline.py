@@ -165,9 +165,14 @@ def test_stages_are_dumped_where_the_environment_says(tmp_path: Path, monkeypatc
         dumped = sorted(path.name for path in tmp_path.iterdir())
         assert dumped == ["tiny.obj.o", "tiny.plan.mlir"]
         (tmp_path / "tiny.plan.mlir").unlink()
+
+
+def test_what_cannot_be_dumped_is_named_before_anything_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOEC_DUMP", "plan,nonsense")
-    with pytest.raises(CompileError):
+    monkeypatch.setattr(pipeline, "compile_source", None)
+    with pytest.raises(CompileError, match="`nonsense` is not a stage") as error:
         moec.compile(TEXT)
+    assert codes(error) == ["E0305"]
 
 
 # ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
