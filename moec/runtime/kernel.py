@@ -52,7 +52,6 @@ class Kernel:
         self._variant = variant
         self._show = show
         self._pool = pool
-        self._lock = threading.Lock()
         self._main = _Runner(program)
         self._storage = storage
         self._names = tuple(array.name for array in program.interface.aux)
@@ -235,11 +234,10 @@ class Kernel:
         return (outputs[0] if count == 1 else tuple(outputs[:count])), {name: extra[name] for name in names}
 
     def _runner(self, names: tuple[str, ...], storage: Storage) -> _Runner:
-        """The variant with these auxiliary outputs for weights stored so."""
-        with self._lock:
-            if (names, storage) not in self._runners:
-                self._runners[names, storage] = _Runner(self._variant(names, storage))
-            return self._runners[names, storage]
+        """The variant with these auxiliary outputs for weights stored so. No lock is held while it is compiled, which a
+        process that is forked meanwhile would never get: of threads that ask at once the first to be done is heard."""
+        found = self._runners.get((names, storage))
+        return found or self._runners.setdefault((names, storage), _Runner(self._variant(names, storage)))
 
 
 def _signature(array: Array) -> str:

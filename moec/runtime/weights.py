@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class Weights:
     source: dict[str, Any] = field(default_factory=dict[str, Any])
     #: By program: where everything lies that it reads.
     addresses: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    #: By process: one that is forked while a thread packs would wait for that thread, which it does not have.
+    _locks: dict[int, threading.Lock] = field(default_factory=dict[int, threading.Lock])
 
     @property
     def nbytes(self) -> int:
@@ -73,7 +75,7 @@ class Weights:
             names = ", ".join(f"`{name}`" for name in lost)
             hint = "pack them with this kernel; name the `aux` when compiling if only it reads them so"
             raise fail("E0402", f"these weights were packed for another kernel: {names} differ", help=hint)
-        with self._lock:
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
             self.add(interface, known)
             data = [*(self.raw[name] for name in interface.raw), *(self.panels[packed] for packed in interface.packed)]
             self.addresses[program] = tuple(map(address, data))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import subprocess
 import sys
 import threading
 import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +22,7 @@ from moec import CompileError
 from moec.arrays import NUMPY
 from moec.runtime.kernel import IndexOutside, forget_workspace
 from moec.runtime.memory import aligned_empty
+from moec.runtime.weights import Weights
 from moec.target import Target
 
 H, E = 48, 6
@@ -264,6 +268,78 @@ def test_a_child_process_has_its_own_threads(method: str) -> None:
     child.start()
     assert answers.get(timeout=60) == wanted
     child.join()
+
+
+def _exit_code(work: Callable[[], object]) -> int | None:
+    """Of a child process that works; None where it does not end."""
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(30)
+    code = child.exitcode
+    child.kill()
+    return code
+
+
+@contextmanager
+def _held(work: Callable[[], object], entered: threading.Event, leave: threading.Event) -> Iterator[None]:
+    """Another thread inside of its work."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(30)
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
+def test_a_child_of_a_process_that_compiles_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, given, entered, leave = moec.compile(TEXT, threads=1), arrays(), threading.Event(), threading.Event()
+    compiled: Any = kernel._variant  # pyright: ignore[reportPrivateUsage]
+
+    def variant(names: tuple[str, ...], storage: Any) -> Any:
+        entered.set()
+        leave.wait(60)
+        return compiled(names, ())
+
+    monkeypatch.setattr(kernel, "_variant", variant)
+    with _held(lambda: kernel.pack(given, "q8_0"), entered, leave):
+        assert _exit_code(lambda: kernel.pack(given)) == 0
+
+
+def test_a_child_of_a_process_that_packs_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, x, entered, leave = moec.compile(TEXT, threads=1), tokens(1), threading.Event(), threading.Event()
+    kernel(x, kernel.pack(arrays()), aux=["chosen"])
+    weights, parent, add = kernel.pack(arrays()), os.getpid(), Weights.add
+
+    def slow(*given: Any) -> None:
+        if os.getpid() == parent:
+            entered.set()
+            leave.wait(60)
+        add(*given)
+
+    monkeypatch.setattr(Weights, "add", slow)
+    with _held(lambda: kernel(x, weights, aux=["chosen"]), entered, leave):
+        assert _exit_code(lambda: kernel(x, weights, aux=["chosen"])) == 0
+
+
+def test_a_variant_is_one_runner_whoever_compiles_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, both = moec.compile(TEXT, threads=1), threading.Barrier(2)
+    compiled: Any = kernel._variant  # pyright: ignore[reportPrivateUsage]
+
+    def variant(*asked: Any) -> Any:
+        both.wait(30)
+        return compiled(*asked)
+
+    monkeypatch.setattr(kernel, "_variant", variant)
+    x, weights, found = tokens(3), kernel.pack(arrays()), list[Any]()
+    thread = threading.Thread(target=lambda: found.append(kernel(x, weights, aux=["chosen"])))
+    thread.start()
+    y, aux = kernel(x, weights, aux=["chosen"])
+    thread.join()
+    ((other, others),) = found
+    assert np.array_equal(y, other) and np.array_equal(aux["chosen"], others["chosen"])
+    assert len(weights.addresses) == 1
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────
