@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from moec.codes import CODES
-from moec.excerpt import Mark, draw, paint
+from moec.excerpt import Mark, draw, paint, printable
 from moec.source import Span
 
 
@@ -40,15 +40,16 @@ class Diagnostic:
 
     def render(self, color: bool = False) -> str:
         """The diagnostic as text for a terminal."""
-        marks = [Mark(self.span, self.label, "^", self.severity)] if self.span else []
-        marks += [Mark(cause.span, cause.text, "-", "cause") for cause in self.causes]
+        marks = [Mark(self.span, printable(self.label), "^", self.severity)] if self.span else []
+        marks += [Mark(cause.span, printable(cause.text), "-", "cause") for cause in self.causes]
         width = max((len(str(mark.last)) for mark in marks), default=1)
-        head = paint(f"{self.severity}[{self.code}]", self.severity, color) + paint(f": {self.message}", "bold", color)
-        lines = [head, *draw(marks, width, color)]
+        message = paint(f": {printable(self.message)}", "bold", color)
+        lines = [paint(f"{self.severity}[{self.code}]", self.severity, color) + message, *draw(marks, width, color)]
         if self.help:
             if marks:
                 lines.append(" " * width + paint(" |", "gutter", color))
-            lines.append(f"{' ' * width} {paint('=', 'gutter', color)} {paint('help', 'help', color)}: {self.help}")
+            head = f"{' ' * width} {paint('=', 'gutter', color)} {paint('help', 'help', color)}"
+            lines.append(f"{head}: {printable(self.help)}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:

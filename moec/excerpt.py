@@ -60,13 +60,18 @@ def paint(text: str, style: str, color: bool) -> str:
     return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if color and style and text.strip() else text
 
 
+def printable(text: str) -> str:
+    """A text as a terminal may have it: names come from files, and might turn it over."""
+    return "".join(map(_shown, text))
+
+
 def draw(marks: Sequence[Mark], width: int, color: bool) -> Iterable[str]:
     """The excerpts that hold the marks, one a source, the first mark's first. `width` is the gutter's."""
     sources = list(dict.fromkeys(mark.span.source for mark in marks))
     for index, source in enumerate(sources):
         here = [mark for mark in marks if mark.span.source is source]
         arrow = paint(":::" if index else "-->", "gutter", color)
-        yield f"{' ' * width}{arrow} {source.name}:{here[0].span.line}:{here[0].span.column}"
+        yield f"{' ' * width}{arrow} {printable(source.name)}:{here[0].span.line}:{here[0].span.column}"
         yield " " * width + paint(" |", "gutter", color)
         yield from (row.render(color) for row in _Excerpt(source, here, width).rows())
 

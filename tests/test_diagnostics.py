@@ -185,6 +185,15 @@ def test_characters_that_cannot_be_shown() -> None:
     assert text.splitlines()[2:] == ["1 | a␀b\ufffdc␡\u0301d\ufffd", "  |       ^"]
 
 
+def test_names_from_files_do_not_turn_the_terminal_over() -> None:
+    name, clean = "w\x1b[31m\u202e\r\nerror[E0001]: \x9b", "w␛[31m\ufffd␍␊error[E0001]: \ufffd"
+    error = fail("E0405", f"`{name}`", Span(Source(name, "a b"), 0, 1), name, [Label(Span(SOURCE, 0, 3), name)], name)
+    for text in (error.render(), re.sub(r"\x1b\[[0-9;]*m", "", error.render(color=True))):
+        assert all(char.isprintable() or char == "\n" for char in text)
+        assert text.count(clean) == 5 and len(text.splitlines()) == 11
+    assert json.loads(json.dumps(error.diagnostics[0].to_json()))["help"] == name
+
+
 def test_long_lines_are_cut_around_the_mark() -> None:
     source = Source("long.moe", "x" * 500 + "HERE" + "y" * 500)
     *_, line, marks = shown(at("HERE", 0, source), "this").splitlines()

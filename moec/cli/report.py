@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from moec.excerpt import printable
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,7 +40,7 @@ class Report:
     def say(self, label: str, *lines: str | Text) -> None:
         """A label, then lines; what is too long for the screen goes on below, not under the label."""
         for line in lines:
-            text = Text(line) if isinstance(line, str) else line
+            text = Text(printable(line)) if isinstance(line, str) else line
             for part in text.wrap(self.console, max(20, self.console.width - _INDENT)):
                 part.rstrip()
                 self.console.print(Text.assemble((label.ljust(_INDENT), "bold"), part), soft_wrap=True)

@@ -236,6 +236,22 @@ def test_a_name_that_is_no_part_of_several_is_a_file_s(tmp_path: Path, name: str
         assert "blk.0.ffn_gate_inp.weight" in open_checkpoint(path)
 
 
+def rewritten(kernel: Any, path: Path, old: str, new: str) -> Path:
+    """A file of packed weights whose header has something else in one place."""
+    kernel.save(kernel.pack(weights(**DIMS)), path)
+    data = path.read_bytes()
+    text = data[52 : 52 + int.from_bytes(data[12:20], "little")].decode()
+    assert old in text
+    path.write_bytes(_with_header(data, text.replace(old, new, 1).encode(), ".moepack"))
+    return path
+
+
+def test_names_in_a_file_do_not_turn_the_terminal_over(kernel: Any, tmp_path: Path) -> None:
+    path = rewritten(kernel, tmp_path / "odd.moepack", '"olmoe"', '"\\u001b[31molmoe"')
+    done = CliRunner().invoke(main, ["pack", str(path)])
+    assert done.exit_code == 0 and "␛[31molmoe: " in done.output and "\x1b" not in done.output
+
+
 SOURCE = '"source":{'
 
 
@@ -262,12 +278,7 @@ SOURCE = '"source":{'
     ],
 )
 def test_what_is_wrong_with_packed_weights(kernel: Any, tmp_path: Path, old: str, new: str) -> None:
-    path = tmp_path / "bad.moepack"
-    kernel.save(kernel.pack(weights(**DIMS)), path)
-    data = path.read_bytes()
-    text = data[52 : 52 + int.from_bytes(data[12:20], "little")].decode()
-    assert old in text
-    path.write_bytes(_with_header(data, text.replace(old, new, 1).encode(), ".moepack"))
+    path = rewritten(kernel, tmp_path / "bad.moepack", old, new)
     assert str(path) in told(lambda: saved.describe(Moepack(path)))
     if old != SOURCE:  # which a kernel does not read
         assert str(path) in told(lambda: kernel.load(path))
