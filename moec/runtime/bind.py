@@ -7,6 +7,7 @@ stays so (`Blocks`) in every view that keeps rows whole.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -31,6 +32,8 @@ Dims = Mapping[str, int]
 
 #: Stands in a tensor's name for the number of an expert.
 EXPERT = "{e}"
+#: What it stands for; more digits than these number no expert.
+_NUMBER: Final = re.compile("[0-9]{1,9}")
 
 
 def bind_weights(file: syntax.File, name: str | None, tensors: Tensors, dims: Dims) -> dict[str, Source]:
@@ -312,36 +315,45 @@ class Binding:
         """A tensor, or one per expert stacked; `storage` is what stands behind `as`."""
         if EXPERT not in name:
             return self._read(name, storage, node)
-        count = self._count(name, storage)
+        count = self._count(name, storage, node)
         first = self._read(name.replace(EXPERT, "0"), storage, node)
 
-        def read(expert: int) -> Source:
+        def read(expert: int) -> Data | Blocks:
             tensor = name.replace(EXPERT, str(expert))
-            data = first if expert == 0 else self._read(tensor, storage, node)
-            if data.shape != first.shape:
-                found = f"`{tensor}` in {where(self.tensors)} is {list(data.shape)}"
-                raise self._wrong(f"{found}, the first is {list(first.shape)}", node)
-            if isinstance(data, np.ndarray) and isinstance(first, np.ndarray) and data.dtype != first.dtype:
-                found = f"`{tensor}` in {where(self.tensors)} holds {element(data.dtype)}"
-                raise self._wrong(f"{found}, the first {element(first.dtype)}", node)
-            return data
+            return self._alike(first, self._read(tensor, storage, node), tensor, node)
 
         if isinstance(first, Blocks):
-            parts = [part for part in map(read, range(count)) if isinstance(part, Blocks)]
-            if len(parts) < count or any(part.format != first.format for part in parts):
-                raise self._wrong(f"`{name}` in {where(self.tensors)} is not stored alike for all experts", node)
-            return Blocks.stack(parts)
+            return Blocks.stack([part for part in map(read, range(count)) if isinstance(part, Blocks)])  # all are
         if isinstance(self.tensors, Checkpoint):  # whose views are there without reading
             for expert in range(count):
                 read(expert)
         return Stack((count, *first.shape), first.dtype, lambda expert: self._dense(read(expert)))
 
-    def _count(self, name: str, storage: str | None) -> int:
+    def _alike(self, first: Data | Blocks, data: Data | Blocks, name: str, node: syntax.Node | None) -> Data | Blocks:
+        """An expert's tensor. Raises `CompileError` (E0405) unless it is of the first one's shape, and stored alike."""
+        found = f"`{name}` in {where(self.tensors)}"
+        if data.shape != first.shape:
+            raise self._wrong(f"{found} is {list(data.shape)}, the first is {list(first.shape)}", node)
+        if isinstance(first, Blocks):
+            if not isinstance(data, Blocks) or data.format != first.format:
+                raise self._wrong(f"{found} is not stored as {first.format}, as the first is", node)
+        elif not isinstance(data, Blocks) and data.dtype != first.dtype:
+            raise self._wrong(f"{found} holds {element(data.dtype)}, the first {element(first.dtype)}", node)
+        return data
+
+    def _count(self, name: str, storage: str | None, node: syntax.Node | None) -> int:
+        """How many experts have a tensor. Raises `CompileError` (E0405) where one lacks it that others follow."""
         origin = ORIGINS.get(storage) if storage else None
         pattern = origin.names(name)["codes"] if origin else name
-        count = 0
+        head, count = pattern.partition(EXPERT)[0], 0
         while pattern.replace(EXPERT, str(count)) in self.tensors:
             count += 1
+        ends = (_NUMBER.match(tensor, len(head)) for tensor in self.tensors if tensor.startswith(head))
+        for end in filter(None, ends):
+            later = pattern.replace(EXPERT, end[0])
+            if int(end[0]) > count and later in self.tensors:
+                lost = f"`{pattern.replace(EXPERT, str(count))}` is missing from {where(self.tensors)}"
+                raise self._wrong(f"{lost}, which has `{later}`", node)
         return count
 
     def _dense(self, value: Source) -> Data:

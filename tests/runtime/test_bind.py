@@ -151,11 +151,27 @@ def test_a_formula_without_a_value_is_an_error(entry: str, wanted: str):
 
 
 def test_experts_that_differ_or_are_missing():
-    found, text = code('w = "e.{e}"', {"e.0": counted(3, 4), "e.2": counted(3, 4)})
+    found, text = code('w = "e.{e}"', {"e.0": counted(3, 4), "e.01": counted(3, 4)})
     assert found == "E0405" and "[1, 3, 4]" in text
     w = bound('w = "e.{e}"', {"e.0": counted(3, 4), "e.1": counted(4, 3)})
     with pytest.raises(CompileError, match=r"`e\.1` in the checkpoint is \[4, 3\]"):
         np.asarray(w)
+
+
+@pytest.mark.parametrize("there", [[0, 2], [0, 10], [1, 2]])
+def test_an_expert_that_is_missing_among_others_is_named(there: list[int]):
+    lost = 0 if 0 not in there else 1
+    found, text = code('w = "e.{e}.w2"', {f"e.{e}.w2": counted(3, 4) for e in there} | {"e.x": 0, f"e.{'9' * 5000}": 0})
+    assert found == "E0405" and f"`w`: `e.{lost}.w2` is missing from the checkpoint, which has `e." in text
+    codes = {f"e.{e}_packed": counted(3, 4) for e in there}
+    assert f"`e.{lost}_packed` is missing" in code('w = "e.{e}" as packed', codes)[1]
+
+
+def test_experts_that_are_stored_otherwise_are_named():
+    q4, q8 = (Blocks((3, 4), name, lambda _: None) for name in ("q4_0", "q8_0"))
+    for later in (q8, counted(3, 4)):
+        found, text = code('w = "e.{e}"', {"e.0": q4, "e.1": later})
+        assert found == "E0405" and "`e.1` in the checkpoint is not stored as q4_0" in text
 
 
 def test_unknown_names():
