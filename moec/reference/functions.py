@@ -153,7 +153,7 @@ def invert(value: Value) -> Value:
     return not value if isinstance(value, bool) else pointwise(np.logical_not, BOOL, truth(value))
 
 
-def contract(left: Value, right: Value, quantized: bool = False) -> Array:
+def contract(left: Value, right: Value, quantizing: bool = False) -> Array:
     """`W @ v`: v enters in W's precision, then perhaps `quantized`; empty slots of the contracted axis add nothing."""
     matrix, vector = lift(left), lift(right)
     if not matrix.dtype.floating or vector.dtype is BOOL:
@@ -164,10 +164,10 @@ def contract(left: Value, right: Value, quantized: bool = False) -> Array:
     data, weights = rounded(vector.data.astype(np.float64), matrix.dtype), matrix.data
     if axis is not None and not axis.filled.all():
         data, weights = data[axis.filled], weights[..., axis.filled]
-    return array(weights @ (_quantized(data) if quantized else data), F32, matrix.axes[:-1])
+    return array(weights @ (quantized(data) if quantizing else data), F32, matrix.axes[:-1])
 
 
-def _quantized(data: Data) -> Data:
+def quantized(data: Data) -> Data:
     """What is left of a vector in blocks of 64: integers of -127 .. 127, times the largest magnitude ÷ 127, as
     docs/formats.md says. Rounded as f32 rounds."""
     parts: list[Data] = []

@@ -196,7 +196,7 @@ class Interpreter:
 
     def _binary(self, op: str, left: Value, right: Value) -> Value:
         if op == "@" and self._quantizing is not None and isinstance(left, Array) and self._quantizing(left.data):
-            return functions.contract(left, right, quantized=True)
+            return functions.contract(left, right, quantizing=True)
         result = functions.OPERATORS[op](left, right)
         if op in functions.COMPARISONS and not constant(result):
             self._decide(functions.comparison_margin(left, right))
