@@ -132,16 +132,17 @@ class Kernel:
         Of a checkpoint, the `bind` block says which tensors below `prefix` the parameters are; without a name it is
         the block whose tensors are there. What is quantised stays as it is stored, unless `storage` says otherwise.
         `packed` names a file for the packed weights: they are mapped from there if they were packed from these files
-        for this kernel, else packed anew and saved there. `verify` compares the checksums of a packed file, which reads
-        all of it. `progress` is told how many bytes have been packed, of how many.
+        for this kernel, else packed anew and saved there. Where `path` is what `save` wrote, `prefix`, `bind` and
+        `packed` say nothing, and `storage` has to be the file's. `verify` compares the checksums of a packed file,
+        which reads all of it. `progress` is told how many bytes have been packed, of how many.
 
         Raises `CompileError`: E0001, E0408 (a file), E0405, E0401 to E0404, E0407, E0306 (what is in it), E0409 (packed
         weights for another kernel); `OSError` where `packed` cannot be written.
         """
+        asked = None if storage is None else storage_of(storage)
         if is_moepack(path):
-            return self._restore(Moepack(path, verify))
-        chosen = (self._storage or None) if storage is None else storage_of(storage)
-        request = Request(Path(path), dotted(prefix), bind, chosen)
+            return self._restore(Moepack(path, verify), asked)
+        request = Request(Path(path), dotted(prefix), bind, (self._storage or None) if asked is None else asked)
         if packed is not None:
             require_place(Path(packed))
             if (kept := self._keep(request, packed, verify)) is not None:
@@ -165,13 +166,15 @@ class Kernel:
         told = None if progress is None else Told(progress, weights.nbytes)
         saved.save(path, runner.interface, weights, told)
 
-    def _restore(self, pack: Moepack) -> Weights:
+    def _restore(self, pack: Moepack, asked: Storage | None = None) -> Weights:
         saved.compare(pack, self.interface)
         storage = saved.storage_in(pack)  # compared first: of another layer these are not even weights
         try:
             interface = self._runner(self._names, storage).interface
         except CompileError as error:
             raise saved.unusable(pack, error) from None
+        if asked not in (None, storage):
+            saved.compare_storage(pack, interface, self._runner(self._names, asked).interface)
         return saved.restore(pack, interface, storage)
 
     def _keep(self, request: Request, path: Path | str, verify: bool) -> Weights | None:

@@ -172,6 +172,15 @@ def compare(pack: Moepack, interface: Interface) -> None:
     _check_version(pack)
 
 
+def compare_storage(pack: Moepack, interface: Interface, asked: Interface) -> None:
+    """Raises `CompileError` (E0409) unless a file's weights, which `interface` reads, are stored as `asked` would have
+    them."""
+    stored, wanted = interface.storage, asked.storage
+    for name in (param.name for param in interface.params):
+        if stored.get(name) != wanted.get(name):
+            raise _other(pack, f"`{name}` is {stored.get(name, 'dense')}, not {wanted.get(name, 'dense')}")
+
+
 def _check_version(pack: Moepack) -> None:
     if pack.header.get("panels") != PANELS:
         raise _other(pack, "another version of moec lays panels out otherwise")

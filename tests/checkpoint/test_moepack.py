@@ -102,6 +102,19 @@ def test_storage_comes_with_the_file(kernel: Any, tmp_path: Path) -> None:
     np.testing.assert_array_equal(kernel(x, mapped), kernel(x, narrow))
 
 
+def test_storage_that_is_asked_for_is_the_file_s(kernel: Any, tmp_path: Path) -> None:
+    path, each = tmp_path / "w.moepack", dict.fromkeys(("gate", "up", "down"), "q8_0")
+    kernel.save(kernel.pack(weights(), storage=each), path)
+    assert kernel.load(path, storage=each).formats == each == kernel.load(path, storage="q8_0").formats
+    other: list[Any] = [{}, "q4_0", {"gate": "q8_0"}]
+    for asked in other:
+        code, text = refused(kernel, path, storage=asked)
+        assert code == "E0409" and "is q8_0, not" in text
+    kernel.save(kernel.pack(weights()), path)
+    assert "is dense, not q8_0" in refused(kernel, path, storage="q8_0")[1]
+    assert not kernel.load(path, storage={}).formats
+
+
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "qwen2_moe", "deepseek_v3"])
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_one_file_serves_both_kinds_of_activations(tmp_path: Path, name: str, dtype: str) -> None:
