@@ -67,12 +67,30 @@ class View:
         *strides, outer, inner = self.strides
         return View(self.pointer, self.dtype, (*shape, columns, rows), (*strides, inner, outer))
 
+    def strides_as(self, shape: Sequence[int]) -> tuple[int, ...] | None:
+        """The strides of another shape of the same memory; None where elements do not lie evenly enough for it."""
+        if self.repeated or not self.size:
+            return (0,) * len(shape)
+        runs: list[tuple[int, int]] = []  # sizes and strides, without axes of one element, of as few axes as can be
+        for size, stride in zip(self.shape, self.strides, strict=True):
+            if size > 1:
+                size *= runs.pop()[0] if runs and runs[-1][1] == size * stride else 1
+                runs.append((size, stride))
+        strides, left, apart = list[int](), 1, 1
+        for size in reversed(shape):
+            if left == 1 and size > 1:
+                left, apart = runs.pop()
+            if left % size:
+                return None
+            strides.append(apart)
+            left, apart = left // size, apart * size
+        return tuple(reversed(strides))
+
     def reshaped(self, shape: Sequence[int]) -> View:
-        """Another shape of a view that is contiguous or one element repeated."""
-        if self.repeated:
-            return View(self.pointer, self.dtype, tuple(shape), (0,) * len(shape))
-        assert self.contiguous
-        return replace(View.dense(self.pointer, self.dtype, shape), passing=self.passing)
+        """Another shape of the same memory, which has to have strides."""
+        strides = self.strides_as(shape)
+        assert strides is not None
+        return replace(self, shape=tuple(shape), strides=strides)
 
     def repeat(self, shape: Sequence[int]) -> View:
         """The leading axes of `shape` as they are, the others repeated."""

@@ -47,8 +47,8 @@ def _slice(row: Row, op: moe.SliceOp) -> View:
 
 def _reshape(row: Row, op: moe.ReshapeOp) -> View:
     source: View = row[op.operand]
-    usable = source if source.contiguous or source.repeated else row.dense(source)
-    return usable.reshaped(static_shape(op.result.type))
+    shape = static_shape(op.result.type)
+    return (source if source.strides_as(shape) is not None else row.dense(source)).reshaped(shape)
 
 
 def _concat(row: Row, op: moe.ConcatOp) -> View:
