@@ -7,10 +7,11 @@ likely as any other: R rows touch E (1 - (1 - K/E)^R). A selection that may have
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from xdsl.dialects import arith
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
@@ -28,7 +29,8 @@ class StageCost:
     """One stage. `kind` is its operation's in the plan, `name` the weights it multiplies or what it does to a row.
 
     `weights` are the bytes of weights that it reads, `moved` those of rows that it reads and writes. Of a product,
-    `touched` of `keys` matrices [`n`, `k`] are read, with `tile`; `grouping` says how a row finds its matrix.
+    `touched` of `keys` matrices [`n`, `k`] are read, with `tile`; `grouping` says how a row finds its matrix; its FLOPs
+    are those of the product alone.
     """
 
     kind: str
@@ -148,8 +150,9 @@ class _Counter:
         shape = KernelShape.parse(op.tile.data, op.dtype.data)
         touched = self._touched(op, keys, domain)
         storage = op.storage.data if op.storage else ""
-        weights = touched * pack.packed_bytes(shape.panel, n, k, len(op.weights), storage)
-        moved = domain.rows * (_bytes(_row(op.vector)) + _bytes(_row(op.value)))
+        epilogue = self._work(op.body.block, domain.rows)
+        weights = touched * pack.packed_bytes(shape.panel, n, k, len(op.weights), storage) + epilogue.weights
+        moved = domain.rows * (_bytes(_row(op.vector)) + _bytes(_row(op.value))) + epilogue.moved
         flops = 2.0 * domain.rows * n * k * len(op.weights)
         name = " ".join(value.name_hint or "?" for value in op.weights)
         grouping = op.grouping.data
@@ -170,30 +173,92 @@ class _Counter:
 
     def _rows(self, op: plan.RowsOp) -> StageCost:
         count = self.domains[op.domain].rows
-        flops = weights = moved = 0.0
-        for inner, times in _walk(op.body.block, count):
-            flops += _flops(inner) * times
-            weights += self._weights(inner, times)
-            if isinstance(inner, plan.ReadOp):
-                rows = self.domains[plan.domain_of(inner.source)].rows
-                moved += _bytes(inner.result.type) * min(times, rows)
-        moved += sum(_bytes(_row(value)) for value in op.values) * count
-        return StageCost("rows", _verbs(op), count, flops, weights, moved)
+        work = self._work(op.body.block, count)
+        moved = work.moved + sum(_bytes(_row(value)) for value in op.values) * count
+        return StageCost("rows", _verbs(op), count, work.flops, work.weights, moved)
 
-    def _weights(self, op: Operation, times: float) -> float:
-        """Bytes of parameters that an operation reads: the rows that it picks, or all."""
-        total = 0.0
-        for operand in op.operands:
-            if operand not in self.params:
+    def _work(self, block: Block, times: float) -> _Work:
+        """What a block does that runs so often. A map counts as one operation, a `match` as the most of its arms."""
+        work = _Work()
+        for op in block.ops:
+            work.add(_Work(_flops(op) * times, self._moved(op, times), self._read(op, times)))
+            if isinstance(op, moe.MapOp):
                 continue
-            if isinstance(op, moe.ExtractOp):
-                rows = static_shape(operand.type)[0]
-                total += distinct(rows, 1 / rows, times) * _bytes(op.results[0].type)
-            elif not isinstance(op, moe.GatherOp):
-                total += _bytes(operand.type) * min(1.0, times)
-            else:
-                total += min(_bytes(operand.type), _bytes(op.results[0].type) * times)
-        return total
+            inner = [self._work(region.block, times * _turns(op)) for region in op.regions]
+            for each in [_most(inner)] if isinstance(op, moe.MatchOp) else inner:
+                work.add(each)
+        return work
+
+    def _moved(self, op: Operation, times: float) -> float:
+        """Bytes of other stages' rows that an operation reads."""
+        if not isinstance(op, plan.ReadOp):
+            return 0.0
+        return _bytes(op.result.type) * min(times, self.domains[plan.domain_of(op.source)].rows)
+
+    def _read(self, op: Operation, times: float) -> dict[SSAValue, float]:
+        """Bytes of parameters that an operation reads, by the part that they are. A view reads nothing yet."""
+        match op:
+            case moe.GatherOp() if (part := self._part(op.operand)) is not None:
+                rows, picked = static_shape(op.operand.type)[0], static_shape(op.result.type)[0]
+                return {op.result: _Part(part.nbytes / rows, part.among * rows).read(times, picked)}
+            case moe.ExtractOp() if not static_shape(op.result.type):
+                values: Sequence[SSAValue] = op.results
+            case _:
+                values = [] if isinstance(op, _VIEWS) else op.operands
+        return {value: part.read(times) for value in values if (part := self._part(value)) is not None}
+
+    def _part(self, value: SSAValue) -> _Part | None:
+        """The part of a parameter that a value is a view of."""
+        if value in self.params:
+            return _Part(_bytes(value.type))
+        op = value.owner
+        if not isinstance(op, _VIEWS) or (whole := self._part(op.operands[0])) is None:
+            return None
+        chosen = isinstance(op, moe.ExtractOp) and not isinstance(op.index.owner, arith.ConstantOp)
+        among = static_shape(op.operands[0].type)[0] if chosen else 1
+        return _Part(min(whole.nbytes, _bytes(value.type)), whole.among * among)
+
+
+#: Operations that only say where something lies.
+_VIEWS = (moe.SliceOp, moe.ReshapeOp, moe.TransposeOp, moe.BroadcastOp, moe.ExtractOp)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a parameter: the `nbytes` of one of `among` that indices choose from."""
+
+    nbytes: float
+    among: int = 1
+
+    def read(self, times: float, picked: int = 1) -> float:
+        """The bytes that are expected to be read when so many of them are picked, so often."""
+        return distinct(self.among, picked / self.among, times) * self.nbytes
+
+
+@dataclass(slots=True)
+class _Work:
+    """FLOPs, bytes of other stages' rows, and bytes of parameters by the view that is read: who reads one again finds
+    it in a cache."""
+
+    flops: float = 0.0
+    moved: float = 0.0
+    read: dict[SSAValue, float] = field(default_factory=dict[SSAValue, float])
+
+    @property
+    def weights(self) -> float:
+        return sum(self.read.values())
+
+    def add(self, other: _Work) -> None:
+        self.flops += other.flops
+        self.moved += other.moved
+        for value, nbytes in other.read.items():
+            self.read[value] = max(nbytes, self.read.get(value, 0.0))
+
+
+def _most(arms: Sequence[_Work]) -> _Work:
+    """As much of each as any of the arms does."""
+    largest = max(arms, key=lambda arm: arm.weights)
+    return _Work(max(arm.flops for arm in arms), max(arm.moved for arm in arms), largest.read)
 
 
 def distinct(among: int, share: float, draws: float) -> float:
@@ -201,19 +266,13 @@ def distinct(among: int, share: float, draws: float) -> float:
     return among * (1 - (1 - min(share, 1.0)) ** draws)
 
 
-def _walk(block: Block, times: float) -> Iterator[tuple[Operation, float]]:
-    """Every operation of a row's work and how often it runs. A map counts as one, with its region."""
-    for op in block.ops:
-        yield op, times
-        if isinstance(op, moe.MapOp):
-            continue
-        slots = op.slots.type if isinstance(op, moe.SumOp | moe.EachOp) else None
-        turns = times * integer(slots.size) if isinstance(slots, SelectionType) else times
-        for region in op.regions:
-            yield from _walk(region.block, turns)
+def _turns(op: Operation) -> int:
+    """How often an operation runs its region."""
+    slots = op.slots.type if isinstance(op, moe.SumOp | moe.EachOp) else None
+    return integer(slots.size) if isinstance(slots, SelectionType) else 1
 
 
-#: Operations that only say where something lies.
+#: What does not say what a stage does.
 _SILENT = frozenset({"extract", "at", "reshape", "slice", "yield", "broadcast"})
 
 
