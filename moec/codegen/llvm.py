@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 from llvmlite import ir
 
 from moec.dtypes import DTYPES
-from moec.target import Target
+from moec.target import LINE, Target
 
 Value: TypeAlias = Any
 
@@ -129,10 +129,11 @@ class Emitter:
         return value
 
     def store(self, value: Value, pointer: Value, dtype: str, passing: bool = False) -> None:
-        """A scalar or consecutive elements; `passing` by the caches, at an address that they divide."""
+        """A scalar or consecutive elements; `passing` by the caches, at an address that they, or a line, divide."""
         if dtype == "bool":
             value = self.b.zext(value, vector(I8, width_of(value)))
-        store = self.b.store(value, pointer, align=SIZES[dtype] * (max(1, width_of(value)) if passing else 1))
+        aligned = min(LINE, SIZES[dtype] * max(1, width_of(value))) if passing else SIZES[dtype]
+        store = self.b.store(value, pointer, align=aligned)
         if passing:
             store.set_metadata("nontemporal", self.b.module.add_metadata([ir.Constant(I32, 1)]))
 

@@ -57,6 +57,8 @@ def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Fu
         return largest
 
     last = e.b.alloca(ir.ArrayType(I8, 4 * tiles.DEPTH)) if rest else None
+    if last is not None:
+        last.align = tiles.BYTES
     whole = e.b.udiv(depth, i64(tiles.DEPTH))
     largest: Value = ir.Constant(words, None)
 
