@@ -503,8 +503,7 @@ def _enabled(target: Target) -> frozenset[str]:
     LLVM, all that implies it."""
     off = {feature[1:] for feature in target.features if feature[0] == "-"}
     on = [*_CPUS.get(target.cpu, ()), *(feature[1:] for feature in target.features if feature[0] == "+")]
-    kept = [feature for feature in on if not off & _closure(feature)]
-    return frozenset().union(*map(_closure, kept))
+    return frozenset(each for feature in on if not off & _closure(feature) for each in _closure(feature))
 
 
 @cache

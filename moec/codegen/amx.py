@@ -12,14 +12,14 @@ from typing import Final
 
 from moec.codegen import tiles
 from moec.codegen.frame import Region
-from moec.codegen.gathered import DEPTH, LINE, GatheredRow
+from moec.codegen.gathered import DEPTH, STEP_BYTES, GatheredRow
 from moec.codegen.llvm import I64, SIZES, Value, i64
 from moec.codegen.matmul import Matmul
 from moec.codegen.stages import Stages
 from moec.codegen.tile_kernel import TileShape, emit_kernel
 from moec.codegen.views import View
 from moec.dialects import plan
-from moec.target import KernelShape
+from moec.target import LINE, KernelShape
 
 #: How far ahead a panel is prefetched by a block of rows that has it for itself, in bytes (1024: 0.8 to 0.95 of that).
 _AHEAD: Final = 4096
@@ -96,7 +96,7 @@ class Tiled(Matmul):
         lines = b.and_(b.add(b.udiv(bytes_ahead, i64(LINE)), i64(3)), i64(-4))
 
         def tile(row: Value, rows: Value) -> tuple[Value, Value]:
-            step = b.mul(rows, i64(LINE))
+            step = b.mul(rows, i64(STEP_BYTES))
             start = e.at(self.rows_at, b.mul(row, i64(self.row_bytes)), 1)
             return e.at(start, b.mul(turn, step), 1), step
 

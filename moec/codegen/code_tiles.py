@@ -3,8 +3,8 @@
     void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks, ptr scratch)
 
 computes what the function of `moec.codegen.integer` does. With quantised rows bit for bit: the sums of a stretch are
-integers and exact, and what follows them in f32 has the same order. Rows up to a multiple of 16 are computed, and
-written to `sums`; up to `SLACK` records behind the last are read.
+integers and exact, and what follows them in f32 has the same order. Tiles of rows are computed whole, and written to
+`sums`; up to `SLACK` records behind the last are read.
 
 A part of the panel, a few blocks of k, is made ready in scratch memory that stays in the first cache: for every block
 of 16 columns a *cell*, what its codes stand for in tiles, one a stretch, then its scales and offsets in f32. All rows
@@ -225,7 +225,7 @@ class _Steps:
         e.fold(0, _tiles_of(b, self.count, i64(self.height)), [i64(0), self.ahead, *lead], row_turn)
 
     def _columns(self, rows: Value, cells: Value, to: Value, carried: Sequence[Value]) -> Sequence[Value]:
-        """The steps of 16 rows and 16 columns, and their sums."""
+        """The steps of the rows of a tile and 16 columns, and their sums."""
         e, b = self.e, self.e.b
         places = [e.at(to, row * 4 * self.cell.columns, 1) for row in range(self.height)]
         sums = [b.load(place, typ=self.floats, align=4) for place in places]

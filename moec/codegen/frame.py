@@ -22,7 +22,8 @@ from moec.dialects.types import SelectionType, element_name, integer, static_sha
 
 ALIGNMENT = 64
 
-#: The word of the frame that is set when an index that the call alone knows lies outside its table.
+#: The word of the frame with the address of the flag, which is set when an index that the call alone knows lies outside
+#: its table.
 FLAG = "flag"
 
 

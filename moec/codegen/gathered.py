@@ -18,9 +18,9 @@ from moec.dialects.types import integer
 
 #: k that stand together, and the bytes that they take.
 DEPTH: Final = tiles.DEPTH
-LINE: Final = tiles.BYTES
+STEP_BYTES: Final = tiles.BYTES
 #: What kernels may read behind the last gathered row.
-SLACK: Final = tiles.ROWS * LINE
+SLACK: Final = tiles.ROWS * STEP_BYTES
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class GatheredRow:
         upper = b.and_(within, i64(-tiles.ROWS))
         count = e.least(b.sub(b.sub(stop, first), upper), i64(tiles.ROWS))
         group = e.at(rows, b.mul(b.add(first, upper), i64(nbytes)), 1)
-        return GatheredRow(e.at(group, b.mul(b.sub(within, upper), i64(LINE)), 1), b.mul(count, i64(LINE)))
+        return GatheredRow(e.at(group, b.mul(b.sub(within, upper), i64(STEP_BYTES)), 1), b.mul(count, i64(STEP_BYTES)))
 
     def line(self, e: Emitter, at: Value | int) -> Value:
         """The address of 32 k."""
@@ -47,7 +47,7 @@ class GatheredRow:
 
     def element(self, e: Emitter, k: Value) -> Value:
         """The address of one k; those up to the next multiple of 32 follow it."""
-        return e.at(self.line(e, e.b.udiv(k, i64(DEPTH))), e.b.urem(k, i64(DEPTH)), LINE // DEPTH)
+        return e.at(self.line(e, e.b.udiv(k, i64(DEPTH))), e.b.urem(k, i64(DEPTH)), STEP_BYTES // DEPTH)
 
 
 def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
@@ -80,13 +80,13 @@ def _copy(e: Emitter, vector: Value, size: int, to: GatheredRow, passing: bool) 
     """A row's vector, line after line."""
 
     def line(at: Value) -> None:
-        value = e.load(e.at(vector, e.b.mul(at, i64(LINE)), 1), "bf16", DEPTH)
+        value = e.load(e.at(vector, e.b.mul(at, i64(STEP_BYTES)), 1), "bf16", DEPTH)
         e.store(value, to.line(e, at), "bf16", passing)
 
-    e.loop(0, size // LINE, line)
-    if tail := size % LINE:
-        last = to.line(e, size // LINE)
-        e.fill(last, LINE)
+    e.loop(0, size // STEP_BYTES, line)
+    if tail := size % STEP_BYTES:
+        last = to.line(e, size // STEP_BYTES)
+        e.fill(last, STEP_BYTES)
         e.copy(last, e.at(vector, size - tail, 1), tail)
 
 

@@ -2,13 +2,14 @@
 
     void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks)
 
-adds to `sums`, f32[count][columns], the products of a panel (`moec.formats.panels`) with `count` rows. `rows` has a
-record (`moec.codegen.quantize`) for each of `blocks` blocks of k and each row: [blocks][count]. For a row r and a
-column c
+adds to `sums`, f32[count][columns], zeros before, the products of a panel (`moec.formats.panels`) with `count` rows.
+`rows` has a record (`moec.codegen.quantize`) for each of `blocks` blocks of k and each row: [blocks][count]. For a row
+r and a column c
 
     sums[r][c] += scale[r, block] × Σ over stretches (scale[c, stretch] × Σ q (u - center) + offset[c, stretch] × Σ q)
 
-with integers in the inner sums, f32 around them, in this order. The bytes u of a block for as many columns as a vector
+with integers in the inner sums, f32 around them, in this order; a scale that a whole row of weights shares multiplies
+the sums at the end. The bytes u of a block for as many columns as a vector
 has lanes stay in registers while all rows pass over them: one function serves every number of rows, and a row's result
 does not depend on the others.
 """

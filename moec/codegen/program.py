@@ -77,7 +77,7 @@ class _Program:
         self.packed = [self._pack(op) for op in matmuls]
         if self.timed:
             self.regions.append(Region(_CLOCK, 0, 8 * (1 + len(list(self.block.ops)))))
-        stages = [found for op in self.block.ops if (found := list(self._steps(op)))]
+        stages = [found for at, op in enumerate(self.block.ops) if (found := self._steps(op, at))]
         steps = [step for stage in stages for step in stage]
         scratch = max((step.scratch for step in steps if isinstance(step, Stage)), default=0)
         self.scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
@@ -89,8 +89,8 @@ class _Program:
     def _raw_params(self) -> list[SSAValue]:
         """The parameters that are read as they are, not as panels."""
         params = self.block.args[1 + self.count :]
-        weights = {(op, i) for op in self.block.ops if isinstance(op, plan.MatmulOp) for i, _ in enumerate(op.operands)}
-        return [p for p in params if any((use.operation, use.index) not in weights for use in p.uses)]
+        products = {op for op in self.block.ops if isinstance(op, plan.MatmulOp)}
+        return [param for param in params if any(use.operation not in products for use in param.uses)]
 
     def _pack(self, op: plan.MatmulOp) -> Packed:
         names = [self._param_name(value) for value in op.weights]
@@ -112,9 +112,9 @@ class _Program:
 
     # steps
 
-    def _steps(self, op: Any) -> list[Any]:
-        """What a call does for an operation, in order."""
-        name = f"stage_{len(self.frame.fields)}_{op.name.split('.')[1]}"
+    def _steps(self, op: Any, at: int) -> list[Any]:
+        """What a call does for the operation at a place of the program, in order."""
+        name = f"stage_{at}_{op.name.split('.')[1]}"
         match op:
             case plan.ExpandOp():
                 return [self._expand(op)]

@@ -1,12 +1,14 @@
-"""`plan.matmul` of stored weights whose codes are multiplied in registers: with quantised rows, or rows of bf16.
+"""`plan.matmul` of stored weights whose codes are multiplied, not decoded: with quantised rows, or rows of bf16.
 
-Block after block of a key's rows is made ready in scratch memory, then every panel passes over it: the sums of a block
-stay in the first cache, its records in the second. Where the rows of another domain are multiplied, each perhaps many
-times, a stage of its own quantises them once, and here they are only copied together.
+Block after block of a key's rows becomes records in scratch memory, then every panel passes over it: the sums of a
+block stay in the first cache, its records in the second. Where the rows of another domain are multiplied, each perhaps
+many times, a stage of its own makes their records once, and here they are only copied together. Codes are had in
+registers, or made ready in scratch memory for many rows, as vectors or tiles read them.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import ClassVar, Final, Literal
 
 from llvmlite import ir
@@ -30,19 +32,19 @@ from moec.formats.panels import PanelLayout
 
 #: The bytes that `_copy` moves at once.
 _PIECE: Final = 16
-#: From `_SOME` rows a key on they are quantised for at least `_BATCH` panels: for each anew, products of 8 experts on
-#: 16 threads took 1.2 to 1.4 times as long.
-_BATCH: Final = 4
+#: From `_SOME` rows a key on they become records for at least `_LEAST_PANELS` panels: for each anew, products of 8
+#: experts on 16 threads took 1.2 to 1.4 times as long.
+_LEAST_PANELS: Final = 4
 _SOME: Final = 8
-#: Picoseconds for an element.
-_QUANTIZE_COST: Final = 200
+#: Picoseconds for an element of a row that becomes records.
+_RECORD_COST: Final = 200
 
 
-class QuantizedMatmul(Matmul):
-    """Loops around the integer kernels of one `plan.matmul`."""
+class CodeMatmul(Matmul, ABC):
+    """Loops around the kernels of one `plan.matmul` that multiply codes with records of rows."""
 
     #: What multiplies.
-    PRODUCTS: ClassVar[type[Products]] = Products
+    PRODUCTS: ClassVar[type[Products]]
     #: Records behind a block's that kernels may read.
     SLACK = 0
 
@@ -57,20 +59,21 @@ class QuantizedMatmul(Matmul):
         dtype = element_name(op.vector.type.row)
         #: From one 32 k of a vector to the next.
         self.group_bytes = i64(GROUP * SIZES[dtype])
-        self.quantize = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
+        #: Writes the records of a row.
+        self.record_row = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
         self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name, self.PRODUCTS)
         self.vector_bytes = row_bytes(op.vector.type.row)
         self.source = stages.domains[plan.domain_of(op.vector)]
         self.key = op.value, "records"
 
     @property
+    @abstractmethod
     def kind(self) -> Literal["bytes", "pairs", "bf16"]:
         """What the elements of records are."""
-        return "pairs" if self.stages.target.byte_dots == "pairs" else "bytes"
 
     @property
     def once(self) -> bool:
-        """Whether a stage before this one quantises the rows."""
+        """Whether a stage before this one makes the rows' records."""
         return self.source is not self.domain or self.op.grouping.data == "none"
 
     @property
@@ -80,29 +83,29 @@ class QuantizedMatmul(Matmul):
 
     @property
     def least_units(self) -> tuple[int, int]:
-        return (1, 0) if self.once else (_BATCH, _SOME * self.keys)
+        return (1, 0) if self.once else (_LEAST_PANELS, _SOME * self.keys)
 
     def regions(self) -> list[Region]:
-        """The workspace that a call needs: where rows are quantised once, their records."""
+        """The workspace that a call needs: where rows' records are made once, those."""
         return [Region(self.key, self.row_bytes * self.source.per_token)] if self.once else []
 
     def emit_all(self) -> list[Stage]:
-        return [self._quantize(), self.emit()] if self.once else [self.emit()]
+        return [self._make_records(), self.emit()] if self.once else [self.emit()]
 
-    def _quantize(self) -> Stage:
-        """The stage that quantises every row of the vector's domain."""
-        name = f"{self.name}_quantize"
+    def _make_records(self) -> Stage:
+        """The stage that makes the records of every row of the vector's domain."""
+        name = f"{self.name}_records"
         e, frame, function = self.stages.begin(name)
         vectors, records = frame.pointer_of(self.op.vector), frame.pointer_of(self.key)
 
         def turn(row: Value) -> None:
             vector = e.at(vectors, e.b.mul(row, i64(self.vector_bytes)), 1)
             to = e.at(records, e.b.mul(row, i64(self.row_bytes)), 1)
-            e.b.call(self.quantize, [vector, self.group_bytes, to, i64(self.record.nbytes)])
+            e.b.call(self.record_row, [vector, self.group_bytes, to, i64(self.record.nbytes)])
 
         e.loop(function.args[1], function.args[2], turn)
         self.stages.finish(e, function)
-        return Stage(name, self.source, None, 0, _QUANTIZE_COST * self.k)
+        return Stage(name, self.source, None, 0, _RECORD_COST * self.k)
 
     # blocks of rows
 
@@ -134,7 +137,7 @@ class QuantizedMatmul(Matmul):
             if self.once:
                 self._copy(self._source_row(place), to, stride)
             else:
-                e.b.call(self.quantize, [self._vector(place), self.group_bytes, to, stride])
+                e.b.call(self.record_row, [self._vector(place), self.group_bytes, to, stride])
 
         e.loop(first, stop, turn)
 
@@ -160,8 +163,18 @@ class QuantizedMatmul(Matmul):
         self.e.b.call(self.products, arguments)
 
 
-class PairMatmul(QuantizedMatmul):
-    """The same with rows of bf16."""
+class QuantizedMatmul(CodeMatmul):
+    """Products with rows that are quantised."""
+
+    PRODUCTS: ClassVar[type[Products]] = Products
+
+    @property
+    def kind(self) -> Literal["bytes", "pairs", "bf16"]:
+        return "pairs" if self.stages.target.byte_dots == "pairs" else "bytes"
+
+
+class PairMatmul(CodeMatmul):
+    """Products with rows of bf16."""
 
     PRODUCTS: ClassVar[type[Products]] = PairProducts
 
@@ -171,7 +184,7 @@ class PairMatmul(QuantizedMatmul):
 
 
 class QuantizedBlockMatmul(QuantizedMatmul):
-    """The same where codes of many rows are made ready in scratch memory."""
+    """Quantised rows where codes are made ready in scratch memory for many of them."""
 
     PRODUCTS: ClassVar[type[Products]] = ByteBlockProducts
 

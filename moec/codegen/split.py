@@ -35,9 +35,10 @@ from moec.formats.layout import BLOCK
 
 #: Rows that two tiles hold.
 _ROWS: Final = 2 * tiles.ROWS
-#: Splitting a row takes about as long as passing over one panel (5 to 7 % of products with 16 to 64 panels). Twice as
-#: many would leave threads without work where experts are few (measured with 8 experts on 16 threads).
-_BATCH: Final = 4
+#: For so many panels at least many rows are split: that takes about as long as passing over one panel (5 to 7 % of
+#: products with 16 to 64 panels). Twice as many would leave threads without work where experts are few (measured with 8
+#: experts on 16 threads).
+_LEAST_PANELS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class SplitMatmul(Stretched):
 
     @property
     def least_units(self) -> tuple[int, int]:
-        return _BATCH, self.least * self.keys
+        return _LEAST_PANELS, self.least * self.keys
 
     def take_scratch(self) -> None:
         super().take_scratch()

@@ -68,8 +68,8 @@ class Stages:
         #: The rows that are the caller's own arrays.
         self.outputs = list(last.operands) if last else []
 
-    def begin(self, name: str) -> tuple[Emitter, StageFrame, Value]:
-        """A new function, positioned after its loads from the frame."""
+    def begin(self, name: str) -> tuple[Emitter, StageFrame, ir.Function]:
+        """A new function and its emitter, positioned after its loads from the frame."""
         function = ir.Function(self.module, STAGE_TYPE, name)
         function.linkage = "internal"
         function.attributes.add("nounwind")
@@ -83,7 +83,7 @@ class Stages:
         return e, frame, function
 
     @staticmethod
-    def finish(e: Emitter, function: Value, passing: bool = False) -> None:
+    def finish(e: Emitter, function: ir.Function, passing: bool = False) -> None:
         """Ends a function; other threads see what it wrote, also `passing` by the caches."""
         if passing and e.target.writes_past_caches:
             e.call("llvm.x86.sse.sfence", VOID)

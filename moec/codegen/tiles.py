@@ -1,7 +1,7 @@
 """AMX's instructions: what LLVM calls each, and what it does to the tiles, in NumPy.
 
-Eight tiles of 16 rows of at most 64 bytes: kernels use one configuration for each depth of their products, always of 16
-rows, so that no number of rows asks for another. What the rows that a block does not have hold comes to nothing, since
+Eight tiles of at most 16 rows of at most 64 bytes: a kernel has one configuration, of the depth and the height of its
+products, and no number of rows asks for another. What the rows that a block does not have hold comes to nothing, since
 each row of a product depends on its own row of the left tile only. Meanings after Intel's *Software Developer's
 Manual*, volume 2; there `tdpbf16ps` takes subnormal factors, sums and results for zero, rounds to nearest even, and
 never raises anything.

@@ -60,7 +60,7 @@ def compare(
         took, left = time.perf_counter() - start, begin + seconds - time.perf_counter()
         done += part
         part = min(_GROWTH * part, int(part * left / took)) if left > 0 else 0
-    stable = np.concatenate([part for _, part in parts])
+    stable = np.concatenate([clear for _, clear in parts])
     truths = [np.concatenate(column) for column in zip(*(truth for truth, _ in parts), strict=True)]
     each = np.max([errors(y[:done], truth) for y, truth in zip(outputs, truths, strict=True)], axis=0)
     counted = each[stable | (each <= tolerance)]
