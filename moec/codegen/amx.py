@@ -59,8 +59,8 @@ class Tiled(Matmul):
         super()._keys(begin, end)
         tiles.RELEASE.emit(self.e.b)
 
-    def _ready(self, first: Value, stop: Value) -> None:
-        """They are ready. Where they begin and end is asked for again by gathered results."""
+    def _locate(self, first: Value, stop: Value) -> None:
+        """They lie in order. Where they begin and end is asked for again by gathered results."""
         self.bounds = first, stop
 
     # results that the next product finds gathered

@@ -16,7 +16,7 @@ from typing import Final
 from llvmlite import ir
 
 from moec.codegen.frame import row_layout
-from moec.codegen.llvm import F32, I32, I64, SIZES, Emitter, Value, i64, vector, width_of
+from moec.codegen.llvm import F32, I32, I64, SIZES, Emitter, Value, constant, i64, vector, width_of
 from moec.codegen.rows.reductions import combine, start
 from moec.codegen.selections import order_bits
 from moec.codegen.stages import BYTE_COST, Stage, Stages
@@ -115,8 +115,7 @@ def _running(source: _Columns, to: _Columns, rows: Value, at: Value, width: int)
 
 def _nothing(dtype: str, width: int) -> Value:
     """What a sum begins with: integers, or float64."""
-    type = vector(I64 if dtype == "i64" else _F64, width)
-    return ir.Constant(type, [0] * width if width else 0)
+    return constant(vector(I64 if dtype == "i64" else _F64, width), 0)
 
 
 def _add(e: Emitter, total: Value, value: Value) -> Value:
@@ -169,7 +168,7 @@ def _rank(source: _Columns, to: _Columns, rows: Value, row: Value, several: int,
 
         return e.fold(first, stop, ahead, turn)
 
-    none = ir.Constant(vector(I32, width), [0] * width if width else 0)
+    none = constant(vector(I32, width), 0)
     ahead = count(0, row, ">=", [none] * several)
     for i, j in permutations(range(several), 2):
         ahead[j] = more(ahead[j], ">=" if i < j else ">", own[i], own[j])

@@ -198,14 +198,9 @@ class _Tile:
 
     def _scaled(self, row: int, cell: Value, stretch: int, integers: Value, total: Value) -> Value:
         """A row's total after one more stretch."""
-        scale = self._factor(cell, self.cell.scale(stretch)) if self.cell.scaled else None
-        if not self.record.layout.offset:
-            return add_stretch(self.e, total, integers, scale, None, None)
-        offset, whole = self._factor(cell, self.cell.offset(stretch)), self._splat(row, self.record.total(stretch), F32)
+        scale, offset = self.cell.factors(self.e, cell, stretch)
+        whole = None if offset is None else self._splat(row, self.record.total(stretch), F32)
         return add_stretch(self.e, total, integers, scale, offset, whole)
-
-    def _factor(self, cell: Value, at: int) -> Value:
-        return self.e.b.load(self.e.at(cell, at, 1), typ=self.floats, align=LINE)
 
     def _splat(self, row: int, at: int, type: Any) -> Value:
         """What stands in a row's record, in every lane."""

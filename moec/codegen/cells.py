@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from llvmlite import ir
+
 from moec.codegen.integer import Products
-from moec.codegen.llvm import Value
+from moec.codegen.llvm import F32, Emitter, Value
 from moec.codegen.quantize import Record
 from moec.target import LINE
 
@@ -47,6 +49,15 @@ class Cell:
     def scaled(self) -> bool:
         """Whether a stretch has scales; else a whole row has one."""
         return bool(self.record.layout.span)
+
+    def factors(self, e: Emitter, cell: Value, stretch: int) -> tuple[Value | None, Value | None]:
+        """The scales and the offsets of a stretch of the cell at an address, as far as there are any."""
+
+        def load(at: int) -> Value:
+            return e.b.load(e.at(cell, at, 1), typ=ir.VectorType(F32, WIDTH), align=LINE)
+
+        scale = load(self.scale(stretch)) if self.scaled else None
+        return scale, load(self.offset(stretch)) if self.record.layout.offset else None
 
     @property
     def nbytes(self) -> int:

@@ -23,9 +23,9 @@ from llvmlite import ir
 
 from moec.codegen import tiles
 from moec.codegen.cells import Cell, CellProducts
-from moec.codegen.integer import Products, add_stretch
-from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, i64
-from moec.codegen.pairs import WORD, PairProducts
+from moec.codegen.integer import WORD, Products, add_stretch
+from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, constant, i64
+from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import Record
 from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
@@ -127,7 +127,7 @@ class ByteTileProducts(TileProducts):
 
     def _lines(self, codes: Value) -> Iterator[Value]:
         b, type = self.e.b, ir.VectorType(I8, 4 * self.lanes)
-        center = ir.Constant(type, [self.layout.center or 0] * type.count)
+        center = constant(type, self.layout.center or 0)
         for word in self._words(codes):
             yield b.sub(b.bitcast(word, type), center) if self.layout.center else word
 
@@ -253,7 +253,7 @@ class _Steps:
         b, rows, stretches = self.e.b, self.height, range(self.cell.stretches)
         to = b.and_(b.add(at, i64((_AHEAD - 1) * self.cell.step)), i64(self.cell.ring - 1))
         work = [partial(self._store, to, i) for i in stretches] + [partial(self._multiply, lead, i) for i in stretches]
-        factors = self._factors(cell)
+        factors = [self.cell.factors(self.e, cell, i) for i in stretches]
         after: list[Value] = []
         for i, emit in enumerate(work):
             emit()
@@ -297,16 +297,6 @@ class _Steps:
 
     # vectors
 
-    def _factors(self, cell: Value) -> list[tuple[Value | None, Value | None]]:
-        """The scale and the offset of each stretch, as far as there are any."""
-        return [
-            (
-                self._factor(cell, self.cell.scale(i)) if self.cell.scaled else None,
-                self._factor(cell, self.cell.offset(i)) if self.record.layout.offset else None,
-            )
-            for i in range(self.cell.stretches)
-        ]
-
     def _scale(self, products: Value, record: Value, factors: Any, row: int, before: Value) -> Value:
         """The sums of a row after a step."""
         e, source = self.e, self.e.at(record, row * self.record.nbytes, 1)
@@ -333,9 +323,6 @@ class _Steps:
             if offset is not None:
                 after = _fma(e, self._splat(source, self.record.total(stretch)), offset, after)
         return after
-
-    def _factor(self, cell: Value, at: int) -> Value:
-        return self.e.b.load(self.e.at(cell, at, 1), typ=self.floats, align=tiles.BYTES)
 
     def _splat(self, source: Value, at: int) -> Value:
         return self.e.splat(self.e.load(self.e.at(source, at, 1), "f32"), tiles.ROWS)

@@ -67,9 +67,9 @@ class DecodedProducts(Products):
         for first in range(0, GROUP, _DEPTH):
             self._read_ahead(codes, first)
             values = [self.numbers.value(planes, k) for k in range(first, first + _DEPTH)]
-            totals = None if first % self.record.stretch else self._totals(rows, group, first)
+            total = self._total(rows, group, first)
             scale, offset = self._factors_of(chunk, inside, column, 2 * first // GROUP)
-            self._rows(e.at(elements, 4 * first, 1), totals, column, values, scale, offset)
+            self._rows(e.at(elements, 4 * first, 1), total, column, values, scale, offset)
 
     def _factors_of(self, chunk: Value, group: Value, column: Value, half: int) -> tuple[Value | None, Value | None]:
         """Scale and offset of 16 k; no scale where a row has one."""
@@ -82,18 +82,10 @@ class DecodedProducts(Products):
         for line in lines:
             self.e.prefetch(self.e.at(codes, _AHEAD + line * LINE, 1), 1)
 
-    def _totals(self, rows: Value, group: Value, first: int) -> Value | None:
-        """Where the sum of the elements of a stretch stands in the first row's record, if there are offsets."""
-        e, record = self.e, self.record
-        if not self.layout.offset:
-            return None
-        groups = e.b.mul(group, i64(4 * GROUP // record.stretch))
-        return e.at(e.at(rows, record.total(first // record.stretch), 1), groups, 1)
-
     def _rows(
         self,
         elements: Value,
-        totals: Value | None,
+        total: Value | None,
         column: Value,
         values: Sequence[Value],
         scale: Value | None,
@@ -113,8 +105,8 @@ class DecodedProducts(Products):
                 chains[i % _CHAINS] = e.overloaded("llvm.fmuladd", x, value, chains[i % _CHAINS])
             dot = e.b.fadd(*chains)
             sums = e.b.fadd(dot, sums) if scale is None else e.overloaded("llvm.fmuladd", dot, scale, sums)
-            if offset is not None and totals is not None:
-                whole = self._splat(e.load(e.at(totals, at, 1), "f32"))
+            if offset is not None and total is not None:
+                whole = self._splat(e.load(e.at(total, at, 1), "f32"))
                 sums = e.overloaded("llvm.fmuladd", whole, offset, sums)
             e.b.store(sums, place, align=4)
 

@@ -27,22 +27,15 @@ ALIGNMENT = 64
 FLAG = "flag"
 
 
-@dataclass(frozen=True)
-class Field:
-    """A word of the frame."""
-
-    index: int
-
-
 @dataclass
 class Frame:
     """The words of the frame: each key has one."""
 
-    fields: dict[object, Field] = field(default_factory=dict[object, Field])
+    words: dict[object, int] = field(default_factory=dict[object, int])
 
-    def field(self, key: object) -> Field:
-        """The word of a key; a new one where it has none yet."""
-        return self.fields.setdefault(key, Field(len(self.fields)))
+    def word(self, key: object) -> int:
+        """The number of a key's word; of a new one where it has none yet."""
+        return self.words.setdefault(key, len(self.words))
 
 
 @dataclass(frozen=True)
@@ -107,9 +100,9 @@ class StageFrame:
     def _load(self, key: object, type: Any) -> Value:
         found = (key, type is PTR)
         if found not in self._loaded:
-            b, place = self.e.b, self.frame.field(key)
+            b, word = self.e.b, self.frame.word(key)
             with b.goto_block(self._entry):
-                address = self.e.at(self.pointer, i64(place.index), 8)
+                address = self.e.at(self.pointer, i64(word), 8)
                 self._loaded[found] = b.load(address, typ=type, align=8)
         return self._loaded[found]
 
@@ -135,7 +128,7 @@ class RunFrame:
         self.e.b.store(value, self._place(key), align=8)
 
     def _place(self, key: object) -> Value:
-        return self.e.at(self.pointer, i64(self.frame.field(key).index), 8)
+        return self.e.at(self.pointer, i64(self.frame.word(key)), 8)
 
 
 def ascend(e: Emitter, frame: StageFrame | RunFrame, domain: Domain, target: Domain, index: Value) -> Value:

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Final
 
 from llvmlite import ir
 
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
 from moec.codegen.quantize import Record
 from moec.codegen.unpack import Codes, Factors
 from moec.formats.layout import BLOCK, E2M1, GROUP
@@ -224,12 +224,12 @@ class Products:
         if e.target.looks_up_bytes:
             table = [*(center + value for value in E2M1), *(center - value for value in E2M1)]
             name = {64: "avx512.pshuf.b.512", 32: "avx2.pshuf.b", 16: "ssse3.pshuf.b.128"}[count]
-            constant = ir.Constant(type, table * (count // 16))
-            return b.bitcast(e.call(f"llvm.x86.{name}", type, constant, b.bitcast(code, type)), self.words)
+            tables = ir.Constant(type, table * (count // 16))
+            return b.bitcast(e.call(f"llvm.x86.{name}", type, tables, b.bitcast(code, type)), self.words)
         byte = b.bitcast(code, type)
 
         def every(value: int) -> Value:
-            return ir.Constant(type, [value] * count)
+            return constant(type, value)
 
         m = b.and_(byte, every(7))
         four, six = (b.select(b.icmp_unsigned(">", m, every(n)), b.sub(m, every(n)), every(0)) for n in (4, 6))
@@ -284,6 +284,15 @@ class Products:
                     q = b.sext(b.load(e.at(source, WORD * i + byte, 1), typ=I8, align=1), I32)
                     sums = multiply_add(e, sums, code, self._splat(q))
                 return sums
+
+    def _total(self, rows: Value, group: Value, at: int) -> Value | None:
+        """Where the sum of the elements of a stretch of real rows stands in the first of a block's records, if it
+        begins at element `at` of a group of 32 k and there are offsets."""
+        e, record = self.e, self.record
+        if not self.layout.offset or at % record.stretch:
+            return None
+        first = e.at(rows, record.total(at // record.stretch), 1)
+        return e.at(first, e.b.mul(group, i64(4 * GROUP // record.stretch)), 1)
 
     def _splat(self, scalar: Value) -> Value:
         return self.e.splat(scalar, self.lanes)

@@ -36,6 +36,11 @@ def vector(element: Any, width: int) -> Any:
     return ir.VectorType(element, width) if width else element
 
 
+def constant(type: Any, value: float) -> Value:
+    """A constant of a type: of a vector's, in every lane."""
+    return ir.Constant(type, [value] * type.count if isinstance(type, ir.VectorType) else value)
+
+
 def width_of(value: Value) -> int:
     """How many lanes a value has; 0 for a scalar."""
     return value.type.count if isinstance(value.type, ir.VectorType) else 0
@@ -92,9 +97,7 @@ class Emitter:
 
     def like(self, other: Value, value: float) -> Value:
         """A constant of another value's type."""
-        if isinstance(other.type, ir.VectorType):
-            return ir.Constant(other.type, [value] * other.type.count)
-        return ir.Constant(other.type, value)
+        return constant(other.type, value)
 
     def call(self, name: str, result: Any, *arguments: Value) -> Value:
         """A call of an intrinsic, declared on first use."""

@@ -190,7 +190,11 @@ class Matmul:
             e.loop(low, high, lambda panel: self._panel(panel, weights, first, stop))
 
     def _ready(self, first: Value, stop: Value) -> None:
-        """Makes rows ready for the microkernels: here, writes down where their vectors are."""
+        """Makes the rows of a key ready for the microkernels."""
+        self._locate(first, stop)
+
+    def _locate(self, first: Value, stop: Value) -> None:
+        """Writes down where the vectors of rows are."""
         self.e.loop(first, stop, self._point)
 
     def _point(self, place: Value) -> None:

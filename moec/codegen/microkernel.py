@@ -25,26 +25,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from llvmlite import ir
 
 from moec.codegen.floats import bf16_pairs, widen
-from moec.codegen.llvm import Emitter, begin
+from moec.codegen.llvm import F16, F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
 from moec.target import LINE, KernelShape, Target
 
-Value: TypeAlias = Any
 #: One k of a step: the factor of a row, given its pointer, and the factors of the columns, a vector each.
 _Product: TypeAlias = tuple[Callable[[Value], Value], list[Value]]
 
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_F32, _F16, _PTR = ir.FloatType(), ir.HalfType(), ir.PointerType()
-
 _PARAMETERS: Final = {
-    **dict.fromkeys(("rows", "panel", "c"), _PTR),
-    **dict.fromkeys(("ldc", "k", "first", "accumulate"), _I64),
-    "ahead": _PTR,
-    **dict.fromkeys(("pace", "apart"), _I64),
+    **dict.fromkeys(("rows", "panel", "c"), PTR),
+    **dict.fromkeys(("ldc", "k", "first", "accumulate"), I64),
+    "ahead": PTR,
+    **dict.fromkeys(("pace", "apart"), I64),
 }
 #: Multiply-adds in one turn of the loop, at most: amortises the loop where few rows share a step.
 _TURN: Final = 16
@@ -81,15 +77,15 @@ def emit_microkernel(
     def steps(count: int) -> Callable[[Value, Sequence[Value]], list[Value]]:
         def body(at: Value, sums: Sequence[Value]) -> list[Value]:
             for i in range(count):
-                sums = tile.step(b.add(at, _I64(i * shape.kstep)) if i else at, sums)
+                sums = tile.step(b.add(at, i64(i * shape.kstep)) if i else at, sums)
             return list(sums)
 
         return body
 
     sums = tile.init(c, ldc, accumulate)
-    whole = b.and_(k, _I64(-shape.kstep))
-    turns = b.and_(k, _I64(-shape.kstep * unroll)) if unroll > 1 else whole
-    sums = e.fold(_I64(0), turns, sums, steps(unroll), shape.kstep * unroll)
+    whole = b.and_(k, i64(-shape.kstep))
+    turns = b.and_(k, i64(-shape.kstep * unroll)) if unroll > 1 else whole
+    sums = e.fold(i64(0), turns, sums, steps(unroll), shape.kstep * unroll)
     if unroll > 1:
         sums = e.fold(turns, whole, sums, steps(1), shape.kstep)
     if shape.kstep == 2:
@@ -118,15 +114,15 @@ class _Tile:
         self.e, self.b, self.shape, self.rows, self.panel = e, e.b, shape, rows, panel
         self.ahead, self.pace = ahead, pace
         #: Where each stream begins, beside the first.
-        self.streams = [e.b.mul(apart, _I64(i)) for i in range(shape.streams)]
-        self.vector = ir.VectorType(_F32, shape.lanes)
-        self.words = ir.VectorType(_I32, shape.lanes)
+        self.streams = [e.b.mul(apart, i64(i)) for i in range(shape.streams)]
+        self.vector = ir.VectorType(F32, shape.lanes)
+        self.words = ir.VectorType(I32, shape.lanes)
 
     def init(self, c: Value, ldc: Value, accumulate: Value) -> list[Value]:
         """The accumulators at the start: C's where `accumulate` is not 0, else zeros."""
         b, count = self.b, len(self.rows) * self.shape.vectors
         start, load, ready = b.block, b.append_basic_block("accumulate"), b.append_basic_block("ready")
-        b.cbranch(b.icmp_signed("!=", accumulate, _I64(0)), load, ready)
+        b.cbranch(b.icmp_signed("!=", accumulate, i64(0)), load, ready)
         b.position_at_end(load)
         loaded = [b.load(place, typ=self.vector, align=4) for place in self._places(c, ldc)]
         b.branch(ready)
@@ -142,10 +138,10 @@ class _Tile:
         """The accumulators after `kstep` more k, from element `at` of every row; only one k if `odd`."""
         b, shape = self.b, self.shape
         sums = list(sums)
-        step = b.lshr(at, _I64(shape.kstep.bit_length() - 1))
-        start = b.gep(self.panel, [b.mul(step, _I64(shape.stream_bytes))], source_etype=_I8)
+        step = b.lshr(at, i64(shape.kstep.bit_length() - 1))
+        start = b.gep(self.panel, [b.mul(step, i64(shape.stream_bytes))], source_etype=I8)
         if self.ahead is not None:
-            self._prefetch(b.gep(self.ahead, [b.mul(step, self.pace)], source_etype=_I8))
+            self._prefetch(b.gep(self.ahead, [b.mul(step, self.pace)], source_etype=I8))
         for x_of, weights in self._products(start, at, odd):
             for row, pointer in enumerate(self.rows):
                 x = x_of(pointer)
@@ -170,8 +166,8 @@ class _Tile:
 
     def _places(self, c: Value, ldc: Value) -> list[Value]:
         b, lanes = self.b, self.shape.lanes
-        lines = [b.gep(c, [b.mul(ldc, _I64(row))], source_etype=_F32) for row in range(len(self.rows))]
-        return [b.gep(p, [_I64(j * lanes)], source_etype=_F32) for p in lines for j in range(self.shape.vectors)]
+        lines = [b.gep(c, [b.mul(ldc, i64(row))], source_etype=F32) for row in range(len(self.rows))]
+        return [b.gep(p, [i64(j * lanes)], source_etype=F32) for p in lines for j in range(self.shape.vectors)]
 
     def _products(self, start: Value, at: Value, odd: bool) -> list[_Product]:
         """What one step multiplies: for each k (or pair of them), a row's factor and the columns' factors."""
@@ -189,7 +185,7 @@ class _Tile:
                 if odd:
                     return [even]
                 high = [self._as_f32(self.b.and_(pair, self._word(0xFFFF0000))) for pair in pairs]
-                after = self.b.add(at, _I64(1))
+                after = self.b.add(at, i64(1))
                 return [even, (lambda row: self._splat(row, after), high)]
             case _:
                 return [(lambda row: self._splat_pair(row, at, odd), self._weights(start, self.words))]
@@ -204,15 +200,15 @@ class _Tile:
 
     def _splat(self, row: Value, at: Value) -> Value:
         b = self.b
-        place = b.gep(row, [at], source_etype=_F32)
-        return self.e.splat(b.load(place, typ=_F32, align=4), self.shape.lanes)
+        place = b.gep(row, [at], source_etype=F32)
+        return self.e.splat(b.load(place, typ=F32, align=4), self.shape.lanes)
 
     def _splat_pair(self, row: Value, at: Value, odd: bool) -> Value:
         b = self.b
-        place = b.gep(row, [at], source_etype=_I16)
+        place = b.gep(row, [at], source_etype=I16)
         if odd:
-            return self.e.splat(b.zext(b.load(place, typ=_I16, align=2), _I32), self.shape.lanes)
-        return self.e.splat(b.load(place, typ=_I32, align=2), self.shape.lanes)
+            return self.e.splat(b.zext(b.load(place, typ=I16, align=2), I32), self.shape.lanes)
+        return self.e.splat(b.load(place, typ=I32, align=2), self.shape.lanes)
 
     def _multiply_add(self, x: Value, weight: Value, total: Value) -> Value:
         if self.shape.form == "dot":
@@ -225,7 +221,7 @@ class _Tile:
         return bf16_pairs(self.b, words, self.shape.lanes)
 
     def _word(self, value: int) -> Value:
-        return ir.Constant(self.words, [value] * self.shape.lanes)
+        return constant(self.words, value)
 
     def _as_f32(self, words: Value) -> Value:
         return self.b.bitcast(words, self.vector)
@@ -233,9 +229,9 @@ class _Tile:
 
 def _rows(b: ir.IRBuilder, pointers: Value, count: int, first: Value, element: ir.Type) -> list[Value]:
     """The addresses of element `first` of each row."""
-    slots = [b.gep(pointers, [_I64(row)], source_etype=_PTR) for row in range(count)]
-    return [b.gep(b.load(slot, typ=_PTR), [first], source_etype=element) for slot in slots]
+    slots = [b.gep(pointers, [i64(row)], source_etype=PTR) for row in range(count)]
+    return [b.gep(b.load(slot, typ=PTR), [first], source_etype=element) for slot in slots]
 
 
 def _element(dtype: str) -> ir.Type:
-    return {"f32": _F32, "f16": _F16, "bf16": _I16}[dtype]
+    return {"f32": F32, "f16": F16, "bf16": I16}[dtype]

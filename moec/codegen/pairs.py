@@ -18,12 +18,10 @@ import numpy as np
 from llvmlite import ir
 
 from moec.codegen.floats import bf16_pairs
-from moec.codegen.integer import Products
+from moec.codegen.integer import WORD, Products
 from moec.codegen.llvm import I16, I32, Value, i64
 from moec.formats.layout import BLOCK, E2M1_VALUES, GROUP
 
-#: The k of a word of codes: two pairs.
-WORD: Final = 4
 #: The k that get their scale together.
 _HALF: Final = 16
 
@@ -74,14 +72,6 @@ class PairProducts(Products):
                 self._rows(elements, totals, column, pairs, factors)
 
         e.loop(0, BLOCK // GROUP, turn)
-
-    def _total(self, rows: Value, group: Value, at: int) -> Value | None:
-        """Where the sum of the elements of a stretch stands, if it begins at `at` and there are offsets."""
-        e, record = self.e, self.record
-        if not self.layout.offset or at % record.stretch:
-            return None
-        first = e.at(rows, record.total(at // record.stretch), 1)
-        return e.at(first, e.b.mul(group, i64(4 * GROUP // record.stretch)), 1)
 
     def _rows(
         self,

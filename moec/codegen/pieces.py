@@ -9,7 +9,7 @@ from llvmlite import ir
 
 from moec.codegen import tiles
 from moec.codegen.floats import widen
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
 from moec.dtypes import DTYPES
 from moec.target import KernelShape, Target
 
@@ -28,7 +28,7 @@ def _words(e: Emitter, value: Value, pieces: int) -> Iterator[Value]:
         word = b.bitcast(value, words)
         yield word
         if piece < pieces - 1:
-            value = b.fsub(value, b.bitcast(b.and_(word, ir.Constant(words, [_UPPER] * tiles.ROWS)), value.type))
+            value = b.fsub(value, b.bitcast(b.and_(word, constant(words, _UPPER)), value.type))
 
 
 def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Function:
@@ -49,7 +49,7 @@ def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Fu
         numbers = [e.load(e.at(source, 64 * i, 1), "f32", tiles.ROWS) for i in (0, 1)]
         low, high = (_words(e, number, pieces) for number in numbers)
         for number in numbers:
-            magnitude = e.b.and_(e.b.bitcast(number, words), ir.Constant(words, [_MAGNITUDE] * tiles.ROWS))
+            magnitude = e.b.and_(e.b.bitcast(number, words), constant(words, _MAGNITUDE))
             largest = e.overloaded("llvm.umax", largest, magnitude)
         for piece, both in enumerate(zip(low, high, strict=True)):
             upper = e.b.shuffle_vector(*(e.b.bitcast(word, halves) for word in both), odd)
@@ -76,7 +76,7 @@ def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Fu
         phi.add_incoming(largest, before)
         phi.add_incoming(after, inside)
         largest = phi
-    strange = e.b.icmp_unsigned(">=", largest, ir.Constant(words, [_INFINITY] * tiles.ROWS))
+    strange = e.b.icmp_unsigned(">=", largest, constant(words, _INFINITY))
     e.b.ret(e.b.zext(e.b.bitcast(strange, I16), I64))
     return function
 
@@ -134,8 +134,8 @@ class _PanelSplitter:
             second = ir.Constant(first.type, None) if single else self._load(e.at(source, self.row, 1), j)
             both = zip(_words(e, first, self.pieces), _words(e, second, self.pieces), strict=True)
             for piece, (low, high) in enumerate(both):
-                low = b.lshr(low, ir.Constant(words, [16] * tiles.ROWS))
-                high = b.and_(high, ir.Constant(words, [_UPPER] * tiles.ROWS))
+                low = b.lshr(low, constant(words, 16))
+                high = b.and_(high, constant(words, _UPPER))
                 tile = (piece * self.width + j) * tiles.ROWS * tiles.BYTES
                 b.store(b.or_(low, high), e.at(to, tile, 1), align=tiles.BYTES)
 

@@ -167,10 +167,10 @@ class _Program:
         tokens.name, arguments.name, pool.name = "tokens", "arguments", "pool"
         e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), self.target)
         for key in (*self.arguments, "workspace", *(region.key for region in self.regions)):
-            self.frame.field(key)
+            self.frame.word(key)
         for domain in self.domains.values():
-            self.frame.field(domain.keys("count"))
-        words = e.b.alloca(I64, size=len(self.frame.fields))
+            self.frame.word(domain.keys("count"))
+        words = e.b.alloca(I64, size=len(self.frame.words))
         words.type = PTR  # llvmlite would have it point to i64
         frame = RunFrame(e, self.frame, words)
         for position, key in enumerate([*self.arguments, "workspace"]):

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from llvmlite import ir
 
 from moec.codegen.floats import widen
-from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, Emitter, Value, begin, i64
+from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, Emitter, Value, begin, constant, i64
 from moec.formats.activations import SMALLEST
 from moec.formats.layout import BLOCK, GROUP, Layout
 from moec.target import Target
@@ -119,12 +119,12 @@ def _block(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
         for at, part in zip(range(0, 4 * BLOCK, 4 * _WIDTH), parts, strict=True):
             e.store(part, e.at(to, at, 1), "f32")
     if record.kind == "bf16":
-        shift = ir.Constant(words, [16] * _WIDTH)
+        shift = constant(words, 16)
         _store_elements(e, record, [b.lshr(b.bitcast(part, words), shift) for part in parts], to)
     if record.real:
         _store_totals(e, record, parts, to)
         return
-    bits = [b.and_(b.bitcast(part, words), ir.Constant(words, [0x7FFFFFFF] * _WIDTH)) for part in parts]
+    bits = [b.and_(b.bitcast(part, words), constant(words, 0x7FFFFFFF)) for part in parts]
     largest = bits[0]
     for other in bits[1:]:
         largest = e.overloaded("llvm.umax", largest, other)
@@ -142,8 +142,8 @@ def _block(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
     for part in parts:
         safe = b.select(e.splat(usable, _WIDTH), part, ir.Constant(floats, None))
         # 1.5 × 2^23 leaves the nearest integer, ties to even, in the last bits of the sum.
-        lifted = b.fadd(b.fmul(safe, factor), ir.Constant(floats, [12582912.0] * _WIDTH))
-        integers.append(b.sub(b.bitcast(lifted, words), ir.Constant(words, [0x4B400000] * _WIDTH)))
+        lifted = b.fadd(b.fmul(safe, factor), constant(floats, 12582912.0))
+        integers.append(b.sub(b.bitcast(lifted, words), constant(words, 0x4B400000)))
     _store_elements(e, record, integers, to)
     _store_sums(e, record, integers, to)
 

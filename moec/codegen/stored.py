@@ -197,10 +197,6 @@ class StoredTiledMatmul(Tiled, StoredMatmul):
         some.scratch = TileCell(some.record, self.shape.columns).scratch(self.stages.target.l1)
         return [self._way(_FEWEST, "f32", DecodedProducts), some]
 
-    def _ready(self, first: Value, stop: Value) -> None:
-        super()._ready(first, stop)
-        self._record(first, stop)
-
     def _elements(self, place: Value) -> tuple[Value, Value]:
         row = GatheredRow.at(self.e, self.rows_at, self.row_bytes, place, *self.bounds)
         return row.start, row.step

@@ -18,8 +18,8 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from moec.codegen.floats import bf16_type, widen
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
+from moec.codegen.floats import BFloat, widen
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
 from moec.formats.layout import BLOCK, E2M1, GROUP, KINDS, Field
 from moec.formats.panels import PanelLayout
 from moec.target import KernelShape, Target
@@ -49,7 +49,7 @@ class Codes:
 
     def word(self, value: int) -> Value:
         """A constant in every lane."""
-        return ir.Constant(self.type, [value] * self.lanes)
+        return constant(self.type, value)
 
     def load(self, group: Value) -> list[list[Value]]:
         """The words of each plane of a group whose codes for these columns begin at `group`."""
@@ -117,7 +117,7 @@ class Numbers:
         return b.fsub(b.bitcast(lifted, self.vector), self._every(2.0**23 + self.bias))
 
     def _every(self, value: float) -> Value:
-        return ir.Constant(self.vector, [value] * self.codes.lanes)
+        return constant(self.vector, value)
 
     def _table(self) -> Value | None:
         """What four bits stand for, where a vector can be permuted by them."""
@@ -195,7 +195,7 @@ class Factors:
         vector, words = ir.VectorType(F32, self.lanes), ir.VectorType(I32, self.lanes)
 
         def word(value: int) -> Value:
-            return ir.Constant(words, [value] * self.lanes)
+            return constant(words, value)
 
         if kind == "f32":
             return b.load(start, typ=vector, align=4)
@@ -213,7 +213,7 @@ class Factors:
             return b.bitcast(b.select(b.icmp_unsigned("<", code, word(2)), small, whole), vector)
         magnitude = b.shl(b.and_(code, word(0x7F)), word(20))
         sign = b.shl(b.and_(code, word(0x80)), word(24))
-        return b.fmul(b.bitcast(b.or_(magnitude, sign), vector), ir.Constant(vector, [2.0**119] * self.lanes))
+        return b.fmul(b.bitcast(b.or_(magnitude, sign), vector), constant(vector, 2.0**119))
 
 
 class _Unpacker:
@@ -294,7 +294,7 @@ class _Unpacker:
 
     def _biased(self, scale: Value, offset: Value | None) -> Value:
         """The offset of codes that are not yet less their bias."""
-        bias = ir.Constant(self.vector, [-float(self.numbers.bias)] * self.lanes)
+        bias = constant(self.vector, -float(self.numbers.bias))
         return self.e.b.fmul(scale, bias) if offset is None else self.e.overloaded("llvm.fma", scale, bias, offset)
 
     def _weight(self, words: Sequence[Sequence[Value]], k: int, scale: Value, offset: Value | None) -> Value:
@@ -307,7 +307,7 @@ class _Unpacker:
             return weights[0]
         b, halves = self.e.b, ir.VectorType(I16, 2 * self.lanes)
         low, high = weights
-        pairs = ir.VectorType(bf16_type(), 2 * self.lanes)
+        pairs = ir.VectorType(BFloat(), 2 * self.lanes)
         both = b.bitcast(self.e.call("llvm.x86.avx512bf16.cvtne2ps2bf16.512", pairs, high, low), halves)
         order = [lane // 2 + self.lanes * (lane % 2) for lane in range(2 * self.lanes)]
         return b.shuffle_vector(both, both, ir.Constant(ir.VectorType(I32, 2 * self.lanes), order))

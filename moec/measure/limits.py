@@ -15,20 +15,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from llvmlite import ir
 
 from moec.codegen import native, tiles
-from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, i64
+from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, i64
 from moec.codegen.pieces import PIECES
 from moec.codegen.tile_kernel import TERMS
 from moec.formats.layout import BLOCK
 from moec.runtime.jit import Library
 from moec.runtime.memory import aligned_empty
 from moec.target import Target
-
-Value: TypeAlias = Any
 
 #: Independent sums: enough to hide the latency of two multiply-adds a cycle.
 _CHAINS: Final = 12

@@ -9,7 +9,7 @@ from typing import Any, Final
 from llvmlite import ir
 
 from moec.codegen.elements import choose_nan
-from moec.codegen.llvm import F32, I32, I64, Emitter, Value, vector, width_of
+from moec.codegen.llvm import F32, I32, I64, Emitter, Value, constant, vector, width_of
 from moec.codegen.rows.row import Row, Rules
 from moec.codegen.selections import Chosen
 from moec.codegen.views import View, walk
@@ -33,7 +33,7 @@ def combine(e: Emitter, kind: str, left: Value, right: Value) -> Value:
 def start(kind: str, dtype: str, width: int) -> Value:
     """What a reduction begins with: it changes nothing that it is combined with."""
     element, value = (I64, _START_INTEGER[kind]) if dtype == "i64" else (F32, _START[kind])
-    return ir.Constant(vector(element, width), [value] * width if width else value)
+    return constant(vector(element, width), value)
 
 
 def _reduce(row: Row, op: moe.ReduceOp) -> Any:
