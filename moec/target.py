@@ -24,7 +24,7 @@ LINE: Final = 64
 Form = Literal["fma", "widen", "dot", "amx", "int8", "codes"]
 _FORMS: Final[dict[str, Form]] = {form: form for form in ("fma", "widen", "dot", "amx", "int8", "codes")}
 #: The feature that a form needs; LLVM spells out the others on any machine.
-_NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16", "codes": "avx512bf16"}
+_NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +238,10 @@ class Target:
         """How many architectural vector registers there are."""
         return _machine(self).vector_registers
 
-    def lanes(self, dtype: str) -> int:
-        """How many elements of `dtype` one vector holds."""
-        return self.vector_bits // (8 * DTYPES[dtype].size)
+    @property
+    def lanes(self) -> int:
+        """How many f32 one vector holds."""
+        return self.vector_bits // 32
 
     @property
     def prefetch(self) -> tuple[tuple[int, int], ...]:
@@ -307,7 +308,7 @@ class Target:
     def code_shape(self, form: Form, dtype: str, columns: int, interleaved: int = 1) -> KernelShape:
         """The shape to use where codes of stored weights are multiplied in registers, with rows that come in `dtype`:
         the widest panels of those that waste the fewest columns."""
-        lanes = self.vector_bits // 32
+        lanes = self.lanes
         widths = [width for width in (64, 48, 32, 16) if width % (lanes * interleaved) == 0] or [lanes * interleaved]
         waste = {width: -(columns * interleaved) % width for width in widths}
         return KernelShape(dtype, form, _CODE_ROWS, min(widths, key=lambda width: waste[width]), 4, lanes)
@@ -537,7 +538,7 @@ def _rated(target: Target, dtype: str) -> tuple[tuple[KernelShape, float], ...]:
     machine, has = _machine(target), _enabled(target)
     usable = [tile for tile in machine.tiles(dtype) if _NEEDS.get(tile.form, "") in {"", *has}]
     best = max(usable, key=lambda tile: tile.rate)
-    kstep, lanes = 2 if dtype == "bf16" else 1, machine.vector_bits // 32
+    kstep, lanes = 2 if dtype == "bf16" else 1, target.lanes
     tiles = [tile for tile in usable if tile.form == best.form]
     return tuple((KernelShape(dtype, t.form, t.rows, t.columns, kstep, lanes), t.rate) for t in tiles)
 

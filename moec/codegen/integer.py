@@ -223,7 +223,7 @@ class Products:
         type, center = ir.VectorType(I8, count), E2M1[-1]
         if e.target.looks_up_bytes:
             table = [*(center + value for value in E2M1), *(center - value for value in E2M1)]
-            name = {64: "avx512.pshuf.b.512", 32: "avx2.pshuf.b", 16: "ssse3.pshuf.b.128"}[count]
+            name = {64: "avx512.pshuf.b.512", 32: "avx2.pshuf.b"}[count]
             tables = ir.Constant(type, table * (count // 16))
             return b.bitcast(e.call(f"llvm.x86.{name}", type, tables, b.bitcast(code, type)), self.words)
         byte = b.bitcast(code, type)

@@ -60,7 +60,7 @@ class Emitter:
     def __init__(self, builder: ir.IRBuilder, target: Target) -> None:
         self.b: Any = builder
         self.target = target
-        self.lanes = max(1, target.vector_bits // 32)
+        self.lanes = target.lanes
 
     # types
 

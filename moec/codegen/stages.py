@@ -63,7 +63,6 @@ class Stages:
         self.target = target
         self.frame = frame
         self.domains = domains
-        self.program = program
         last = program.body.block.last_op
         #: The rows that are the caller's own arrays.
         self.outputs = list(last.operands) if last else []

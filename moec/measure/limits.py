@@ -85,9 +85,8 @@ def _forms(target: Target, dtype: str, activations: str) -> list[str]:
 
 def _gflops(target: Target, form: str, threads: int) -> float:
     """The best sample of the arithmetic."""
-    lanes = target.vector_bits // 32
     each = {"dot": 2, "int8": {"bytes": 4, "pairs": 2, "none": 1}[target.byte_dots]}.get(form, 1)
-    flops = _TURNS * threads * _TILE_FLOPS.get(form, 2 * lanes * each * _CHAINS)
+    flops = _TURNS * threads * _TILE_FLOPS.get(form, 2 * target.lanes * each * _CHAINS)
     fma = _function(target, lambda module: _fma(module, target, form), "fma")
     with ThreadPoolExecutor(threads) as pool:
         return flops / min(_times(pool, threads, lambda thread: fma(None, _TURNS))) * 1e-9
