@@ -134,9 +134,9 @@ def test_a_product_of_tiles_means_what_is_written_down() -> None:
         if turn % 4 == 3:
             drawn = np.where(random.random(drawn.shape) < 0.02, random.choice(special, drawn.shape), drawn)
         a, b = drawn.astype(ml_dtypes.bfloat16)
-        state = tiles.Tiles()
+        state = emulation.Tiles()
         state.data[:3] = c.view(np.uint8), a.view(np.uint8), b.view(np.uint8)
-        tiles.DOT_BF16.meaning(state, 0, 1, 2)
+        emulation.dot_bf16(state, 0, 1, 2)
         expected = state.data[0].view(np.float32)
         dot(c.ctypes.data, a.ctypes.data, b.ctypes.data)
         numbers = ~np.isnan(expected)
@@ -152,8 +152,8 @@ def test_a_product_of_bytes_means_what_is_written_down() -> None:
     for _ in range(10):
         a, b = random.integers(-128, 128, (2, 16, 64)).astype(np.int8)
         c = random.integers(-(2**31), 2**31, (16, 16)).astype(np.int32)
-        state = tiles.Tiles()
+        state = emulation.Tiles()
         state.data[:3] = c.view(np.uint8), a.view(np.uint8), b.view(np.uint8)
-        tiles.DOT_INT8.meaning(state, 0, 1, 2)
+        emulation.dot_int8(state, 0, 1, 2)
         dot(c.ctypes.data, a.ctypes.data, b.ctypes.data)
         np.testing.assert_array_equal(c, state.data[0].view(np.int32))
