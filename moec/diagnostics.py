@@ -91,10 +91,12 @@ def fail(
     return CompileError(Diagnostic(code, message, span, label, tuple(causes), help))
 
 
-def nearest(name: str, names: Sequence[str]) -> str | None:
-    """The help line that suggests the name most like `name`, if one is near."""
+def nearest(name: object, names: Sequence[str]) -> str | None:
+    """The help line that suggests the name most like `name`, if that is one and another is near."""
     from difflib import get_close_matches
 
+    if not isinstance(name, str):
+        return None
     matches = [other for other in names if other.lower() == name.lower()]
     matches += get_close_matches(name, names, n=1, cutoff=0.6)
     return f"did you mean `{matches[0]}`?" if matches else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from moec.asked import names_of, sizes, whole
 from moec.diagnostics import fail
 from moec.dtypes import ACTIVATIONS, REALS
 from moec.runtime.interface import Storage
@@ -48,7 +49,8 @@ class Options:
         storage: Mapping[str, str] | str | None = None,
         activations: str = "real",
     ) -> Options:
-        """The options that a caller asks for. Raises `CompileError` (E0303 to E0306) where there is no such thing."""
+        """The options that a caller asks for. Raises `CompileError` (E0206, E0303 to E0306) where there is no such
+        thing."""
         from moec.formats import storage_of
 
         if dtype not in REALS:
@@ -58,38 +60,34 @@ class Options:
         if activations not in ACTIVATIONS:
             text = f"`{activations}` is not a kind of activations"
             raise fail("E0305", text, help=f"choose one of {', '.join(ACTIVATIONS)}")
-        names = tuple(sorted((name, _plain(size)) for name, size in (dims or {}).items()))
-        extra, formats = tuple(sorted({aux} if isinstance(aux, str) else set(aux))), storage_of(storage)
+        values = tuple(sorted(sizes(dims).items()))
         count = None if threads is None else thread_count(threads)
-        return Options(find_target(target), names, dtype, count, extra, level, True, formats, activations)
+        formats = storage_of(storage)
+        return Options(find_target(target), values, dtype, count, names_of(aux), level, True, formats, activations)
 
 
 def thread_count(threads: int) -> int:
     """A number of threads that was asked for. Raises `CompileError` (E0305) where so many cannot run anything."""
-    threads = _plain(threads)
-    if not isinstance(threads, int) or isinstance(threads, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+    count = whole(threads)
+    if count is None:
         raise fail("E0305", f"{threads!r} is not a number of threads")
-    if threads < 1:
-        raise fail("E0305", f"{threads} threads cannot run anything")
-    return threads
-
-
-def _plain(size: int) -> int:
-    """NumPy's and torch's integers as Python's; what is none stays, for the layer to refuse."""
-    return size.__index__() if hasattr(size, "__index__") and not isinstance(size, bool) else size
+    if count < 1:
+        raise fail("E0305", f"{count} threads cannot run anything")
+    return count
 
 
 def find_target(target: Target | str | None) -> Target:
     """The machine that a name stands for: None and `native` for this one, a triple, or a target as it prints.
 
-    Raises `CompileError` (E0303) where the text is none of these.
+    Raises `CompileError` (E0303) where it is none of these.
     """
     if target is None or target == "native":
         return Target.host()
     if isinstance(target, Target):
         return target
+    text = str(target)
     try:
-        return Target.parse(target) if ":" in target else Target.of(target)
+        return Target.parse(text) if ":" in text else Target.of(text)
     except ValueError as error:
         raise fail("E0303", f"`{target}` is not a target: {error}") from None
 

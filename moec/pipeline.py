@@ -164,7 +164,8 @@ class Compilation:
 
     def _check(self) -> None:
         """Every dimension has a value, every aux exists."""
-        from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+        from moec.asked import aux_of
+        from moec.diagnostics import CompileError, Diagnostic
 
         layer = self.ast.layers[0]
         missing = [node for node in layer.dimensions if node.name not in self.binding]
@@ -173,9 +174,7 @@ class Compilation:
                 (node, f"dimension `{node.name}` has no value", f"give it one: `{node.name}=…`") for node in missing
             ]
             raise CompileError(*(Diagnostic("E0301", text, node.span, help=help) for node, text, help in texts))
-        for name in self.options.aux:
-            if name not in self.extras:
-                raise fail("E0305", f"`{layer.name.id}` has no aux `{name}`", help=nearest(name, self.extras))
+        aux_of(self.options.aux, self.extras, layer.name.id)
 
     def trace(self) -> list[str]:
         """The IR as elaborated, then after each pass, each under a line that names the pass."""
@@ -291,9 +290,10 @@ def fit(
     """The dimensions of a layer whose weights are in a file: as given, else as the file's tensors tell; what neither
     tells is left to its default. For packed weights also the working precision that they were packed for.
 
-    Raises `CompileError`: E0301 with the dimensions that nothing tells, E0001, E0408, E0409 (the file), E0405 (what is
-    in it).
+    Raises `CompileError`: E0206, E0305 (`dims`), E0301 with the dimensions that nothing tells, E0001, E0408, E0409 (the
+    file), E0405 (what is in it).
     """
+    from moec.asked import sizes
     from moec.checkpoint.moepack import Moepack, is_moepack
     from moec.language.parse import parse
     from moec.runtime import saved
@@ -301,7 +301,7 @@ def fit(
     from moec.runtime.fit_dims import fit_dimensions
     from moec.runtime.loading import open_below
 
-    file, given = parse(source), dict(dims or {})
+    file, given = parse(source), sizes(dims)
     if is_moepack(path):
         found, real = saved.packed_for(Moepack(path), file.layers[0].name.id)
         return {**found, **given}, real

@@ -14,7 +14,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[1] / "moec"
 
-NOUNS: Final = ("dims", "target", "host", "dtypes", "diagnostics", "excerpt", "codes", "source")
+NOUNS: Final = ("dims", "target", "host", "dtypes", "diagnostics", "excerpt", "codes", "source", "asked")
 
 #: From the top down. A part imports those of the lines below it, and its own.
 FLOORS: Final = (

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.numpy import save_file
 
 import moec
 from moec import pipeline
 from moec.diagnostics import CompileError
+from moec.elaborate import elaborate
+from moec.language.parse import parse
 from moec.language.read import find_source
 from moec.options import Options
 from moec.pipeline import STAGES, Compilation, compile_source
@@ -102,12 +109,70 @@ def test_every_level_gives_an_object(level: int) -> None:
         ({"aux": ["twise"]}, "E0305"),
         ({"dims": {"h": 9}}, "E0302"),
         ({"dims": {"H": 0}}, "E0206"),
+        ({"storage": 4}, "E0306"),
+        ({"storage": ["q4_0"]}, "E0306"),
+        ({"storage": {"w": None}}, "E0306"),
+        ({"storage": {"w": ["q4_0"]}}, "E0306"),
+        ({"storage": {3: "q4_0"}}, "E0306"),
+        ({"aux": 3}, "E0305"),
+        ({"aux": ["twice", 3]}, "E0305"),
+        ({"aux": None}, "E0305"),
+        ({"threads": np.array([1, 2])}, "E0305"),
+        ({"target": 5}, "E0303"),
     ],
 )
 def test_a_wrong_option_is_named(options: Any, code: str) -> None:
     with pytest.raises(CompileError) as error:
         moec.compile(TEXT, **options)
     assert codes(error) == [code]
+
+
+@pytest.mark.parametrize(
+    ("dims", "code"),
+    [
+        ("H=8", "E0305"),
+        (["H", 8], "E0305"),
+        ({1: 2}, "E0305"),
+        ({"H": Fraction(4)}, "E0206"),
+        ({"H": 4.0}, "E0206"),
+        ({"H": object()}, "E0206"),
+        ({"H": np.array([1, 2])}, "E0206"),
+        ({"H": None}, "E0206"),
+        ({"H": True}, "E0206"),
+        ({"H": np.True_}, "E0206"),
+        ({"H": "8"}, "E0206"),
+        ({"H": 0}, "E0206"),
+        ({"H": 2**63}, "E0206"),
+        ({"H": 10**5000}, "E0206"),
+        ({"H": -(10**5000)}, "E0206"),
+        ({"HH": 8}, "E0302"),
+    ],
+)
+def test_wrong_dimensions_are_named_by_everybody(dims: Any, code: str, tmp_path: Path) -> None:
+    save_file({"w": np.ones((8, 8), np.float32)}, tmp_path / "w.safetensors")
+    uses: list[Callable[[], object]] = [
+        lambda: moec.compile(TEXT, dims),
+        lambda: moec.load(TEXT, tmp_path / "w.safetensors", dims=dims),
+        lambda: moec.reference(TEXT, dims),
+        lambda: elaborate(parse(Source("tiny.moe", TEXT)), dims),
+    ]
+    for use in uses:
+        with pytest.raises(CompileError) as error:
+            use()
+        assert codes(error) == [code]
+
+
+def test_integers_of_numpy_and_torch_are_dimensions() -> None:
+    for size in (np.int64(4), np.uint8(4), np.array(4), torch.tensor(4)):
+        assert moec.compile(TEXT, {"H": size}).dims == moec.reference(TEXT, {"H": size}).dims == {"H": 4}
+
+
+@pytest.mark.parametrize("use", [moec.compile, moec.reference])
+@pytest.mark.parametrize("given", [None, 3, TEXT.encode(), [TEXT]])
+def test_what_is_neither_text_nor_path_is_no_layer(use: Any, given: Any) -> None:
+    with pytest.raises(CompileError, match="a layer is a text or a path") as error:
+        use(given)
+    assert codes(error) == ["E0001"] and error.value.diagnostics[0].help
 
 
 def test_every_dimension_without_a_value_is_told() -> None:
@@ -123,6 +188,9 @@ def test_an_unknown_stage_is_named() -> None:
     with pytest.raises(CompileError, match="did you mean `plan`") as error:
         moec.compile(TEXT).inspect("plam")
     assert codes(error) == ["E0305"]
+    nothing: Any = None
+    with pytest.raises(CompileError, match="`None` is not a stage"):
+        moec.compile(TEXT).inspect(nothing)
 
 
 def test_a_source_is_a_path_a_text_or_itself(tmp_path: Path) -> None:

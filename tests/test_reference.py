@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import moec
 from moec.diagnostics import CompileError
 from moec.language.parse import parse
 from moec.language.read import read
@@ -427,7 +428,7 @@ def test_aux_is_evaluated_when_asked_for():
     assert list(aux) == ["load"] and aux["load"].tolist() == [9.5, 9.5] and y.shape == (2, 4)
     with pytest.raises(CompileError, match="E0406"):
         ref(v, far, weights={}, aux=True)
-    with pytest.raises(ValueError, match="no aux `nothing`"):
+    with pytest.raises(CompileError, match="no aux `nothing`"):
         ref(v, far, weights={}, aux=["nothing"])
 
 
@@ -509,6 +510,12 @@ def test_tensors_are_read_like_arrays(dtype: torch.dtype):
     assert np.array_equal(reference(text)(x, {"a": matrix}), wanted)
 
 
+def error_of(use: Any, *given: Any, **more: Any) -> str:
+    with pytest.raises(CompileError) as error:
+        use(*given, **more)
+    return str(error.value)
+
+
 def test_arrays_that_do_not_fit():
     text = "moe m[V=5](x: [2], i: i64) -> [2] { param w: [V, 2] param t: i64[V] return x * w[t[i]] }"
     ref = reference(text)
@@ -527,10 +534,28 @@ def test_arrays_that_do_not_fit():
     for wanted, inputs, weights in wrong:
         with pytest.raises(CompileError, match=wanted):
             ref(*inputs, weights)
-    with pytest.raises(ValueError, match="takes 2 inputs"):
-        ref(x, {"w": w, "t": t})
+    kernel = moec.compile(text, threads=1)
+    packed = kernel.pack({"w": w, "t": t})
+    for given in ((x,), (x, i, i)):
+        message = error_of(ref, *given, weights={})
+        assert "takes 2 inputs" in message and message == error_of(kernel, *given, weights=packed)
     with pytest.raises(CompileError, match="not arrays by name"):
         ref(x, i, [w, t])
+
+
+@pytest.mark.parametrize("aux", ["nope", ["nope"], ["a", "nope"], 5])
+def test_an_aux_that_there_is_not_is_the_same_error_as_a_kernel_s(aux: Any):
+    text = "moe m[H=4](x: [H]) -> [H] { param w: [H] aux a = x return x * w }"
+    x, w, kernel = np.ones((1, 4), np.float32), {"w": np.ones(4, np.float32)}, moec.compile(text, threads=1)
+    message = error_of(reference(text), x, w, aux=aux)
+    assert "E0305" in message and message == error_of(kernel, x, kernel.pack(w), aux=aux)
+
+
+def test_what_is_quantised_are_weights():
+    text = "moe m[H=4](x: [H]) -> [H] { param gate: [H, H] return gate @ x }"
+    with pytest.raises(CompileError, match=r"E0402.*\n.*did you mean `gate`"):
+        reference(text, quantized=["gaet"])
+    assert reference(text, quantized="gate").quantized == ("gate",)
 
 
 # ── decisions that are close ──────────────────────────────────────────────────────────────────────────────────────────

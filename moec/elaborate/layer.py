@@ -10,6 +10,7 @@ from typing import Final
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Region, SSAValue
 
+from moec.asked import sizes
 from moec.diagnostics import Label, fail, nearest, spoken
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, Shape, array_type, element_name
@@ -69,12 +70,10 @@ def _only_layer(file: syntax.File) -> syntax.Layer:
 def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, int]:
     """The values of a layer's dimensions: as given, else as their defaults say."""
     names = [dimension.name for dimension in layer.dimensions]
-    for name, value in dims.items():
+    for name in sizes(dims):
         if name not in names:
             help = nearest(name, names) or (f"the dimensions are {spoken(names)}" if names else None)
             raise fail("E0302", f"`{name}` is not a dimension of `{layer.name.id}`", layer.name.span, help=help)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise fail("E0206", f"dimension `{name}` is {value!r}, not a positive integer")
     binding: dict[str, int] = {}
     seen: dict[str, Span] = {}
     for dimension in layer.dimensions:

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from moec.asked import by_name
 from moec.diagnostics import fail, nearest
 from moec.dtypes import EXPERTS
 from moec.formats import gguf, rows
@@ -162,11 +163,12 @@ def encode(format: Format, weights: Array, called: str) -> Coded:
 def storage_of(storage: Mapping[str, str] | str | None) -> tuple[tuple[str, str], ...]:
     """The formats of parameters, sorted by name; one name alone is the format of all experts.
 
-    Raises `CompileError` (E0306) where there is no such format.
+    Raises `CompileError` (E0306) where there is no such format, or what is given is none.
     """
     if storage is None:
         return ()
-    chosen = {EXPERTS: storage} if isinstance(storage, str) else dict(storage)
-    for name in chosen.values():
-        find_format(name)
-    return tuple(sorted(chosen.items()))
+    chosen = {EXPERTS: storage} if isinstance(storage, str) else by_name(storage)
+    if chosen is None:
+        help = 'storage is given as `"q4_0"`, or as `{"gate": "q4_K"}`'
+        raise fail("E0306", f"{storage!r} is neither a format nor formats by name", help=help)
+    return tuple(sorted((name, find_format(str(format)).name) for name, format in chosen.items()))

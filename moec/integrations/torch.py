@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from moec.diagnostics import fail
 from moec.runtime.interface import Array
 from moec.runtime.kernel import Kernel
-from moec.runtime.weights import Weights
+from moec.runtime.weights import Weights, require_packed
 
 #: The element types of the language in torch.
 DTYPES: Final = {
@@ -36,9 +36,16 @@ _layers: Final = weakref.WeakValueDictionary[int, "Layer"]()
 
 
 class Layer:
-    """A kernel with its weights, and the number by which an operator finds them. It never changes: a copy is itself."""
+    """A kernel with its weights, and the number by which an operator finds them. It never changes: a copy is itself.
+
+    Raises `CompileError`: E0305 where it is given no kernel, E0401 where weights are not packed.
+    """
 
     def __init__(self, kernel: Kernel, weights: Weights) -> None:
+        if not isinstance(kernel, Kernel):  # pyright: ignore[reportUnnecessaryIsInstance]
+            what = f"a module is made of a kernel, not of `{type(kernel).__name__}`"
+            raise fail("E0305", what, help="`moec.compile(…)` gives one")
+        require_packed(kernel.name, weights)
         self.kernel = kernel
         self.weights = weights
         self.number = next(_numbers)

@@ -27,13 +27,17 @@ def _is_text(source: str) -> bool:
 
 
 def read(path: str | Path) -> Source:
-    """The text of a file. Raises `CompileError`: E0001 (unreadable), E0003 (beyond `MAX_BYTES`), E0004 (not UTF-8)."""
+    """The text of a file. Raises `CompileError`: E0001 (unreadable, or no path), E0003 (beyond `MAX_BYTES`), E0004 (not
+    UTF-8)."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise fail("E0001", f"cannot read `{path}`: {reason}") from None
+    except TypeError:
+        what = f"a layer is a text or a path, not `{type(path).__name__}`"
+        raise fail("E0001", what, help="`moec.compile(text)`, or the path of a .moe file") from None
     if len(data) > MAX_BYTES:
         raise fail("E0003", f"`{path}` is larger than {MAX_BYTES} bytes")
     try:

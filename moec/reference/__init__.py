@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from moec.arrays import as_numpy
+from moec.asked import aux_of, names_of, sizes
 from moec.diagnostics import fail, nearest, spoken
 from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
@@ -42,7 +43,8 @@ def reference(
     quantized: Sequence[str] = (),
 ) -> Reference:
     """The oracle of a layer: a path, a `Source`, or the text itself. `dtype` is what `real` stands for; `quantized`
-    names the weights whose products take quantised vectors (docs/formats.md)."""
+    names the weights whose products take quantised vectors (docs/formats.md). Raises `CompileError` where the input is
+    wrong, with the codes that compiling has for it."""
     file = parse(find_source(source))
     if len(file.layers) != 1:
         raise fail("E0105", f"a file defines one layer, not {len(file.layers)}", file.span)
@@ -50,7 +52,7 @@ def reference(
         raise fail("E0105", f"`{file.layers[0].name.id}` takes nothing of a token", file.layers[0].name.span)
     if dtype not in REALS:
         raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
-    return Reference(file, dict(dims or {}), dtype, tuple(quantized))
+    return Reference(file, sizes(dims), dtype, names_of(quantized))
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,7 @@ class Reference:
 
     def __post_init__(self) -> None:
         self.layer = self.file.layers[0]
-        interpreter = self._interpreter({})
-        self.dims = self._dimensions(interpreter, self.dims)
+        self.dims = self._dimensions(self._interpreter({}), self.dims)
 
     def __call__(
         self, *arrays: Any, weights: Mapping[str, Any] | None = None, aux: bool | Sequence[str] | None = None
@@ -132,7 +133,7 @@ class Reference:
             return loaded[name.id]
 
         params = [name.id for node in self.layer.body if isinstance(node, syntax.Param) for name in node.names]
-        for name in weights:
+        for name in (*weights, *self.quantized):
             if name not in params:
                 raise fail("E0402", f"`{name}` is not a weight of `{self.layer.name.id}`", help=nearest(name, params))
 
@@ -144,10 +145,11 @@ class Reference:
 
     def _scope(self, interpreter: Interpreter) -> dict[str, Any]:
         """The names that the layer's body begins with: the functions, and the dimensions."""
-        return interpreter.functions | {name: Fraction(value) for name, value in self.dims.items()}
+        return interpreter.functions | _fractions(self.dims)
 
     def _dimensions(self, interpreter: Interpreter, given: Mapping[str, int]) -> dict[str, int]:
-        names, self.dims = [dimension.name for dimension in self.layer.dimensions], {}
+        """The value of every dimension: as given, else as its default says, which may name those before it."""
+        names, dims = [dimension.name for dimension in self.layer.dimensions], dict[str, int]()
         for name in given:
             if name not in names:
                 help = nearest(name, names) or (f"the dimensions are {spoken(names)}" if names else None)
@@ -156,19 +158,21 @@ class Reference:
             if dimension.name in given:
                 value = given[dimension.name]
             elif dimension.default is not None:
-                value = interpreter.integer(dimension.default, self._scope(interpreter))
+                value = interpreter.integer(dimension.default, interpreter.functions | _fractions(dims))
             else:
                 raise fail("E0301", f"the dimension `{dimension.name}` has no value", dimension.span)
             if value < 1:
                 raise fail("E0206", f"the dimension `{dimension.name}` is {value}", dimension.span)
-            self.dims[dimension.name] = value
-        return self.dims
+            dims[dimension.name] = value
+        return dims
 
     def _inputs(self, interpreter: Interpreter, arrays: Sequence[Any]) -> dict[str, Array]:
         """Each input as `[T, …]`."""
         names = [node.name for node in self.layer.inputs]
         if len(arrays) != len(names):
-            raise ValueError(f"`{self.layer.name.id}` takes {len(names)} inputs, not {len(arrays)}: {names}")
+            raise fail(
+                "E0403", f"`{self.layer.name.id}` takes {len(names)} inputs ({spoken(names)}), not {len(arrays)}"
+            )
         scope, inputs = self._scope(interpreter), dict[str, Array]()
         tokens = as_numpy(arrays[0], names[0]).shape[:1]
         for node, data in zip(self.layer.inputs, arrays, strict=True):
@@ -176,14 +180,9 @@ class Reference:
             inputs[node.name] = array(_checked(node.name, data, dtype, (*tokens, *shape), node), dtype, exact=True)
         return inputs
 
-    def _wanted(self, aux: bool | Sequence[str] | None) -> list[str]:
+    def _wanted(self, aux: bool | Sequence[str] | None) -> tuple[str, ...]:
         names = [node.name.id for node in self.layer.body if isinstance(node, syntax.Aux)]
-        asked = [aux] if isinstance(aux, str) else aux
-        wanted = (names if asked else []) if asked is None or isinstance(asked, bool) else list(asked)
-        for name in wanted:
-            if name not in names:
-                raise ValueError(f"`{self.layer.name.id}` has no aux `{name}`")
-        return wanted
+        return aux_of(aux, names, self.layer.name.id)
 
     # ── one token ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -234,6 +233,11 @@ class Reference:
                 raise fail("E0204", f"an output of {leaving.dtype}, not {dtype}", node.span)
             outputs.append(array(leaving.data, dtype).data)
         return outputs
+
+
+def _fractions(dims: Mapping[str, int]) -> dict[str, Fraction]:
+    """Dimensions as the interpreter has numbers."""
+    return {name: Fraction(value) for name, value in dims.items()}
 
 
 def _leaving(value: Value) -> Array:

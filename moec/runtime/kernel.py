@@ -11,8 +11,9 @@ from typing import Any, cast
 import numpy as np
 
 from moec.arrays import address
+from moec.asked import aux_of
 from moec.checkpoint.moepack import Moepack, is_moepack
-from moec.diagnostics import CompileError, Diagnostic, counted, fail, nearest
+from moec.diagnostics import CompileError, Diagnostic, counted, fail
 from moec.files import require_place
 from moec.formats import storage_of
 from moec.runtime import saved
@@ -159,8 +160,9 @@ class Kernel:
     def save(self, weights: Weights, path: Path | str, progress: Callable[[int, int], object] | None = None) -> None:
         """Writes packed weights to a file that `load` maps: aside first, then moved into place.
 
-        Raises `CompileError` (E0402, E0901) and `OSError`.
+        Raises `CompileError` (E0401, E0402, E0901) and `OSError`.
         """
+        packing.require_packed(self.name, weights)
         runner = self._runner(self._names, weights.storage)
         weights.complete(runner, runner.interface)
         told = None if progress is None else Told(progress, weights.nbytes)
@@ -202,8 +204,8 @@ class Kernel:
         """The layer's outputs; with `aux`, a pair of them and the auxiliary outputs by name.
 
         `aux` is a name, a list of names, or True for all; `threads` is for this call what it was when compiling. Raises
-        `CompileError`: E0401 (no weights), E0403, E0404 (an input does not fit), E0406 (an index lies outside
-        its table; also an `IndexError`).
+        `CompileError`: E0401 (no weights), E0305 (no such aux), E0403, E0404 (an input does not fit), E0406 (an index
+        lies outside its table; also an `IndexError`).
         """
         given = inputs
         if weights is None and given:
@@ -225,11 +227,7 @@ class Kernel:
         return np.frombuffer(_workspace.memory, np.int64, 64 if _workspace.memory.nbytes > 512 else 0).tolist()
 
     def _with_aux(self, inputs: Sequence[Any], weights: Weights, aux: Sequence[str] | bool, threads: int | None) -> Any:
-        asked = [aux] if isinstance(aux, str) else aux or ()
-        names = tuple(sorted(self.interface.extras if asked is True else set(asked)))
-        for name in names:
-            if name not in self.interface.extras:
-                raise fail("E0305", f"`{self.name}` has no aux `{name}`", help=nearest(name, self.interface.extras))
+        names = aux_of(aux, self.interface.extras, self.name)
         runner = self._runner(names, weights.storage)
         outputs = runner(inputs, weights, self._pool(threads))
         count = len(runner.interface.outputs)

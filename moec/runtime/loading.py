@@ -88,7 +88,10 @@ class Loaded:
 
 
 def dotted(prefix: str) -> str:
-    """A prefix with the dot that parts it from what follows: `model.layers.3.mlp` means `model.layers.3.mlp.`."""
+    """A prefix with the dot that parts it from what follows: `model.layers.3.mlp` means `model.layers.3.mlp.`. Raises
+    `CompileError` (E0405) where it is no text."""
+    if not isinstance(prefix, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise fail("E0405", f"{prefix!r} is not what names begin with", help='`prefix="model.layers.3.mlp"`')
     return prefix if not prefix or prefix.endswith((".", "/")) else f"{prefix}."
 
 

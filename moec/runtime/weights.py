@@ -129,6 +129,13 @@ def require_names(interface: Interface, arrays: object) -> None:
     raise fail("E0401", what, help=f"`kernel.pack({{{names}}})`")
 
 
+def require_packed(name: str, weights: object) -> None:
+    """Raises `CompileError` (E0401) where weights of a kernel are not packed."""
+    if not isinstance(weights, Weights):
+        what = f"the weights of `{name}` are `{type(weights).__name__}`, not packed"
+        raise fail("E0401", what, help="`kernel.pack(arrays)` packs them")
+
+
 def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Source]:
     """The arrays by parameter."""
     names = [param.name for param in interface.params]

@@ -141,7 +141,7 @@ def test_a_changed_buffer_counts() -> None:
     for each in (block(one), theirs):
         each.gate.e_score_correction_bias = torch.arange(8.0) / 4
     assert (block(one)(x) - theirs(x)).abs().max() <= 1e-5 * theirs(x).abs().max()
-    assert (block(one)(x) - before).abs().max() > 1e-2
+    assert (block(one)(x) - before).abs().max() > 1e-1 * before.abs().max()
 
 
 def test_released_weights_are_those_that_were_compared() -> None:

@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -132,6 +133,30 @@ def test_weights_that_have_no_names_are_refused(kernel: Any, given: Any) -> None
     with pytest.raises(CompileError, match="not arrays by name") as error:
         kernel.pack(given, given)
     assert error.value.diagnostics[0].help == '`kernel.pack({"router": …, "up": …, "down": …})`'
+
+
+def test_weights_that_are_not_packed_are_not_saved(kernel: Any, tmp_path: Path) -> None:
+    with pytest.raises(CompileError, match="not packed") as error:
+        kernel.save(arrays(), tmp_path / "w.moepack")
+    assert codes(error) == ["E0401"] and "kernel.pack" in (error.value.diagnostics[0].help or "")
+
+
+@pytest.mark.parametrize(
+    ("use", "code"),
+    [
+        (lambda kernel: kernel(tokens(1), kernel.pack(arrays()), aux=3), "E0305"),
+        (lambda kernel: kernel(tokens(1), kernel.pack(arrays()), aux=["chosen", 3]), "E0305"),
+        (lambda kernel: kernel.pack(arrays(), storage=4), "E0306"),
+        (lambda kernel: kernel.pack(arrays(), bind=3), "E0405"),
+        (lambda kernel: kernel.pack(arrays(), bind="b", prefix=None), "E0405"),
+        (lambda kernel: kernel.pack({**arrays(), 1: np.ones(3)}), "E0402"),
+        (lambda kernel: kernel.load("w.safetensors", prefix=None), "E0405"),
+    ],
+)
+def test_what_is_no_name_is_said(kernel: Any, use: Any, code: str) -> None:
+    with pytest.raises(CompileError) as error:
+        use(kernel)
+    assert codes(error) == [code]
 
 
 @pytest.mark.parametrize("threads", ["2", 2.0, True])
