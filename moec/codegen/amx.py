@@ -8,13 +8,14 @@ too: [k / 32][2][16][16][2], two of 32 k by 16 columns each, with zeros up to a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Final
 
 from moec.codegen import tiles
 from moec.codegen.frame import Region
 from moec.codegen.gathered import DEPTH, STEP_BYTES, GatheredRow
 from moec.codegen.llvm import I64, SIZES, Value, i64
-from moec.codegen.matmul import Matmul
+from moec.codegen.matmul import Matmul, Prefetch
 from moec.codegen.stages import Stages
 from moec.codegen.tile_kernel import TileShape, emit_kernel
 from moec.codegen.views import View
@@ -85,14 +86,14 @@ class Tiled(Matmul):
         e.fill(self._gathered(place).element(e, i64(self.n)), -self.n % DEPTH * size)
 
     def _call(
-        self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value
+        self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Prefetch
     ) -> None:
         e, b, whole = self.e, self.e.b, i64(tiles.ROWS)
         count = b.sub(high, low)
         upper, below = e.least(count, whole), b.sub(count, whole)
         turns = b.udiv(b.add(depth, i64(tiles.DEPTH - 1)), i64(tiles.DEPTH))
         accumulate, turn = b.icmp_signed(">", at, i64(0)), b.udiv(at, i64(tiles.DEPTH))
-        bytes_ahead = b.mul(pace, i64(tiles.DEPTH // self.shape.kstep))
+        bytes_ahead = b.mul(ahead.pace, i64(tiles.DEPTH // self.shape.kstep))
         lines = b.and_(b.add(b.udiv(bytes_ahead, i64(LINE)), i64(3)), i64(-4))
 
         def tile(row: Value, rows: Value) -> tuple[Value, Value]:
@@ -101,12 +102,33 @@ class Tiled(Matmul):
             return e.at(start, b.mul(turn, step), 1), step
 
         apart, behind = b.mul(lines, i64(LINE // 2)), b.mul(lines, i64(LINE))
-        rest = (panel, sums, turns, b.zext(accumulate, I64), ahead, apart, behind, lines)
+        rest = (panel, sums, turns, b.zext(accumulate, I64), ahead.start, apart, behind, lines)
         first = tile(low, upper)
         with e.either(b.icmp_signed(">", below, i64(0))) as otherwise:
             b.call(self.double, [*first, *tile(b.add(low, whole), below), *rest])
             otherwise()
             b.call(self.single, [*first, *first, *rest])
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """How blocks of rows are cut: one has at most `tall` rows, its `depth` k (of a panel `k_bytes` each) at most `cuts`
+    stretches, of multiples of `unit`. Up to `uncut` rows pass over whole vectors: all of a block, if that is never
+    cut."""
+
+    tall: int
+    cuts: int
+    uncut: int
+    depth: int
+    unit: int
+    k_bytes: int
+
+    @property
+    def most_turns(self) -> int:
+        """The most turns of 32 k that rows have in one stretch, all rows together. A stretch is longer than its share
+        of a whole vector by less than a unit."""
+        longest = (self.tall, -(-self.depth // self.cuts) + self.unit), (self.uncut, self.depth)
+        return max(rows * -(-k // tiles.DEPTH) for rows, k in longest)
 
 
 class Stretched(Matmul, ABC):
@@ -120,44 +142,46 @@ class Stretched(Matmul, ABC):
     #: Panels of a group, where k is cut.
     GROUP = 16
 
-    def choose_stretch(self, depth: int, row_bytes: int, unit: int = tiles.DEPTH) -> None:
-        """Decides how `tall` a block of rows is and into how many stretches, of multiples of `unit`, it is cut, where
-        `depth` k of panels are multiplied with rows of `row_bytes` a k."""
+    stretches: Stretches
+
+    def choose_stretches(self, depth: int, row_bytes: int, unit: int = tiles.DEPTH) -> Stretches:
+        """How blocks of rows are cut where `depth` k of panels are multiplied with rows of `row_bytes` a k, into
+        stretches of multiples of `unit`."""
         l2, rows = self.stages.target.l2, 2 * tiles.ROWS
-        self.depth, self.k_bytes, self.unit = depth, self.shape.step_bytes // self.shape.kstep, unit
         fitting = l2 * 2 // 3 // (row_bytes * depth + 4 * self.shape.columns) // rows * rows
-        self.tall, limit = self.CUT_ROWS, max(_PART, l2 // 2 // (row_bytes * self.CUT_ROWS))
+        tall, limit = self.CUT_ROWS, max(_PART, l2 // 2 // (row_bytes * self.CUT_ROWS))
         if fitting >= _FEWEST:
-            self.tall, limit = fitting, depth
-        self.cuts = -(-depth // limit)
-        #: So few rows of a block pass over whole vectors: all of a block, if that is never cut.
-        self.uncut = self.tall if self.cuts == 1 else max(rows, min(fitting, self.tall))
+            tall, limit = fitting, depth
+        cuts = -(-depth // limit)
+        uncut = tall if cuts == 1 else max(rows, min(fitting, tall))
+        return Stretches(tall, cuts, uncut, depth, unit, self.shape.step_bytes // self.shape.kstep)
 
     def _stretch_of(self, rows: Value) -> Value:
         """How many k are multiplied at once with a block of so many rows: the fewer they are, the more."""
-        b, depth = self.e.b, i64(self.depth)
+        b, cut = self.e.b, self.stretches
+        depth = i64(cut.depth)
         rows = b.mul(self._count(rows, tiles.ROWS), i64(tiles.ROWS))
-        few = b.icmp_signed("<=", rows, i64(self.uncut))
-        stretches = b.select(few, i64(1), self._count(b.mul(rows, i64(self.cuts)), self.tall))
+        few = b.icmp_signed("<=", rows, i64(cut.uncut))
+        stretches = b.select(few, i64(1), self._count(b.mul(rows, i64(cut.cuts)), cut.tall))
         each = b.udiv(b.add(depth, b.sub(stretches, i64(1))), stretches)
-        return b.select(few, depth, b.mul(self._count(each, self.unit), i64(self.unit)))
+        return b.select(few, depth, b.mul(self._count(each, cut.unit), i64(cut.unit)))
 
     def take_sums(self) -> None:
         """Memory for the sums of a group."""
-        waiting = 1 if self.uncut == self.tall else self.GROUP
-        self.all_sums = self.scratch.take(self.e, waiting * self.tall * self.shape.columns * 4)
+        waiting = 1 if self.stretches.uncut == self.stretches.tall else self.GROUP
+        self.all_sums = self.scratch.take(self.e, waiting * self.stretches.tall * self.shape.columns * 4)
 
     def _pass(self, key: Value, low: Value, high: Value, first: Value, stop: Value) -> None:
         """The panels `low` to `high` of a key with the rows `first` to `stop`, block after block."""
         e = self.e
         weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
         rows = e.b.sub(stop, first)
-        blocks = self._count(rows, self.tall)
+        blocks = self._count(rows, self.stretches.tall)
 
         def block(at: Value) -> None:
             begin, end = self._block(first, rows, blocks, at, 2 * tiles.ROWS)
             stretch = self._stretch_of(e.b.sub(end, begin))
-            uncut = e.b.icmp_signed("==", stretch, i64(self.depth))
+            uncut = e.b.icmp_signed("==", stretch, i64(self.stretches.depth))
             group = e.b.select(uncut, i64(self.panels), i64(self.GROUP))
 
             def some(panel: Value) -> None:
@@ -170,11 +194,11 @@ class Stretched(Matmul, ABC):
     def _group(self, low: Value, high: Value, weights: Value, first: Value, stop: Value, stretch: Value) -> None:
         """All products of a block of rows with the panels `low` to `high`, stretch by stretch of k."""
         e, b = self.e, self.e.b
-        uncut = b.icmp_signed("==", stretch, i64(self.depth))
+        uncut = b.icmp_signed("==", stretch, i64(self.stretches.depth))
         sum_bytes = b.mul(self._count(b.sub(stop, first), tiles.ROWS), i64(4 * tiles.ROWS * self.shape.columns))
 
         def multiply(at: Value) -> None:
-            size = e.least(b.sub(i64(self.depth), at), stretch)
+            size = e.least(b.sub(i64(self.stretches.depth), at), stretch)
             self._prepare(first, stop, at, size)
 
             def turn(panel: Value) -> None:
@@ -182,12 +206,12 @@ class Stretched(Matmul, ABC):
                 self.sums = e.at(self.all_sums, b.mul(waiting, sum_bytes), 1)
                 place = e.at(weights, b.mul(panel, i64(self.panel_bytes)), 1)
                 self._stretch(place, first, stop, at, size)
-                with e.when(b.icmp_signed("==", b.add(at, size), i64(self.depth))):
+                with e.when(b.icmp_signed("==", b.add(at, size), i64(self.stretches.depth))):
                     self._finish(panel, b.mul(panel, i64(self.columns)), first, stop)
 
             e.loop(low, high, turn)
 
-        e.loop(0, self.depth, multiply, step=stretch)
+        e.loop(0, self.stretches.depth, multiply, step=stretch)
 
     def _prepare(self, low: Value, high: Value, first: Value, size: Value) -> None:
         """What is done with `size` k of the rows of a block, from `first` on, before a group of panels passes by."""
@@ -203,7 +227,7 @@ class TiledMatmul(Tiled, Stretched):
 
     def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
         super().__init__(stages, op, shape, name)
-        self.choose_stretch(shape.steps(self.k) * shape.kstep, 2)
+        self.stretches = self.choose_stretches(shape.steps(self.k) * shape.kstep, 2)
 
     def take_scratch(self) -> None:
         self.take_sums()
@@ -225,8 +249,8 @@ class TiledMatmul(Tiled, Stretched):
 
     def _stretch(self, panel: Value, low: Value, high: Value, first: Value, size: Value) -> None:
         """Part after part."""
-        e, b = self.e, self.e.b
-        panel = e.at(panel, b.mul(first, i64(self.k_bytes)), 1)
+        e, b, k_bytes = self.e, self.e.b, i64(self.stretches.k_bytes)
+        panel = e.at(panel, b.mul(first, k_bytes), 1)
         count = b.sub(high, low)
         turns = self._count(count, self.shape.rows)
         alone = b.icmp_signed("==", turns, i64(1))
@@ -235,7 +259,7 @@ class TiledMatmul(Tiled, Stretched):
         def part(at: Value) -> None:
             left = b.sub(size, at)
             depth = e.least(left, cut)
-            start, nbytes = e.at(panel, b.mul(at, i64(self.k_bytes)), 1), b.mul(depth, i64(self.k_bytes))
+            start, nbytes = e.at(panel, b.mul(at, k_bytes), 1), b.mul(depth, k_bytes)
             last = b.icmp_signed("==", left, depth)
             following = b.select(last, e.at(panel, self.panel_bytes, 1), e.at(start, nbytes, 1))
             share, pace = b.udiv(nbytes, turns), b.udiv(b.add(i64(self.shape.step_bytes - 1), turns), turns)
@@ -244,7 +268,7 @@ class TiledMatmul(Tiled, Stretched):
                 top, bottom = self._block(low, count, turns, i)
                 sums = e.at(self.sums, b.mul(i, i64(self.shape.rows * self.shape.columns * 4)), 1)
                 ahead = b.select(alone, e.at(start, _AHEAD, 1), e.at(following, b.mul(i, share), 1))
-                self._call(top, bottom, start, depth, b.add(first, at), sums, ahead, pace)
+                self._call(top, bottom, start, depth, b.add(first, at), sums, Prefetch(ahead, pace))
 
             e.loop(0, turns, turn)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from moec.codegen.frame import Region, ascend, row_bytes
@@ -29,6 +29,14 @@ def is_narrow(op: plan.MatmulOp, shape: KernelShape) -> bool:
     """Whether all rows share a matrix of few panels."""
     columns = integer(op.n) * len(op.weights)
     return op.grouping.data == "none" and shape.panels(columns) < _NARROW
+
+
+@dataclass(frozen=True)
+class Prefetch:
+    """What a microkernel prefetches: from where on, and how far it goes on with each step."""
+
+    start: Value
+    pace: Value
 
 
 class Matmul:
@@ -254,8 +262,8 @@ class Matmul:
         """The sums of the rows `low` to `high`."""
         e = self.e
         if self.block == self.shape.rows:
-            ahead, pace = self._ahead(panel, i64(0), e.size(self.k), e.b.sub(high, low), block, blocks)
-            self._call(low, high, panel, self.e.size(self.k), i64(0), self.sums, ahead, pace)
+            ahead = self._ahead(panel, i64(0), e.size(self.k), e.b.sub(high, low), block, blocks)
+            self._call(low, high, panel, self.e.size(self.k), i64(0), self.sums, ahead)
             return
         count = e.b.sub(high, low)
         turns = self._count(count, self.shape.rows)
@@ -274,14 +282,12 @@ class Matmul:
         def turn(i: Value) -> None:
             a, b = self._block(low, count, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
-            ahead, pace = self._ahead(panel, start, stop, e.b.sub(b, a), i, turns)
-            self._call(a, b, part, depth, start, sums, ahead, pace)
+            ahead = self._ahead(panel, start, stop, e.b.sub(b, a), i, turns)
+            self._call(a, b, part, depth, start, sums, ahead)
 
         e.loop(0, turns, turn)
 
-    def _ahead(
-        self, panel: Value, start: Value, stop: Value, rows: Value, block: Value, blocks: Value
-    ) -> tuple[Value, Value]:
+    def _ahead(self, panel: Value, start: Value, stop: Value, rows: Value, block: Value, blocks: Value) -> Prefetch:
         """What to prefetch while a block of `rows` passes over the elements `start` to `stop` of k of a panel.
 
         If it is the only block, what it is about to read; else its share of the part that follows.
@@ -294,7 +300,7 @@ class Matmul:
         following = b.select(last, e.at(panel, self.panel_bytes, 1), self._place(panel, stop))
         share = e.at(following, b.mul(block, b.udiv(nbytes, blocks)), 1)
         reading = e.at(self._place(panel, start), near, 1)
-        return b.select(alone, reading, share), b.udiv(i64(shape.stream_bytes), blocks)
+        return Prefetch(b.select(alone, reading, share), b.udiv(i64(shape.stream_bytes), blocks))
 
     def _place(self, panel: Value, k: Value) -> Value:
         """Where an element of k stands in a panel's first stream, a multiple of kstep."""
@@ -302,12 +308,12 @@ class Matmul:
         return e.at(panel, e.b.mul(e.b.udiv(k, i64(shape.kstep)), i64(shape.stream_bytes)), 1)
 
     def _call(
-        self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Value, pace: Value
+        self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Prefetch
     ) -> None:
         """The microkernel for so many rows."""
         e = self.e
         count = e.b.sub(high, low)
-        streams = [ahead, pace, e.size(self.apart)]
+        streams = [ahead.start, ahead.pace, e.size(self.apart)]
         arguments = [self._pointer(low), panel, sums, i64(self.shape.columns), depth, at, at, *streams]
         done = e.b.append_basic_block("multiplied")
         switch = e.b.switch(count, done)

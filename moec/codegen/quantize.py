@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
 from llvmlite import ir
 
 from moec.codegen.floats import widen
@@ -24,6 +25,8 @@ from moec.target import Target
 
 #: f32 in the vectors of this function, whatever the machine has.
 _WIDTH: Final = 16
+#: As f32 has it.
+_INVERSE_OF_127: Final = float(np.float32(1 / 127))
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: in
             _load(e, dtype, groups[at // GROUP], at % GROUP, max(0, min(_WIDTH, count - at)))
             for at in range(0, BLOCK, _WIDTH)
         ]
-        _block(e, record, parts, e.at(records, e.b.mul(i, stride), 1))
+        (_real if record.real else _integers)(e, record, parts, e.at(records, e.b.mul(i, stride), 1))
 
     e.loop(0, whole, lambda i: block(i, BLOCK))
     if k % BLOCK:
@@ -112,31 +115,21 @@ def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: in
     return function
 
 
-def _block(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
-    """The record of a block of elements, f32 in vectors."""
-    b, words, floats = e.b, ir.VectorType(I32, _WIDTH), ir.VectorType(F32, _WIDTH)
+def _real(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
+    """The record of a block of elements, f32 in vectors, that stay as they are."""
     if record.kind == "f32":
         for at, part in zip(range(0, 4 * BLOCK, 4 * _WIDTH), parts, strict=True):
             e.store(part, e.at(to, at, 1), "f32")
-    if record.kind == "bf16":
-        shift = constant(words, 16)
-        _store_elements(e, record, [b.lshr(b.bitcast(part, words), shift) for part in parts], to)
-    if record.real:
-        _store_totals(e, record, parts, to)
-        return
-    bits = [b.and_(b.bitcast(part, words), constant(words, 0x7FFFFFFF)) for part in parts]
-    largest = bits[0]
-    for other in bits[1:]:
-        largest = e.overloaded("llvm.umax", largest, other)
-    most = e.call(f"llvm.vector.reduce.umax.v{_WIDTH}i32", I32, largest)
-    magnitude = b.bitcast(most, F32)
-    broken = b.icmp_unsigned(">=", most, ir.Constant(I32, 0x7F800000))
-    some = b.fcmp_ordered(">=", magnitude, ir.Constant(F32, SMALLEST))
-    zero, nan = ir.Constant(F32, 0.0), ir.Constant(F32, float("nan"))
-    scale = b.select(some, b.fmul(magnitude, ir.Constant(F32, _inverse_of_127())), zero)
-    e.store(b.select(broken, nan, scale), e.at(to, record.scale, 1), "f32")
-    usable = b.and_(some, b.xor(broken, ir.Constant(I1, 1)))
-    inverse = b.select(usable, b.fdiv(ir.Constant(F32, 127.0), magnitude), zero)
+    else:
+        words = ir.VectorType(I32, _WIDTH)
+        _store_elements(e, record, [e.b.lshr(e.b.bitcast(part, words), constant(words, 16)) for part in parts], to)
+    _store_totals(e, record, parts, to)
+
+
+def _integers(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
+    """The record of a block of elements, f32 in vectors, that are quantised."""
+    b, words, floats = e.b, ir.VectorType(I32, _WIDTH), ir.VectorType(F32, _WIDTH)
+    usable, inverse = _scale(e, record, parts, to)
     factor = e.splat(inverse, _WIDTH)
     integers: list[Value] = []
     for part in parts:
@@ -148,11 +141,21 @@ def _block(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
     _store_sums(e, record, integers, to)
 
 
-def _inverse_of_127() -> float:
-    """1 / 127 as f32 has it."""
-    import numpy as np
-
-    return float(np.float32(1 / 127))
+def _scale(e: Emitter, record: Record, parts: list[Value], to: Value) -> tuple[Value, Value]:
+    """Stores the scale of a block of elements; whether they can be divided by it, and what 1 / scale is then."""
+    b, words = e.b, ir.VectorType(I32, _WIDTH)
+    largest, *others = [b.and_(b.bitcast(part, words), constant(words, 0x7FFFFFFF)) for part in parts]
+    for other in others:
+        largest = e.overloaded("llvm.umax", largest, other)
+    most = e.call(f"llvm.vector.reduce.umax.v{_WIDTH}i32", I32, largest)
+    magnitude = b.bitcast(most, F32)
+    broken = b.icmp_unsigned(">=", most, ir.Constant(I32, 0x7F800000))
+    some = b.fcmp_ordered(">=", magnitude, ir.Constant(F32, SMALLEST))
+    zero, nan = ir.Constant(F32, 0.0), ir.Constant(F32, float("nan"))
+    scale = b.select(some, b.fmul(magnitude, ir.Constant(F32, _INVERSE_OF_127)), zero)
+    e.store(b.select(broken, nan, scale), e.at(to, record.scale, 1), "f32")
+    usable = b.and_(some, b.xor(broken, ir.Constant(I1, 1)))
+    return usable, b.select(usable, b.fdiv(ir.Constant(F32, 127.0), magnitude), zero)
 
 
 def _load(e: Emitter, dtype: str, source: Value, at: int, count: int) -> Value:

@@ -77,7 +77,7 @@ class SplitMatmul(Stretched):
         rest = self.k % tiles.DEPTH
         self.split_row = emit_split_row(module, target, self.pieces, rest)
         self.split_panel = emit_split_panel(module, target, shape, rest)
-        self.choose_stretch(self.k, 2 * self.pieces, self.PART)
+        self.stretches = self.choose_stretches(self.k, 2 * self.pieces, self.PART)
         #: Bytes from one 32 k of 16 split rows to the next, and from one stretch of them to that of the next 16.
         self.step = self.pieces * tiles.ROWS * tiles.BYTES
         self.rows_bytes: Value = None
@@ -92,10 +92,7 @@ class SplitMatmul(Stretched):
         self.take_sums()
         #: Whether a row of the key has infinities, or what is no number.
         self.strange = self.scratch.take(self.e, SIZES["i64"])
-        # A stretch is longer than its share of a whole vector by less than a unit.
-        longest = (self.tall, -(-self.depth // self.cuts) + self.unit), (self.uncut, self.depth)
-        steps = max(rows * -(-k // tiles.DEPTH) for rows, k in longest)
-        self.split_rows = self.scratch.take(self.e, steps // tiles.ROWS * self.step)
+        self.split_rows = self.scratch.take(self.e, self.stretches.most_turns // tiles.ROWS * self.step)
         self.part = self.scratch.take(self.e, self.PART // tiles.DEPTH * self.pieces * self.shape.columns * tiles.BYTES)
 
     def _key(self, key: Value, low: Value, high: Value) -> None:
@@ -151,7 +148,7 @@ class SplitMatmul(Stretched):
     @property
     def turn_lines(self) -> int:
         """How many lines of a panel 32 k are."""
-        return -(-tiles.DEPTH * self.k_bytes // tiles.BYTES)
+        return -(-tiles.DEPTH * self.stretches.k_bytes // tiles.BYTES)
 
     def _following(self, panel: Value, first: Value, size: Value, done: Value) -> Value:
         """What is read next when `done` of the `size` k of a panel from `first` on are: the others, or the same stretch

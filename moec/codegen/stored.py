@@ -19,7 +19,7 @@ from moec.codegen.decoded import DecodedProducts
 from moec.codegen.gathered import GatheredRow
 from moec.codegen.integer import Products, emit_products
 from moec.codegen.llvm import SIZES, Value, i64
-from moec.codegen.matmul import Matmul
+from moec.codegen.matmul import Matmul, Prefetch
 from moec.codegen.microkernel import emit_family
 from moec.codegen.quantize import Record, emit_quantize
 from moec.codegen.stages import Stages
@@ -181,7 +181,7 @@ class StoredMatmul(Matmul):
             a, b = self._block(low, count, turns, i)
             sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
             ahead = e.at(following, e.b.mul(i, e.b.udiv(i64(size), turns)), 1)
-            self._call(a, b, self.dense, depth, at, sums, ahead, e.b.udiv(i64(step), turns))
+            self._call(a, b, self.dense, depth, at, sums, Prefetch(ahead, e.b.udiv(i64(step), turns)))
 
         e.loop(0, turns, turn)
 

@@ -20,6 +20,8 @@ from typing import Any, Final
 from llvmlite import ir
 
 from moec.codegen import native, tiles
+from moec.codegen.floats import bf16_pairs
+from moec.codegen.integer import multiply_add
 from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, i64
 from moec.codegen.pieces import PIECES
 from moec.codegen.tile_kernel import TERMS
@@ -174,15 +176,11 @@ def _multiply_tiles(e: Emitter, form: str, turns: Value) -> None:
 
 def _multiply_add(e: Emitter, form: str, total: Value, factor: Value) -> Value:
     if form == "int8":
-        from moec.codegen.integer import multiply_add
-
         words = ir.VectorType(I32, e.lanes)
         integers = (e.b.bitcast(value, words) for value in (total, factor, factor))
         return e.b.bitcast(multiply_add(e, *integers), total.type)
     if form != "dot":
         return e.overloaded("llvm.fmuladd", total, factor, factor)
-    from moec.codegen.floats import bf16_pairs
-
     pairs = bf16_pairs(e.b, factor, e.lanes)
     return e.call("llvm.x86.avx512bf16.dpbf16ps.512", total.type, total, pairs, pairs)
 

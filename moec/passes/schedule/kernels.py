@@ -38,12 +38,10 @@ def common_shapes(layer: moe.LayerOp, target: Target) -> dict[str, KernelShape]:
     """
     contracts = [op for op in layer.walk() if isinstance(op, moe.ContractOp)]
     views = [(op, view) for op in contracts if (view := weight_view(op.weight)) is not None]
-    contracts = [op for op, view in views if _real_form(view, target) is None]
+    products = [(op, view) for op, view in views if _real_form(view, target) is None]
     useful: dict[KernelShape, float] = {}
-    for contract in contracts:
-        view = weight_view(contract.weight)
-        assert view is not None
-        sharing = sum(other.parent is contract.parent and alike(contract, other) for other in contracts)
+    for contract, view in products:
+        sharing = sum(other.parent is contract.parent and alike(contract, other) for other, _ in products)
         work = view.columns * view.depth
         for shape in target.choices(view.panels(target), streamed=not view.storage):
             rate = target.rate(shape, view.columns, sharing) or target.rate(shape, view.columns) / 2
