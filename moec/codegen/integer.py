@@ -9,9 +9,8 @@ r and a column c
     sums[r][c] += scale[r, block] × Σ over stretches (scale[c, stretch] × Σ q (u - center) + offset[c, stretch] × Σ q)
 
 with integers in the inner sums, f32 around them, in this order; a scale that a whole row of weights shares multiplies
-the sums at the end. The bytes u of a block for as many columns as a vector
-has lanes stay in registers while all rows pass over them: one function serves every number of rows, and a row's result
-does not depend on the others.
+the sums at the end. The bytes u of a block for as many columns as a vector has lanes stay in registers while all rows
+pass over them: one function serves every number of rows, and a row's result does not depend on the others.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def test_an_if_between_truth_values_is_one() -> None:
 def test_a_dimension_may_be_an_integer_of_numpy() -> None:
     assert moec.compile(rows("e % 3"), {"H": np.int64(8)}, threads=1).dims["H"] == 8
     with pytest.raises(CompileError, match="`H` is '8', not a positive integer"):
-        moec.compile(rows("e % 3"), {"H": "8"}, threads=1)  # type: ignore[dict-item]
+        moec.compile(rows("e % 3"), {"H": "8"}, threads=1)  # type: ignore[dict-item]  # which is the mistake
 
 
 @pytest.mark.parametrize("condition", ["2", "1", "H", "not H", "1 < 2 and H", "x > 0 or 1", "not not 0", "(1 < 2) + 0"])

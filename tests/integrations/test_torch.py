@@ -159,6 +159,6 @@ def test_a_copy_shares_the_weights_and_a_dead_layer_is_an_error() -> None:
 def test_a_module_is_made_of_a_kernel_and_packed_weights() -> None:
     kernel, wrong = moec.compile(TEXT, threads=1), "file.moe"
     with pytest.raises(CompileError, match=r"E0305.*made of a kernel"):
-        MoE(wrong, kernel.pack(weights()))  # type: ignore[arg-type]
+        MoE(wrong, kernel.pack(weights()))  # type: ignore[arg-type]  # which is the mistake
     with pytest.raises(CompileError, match=r"E0401.*not packed"):
-        MoE(kernel, weights())  # type: ignore[arg-type]
+        MoE(kernel, weights())  # type: ignore[arg-type]  # which is the mistake
