@@ -416,7 +416,7 @@ _AVX512 = _Machine(
     f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
     prefetch=((1, 640), (4, 4096)),
     near=1,
-    tiled={64: 32, 32: 48},
+    tiled={256: 32, 128: 32, 64: 32, 32: 48},
     split={"f32": 40, "f16": 16},
 )
 #: From Sapphire Rapids on. A Granite Rapids reads weights in two streams faster than in one, the narrower they are:

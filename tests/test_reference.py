@@ -554,8 +554,10 @@ def test_an_aux_that_there_is_not_is_the_same_error_as_a_kernel_s(aux: Any):
 def test_what_is_quantised_are_weights():
     text = "moe m[H=4](x: [H]) -> [H] { param gate: [H, H] return gate @ x }"
     with pytest.raises(CompileError, match=r"E0402.*\n.*did you mean `gate`"):
-        reference(text, quantized=["gaet"])
-    assert reference(text, quantized="gate").quantized == ("gate",)
+        reference(text, quantized={"gaet": 64})
+    with pytest.raises(CompileError, match="E0206"):
+        reference(text, quantized={"gate": 0})
+    assert reference(text, quantized={"gate": 64}).quantized == {"gate": 64}
 
 
 # ── decisions that are close ──────────────────────────────────────────────────────────────────────────────────────────

@@ -225,7 +225,11 @@ class _Run:
         with self.screen.wait("comparing with real activations"):
             all_of_them = self.kernel.interface.batch
             found = compare(self._call(), self._interpret, self.tokens, float("inf"), 1.0, all_of_them)
-        text = f"vectors quantised in blocks of 64 beside {', '.join(self.kernel.interface.quantized)}"
+        lengths: dict[int, list[str]] = {}
+        for name, length in self.kernel.interface.quantized.items():
+            lengths.setdefault(length, []).append(name)
+        beside = [f"of {length} beside {', '.join(names)}" for length, names in sorted(lengths.items())]
+        text = f"vectors quantised in blocks {', '.join(beside)}"
         self.screen.say("int8", text, f"error {found.error:.1e} of the largest magnitude against real ones")
 
     def time(self) -> None:

@@ -5,14 +5,14 @@
 computes what the function of `moec.codegen.integer` does, bit for bit: the sums of a stretch are integers and exact,
 and what follows them in f32 has the same order. There a block's codes stay in registers while rows pass over them, so
 every `vpdpbusd` loads four bytes of a row; two of those loads a cycle is what a core does at best, and half of the
-machine's limit is what comes of it. Here the codes of a block become bytes in scratch memory, cells, once for all rows,
-and the integers of up to `_MOST` rows and 32 columns stay in registers: a load of a row serves two products, one of
-codes `_MOST`.
+machine's limit is what comes of it. Here codes become bytes in scratch memory, cells, once for all rows, and the
+integers of up to `_MOST` rows and 32 columns stay in registers, or 64 where a record meets several blocks: a load of a
+row serves two products, or four, one of codes `_MOST`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from llvmlite import ir
@@ -25,15 +25,20 @@ from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
 from moec.target import LINE, Target
 
-#: Rows that pass over cells together: their integers, and the sums of the stretch before, fill 24 of 32 registers.
+#: Rows that pass over cells together: their integers, and the sums of the stretch before if there is one, fill 24 of 32
+#: registers.
 _MOST: Final = 6
 #: From so many rows on cells are worth filling. As few tiles as hold all rows get as many each, but for one.
 _LEAST: Final = _MOST
 #: How many blocks ahead memory is read: with one, rows wait for lines that are on their way (OLMoE at 64 and 512
 #: tokens, q8_0: 0.93 and 0.85 of three).
 _AHEAD: Final = 3
-#: The vectors of columns that share what is broadcast of a row.
-_VECTORS: Final = 2
+
+
+def _vectors(record: Record) -> int:
+    """The vectors of columns that share what is broadcast of a row: four where nothing else wants the registers for
+    long (OLMoE at 512 tokens, int8: 1.07 of two with records of 128 k, 0.97 with records of 64)."""
+    return 2 if record.parts == 1 else 4
 
 
 class ByteBlockProducts(CellProducts):
@@ -48,12 +53,13 @@ class ByteBlockProducts(CellProducts):
         self.cell = Cell(record, place.columns)
         #: Whether codes are bytes where they lie.
         self.direct = place.layout.bits == 8 and place.layout.values == "integer" and place.tile == WIDTH
-        apart = BLOCK // GROUP * place.group if self.direct else self.cell.nbytes
+        whole = BLOCK // GROUP * place.group, place.block
+        strides = whole if self.direct else (self.cell.nbytes, self.cell.part_bytes)
         heights = range(_LEAST // 2, _MOST + 1)
-        self._divide({rows: emit_tile(e.b.module, e.target, self.cell, rows, apart, self.near) for rows in heights})
-        #: How far tiles go on in what they prefetch with every four k: all of them as far as a block.
-        steps = -(-place.columns // (_VECTORS * WIDTH)) * (BLOCK // WORD)
-        self.pace = e.b.udiv(i64(place.block + steps - 1), e.b.mul(self.turns, i64(steps)))
+        self._divide({rows: emit_tile(e.b.module, e.target, self.cell, rows, strides, self.near) for rows in heights})
+        #: How far tiles go on in what they prefetch with every four k: all of them as far as a record.
+        steps = -(-place.columns // (_vectors(record) * WIDTH)) * (record.length // WORD)
+        self.pace = e.b.udiv(i64(record.parts * place.block + steps - 1), e.b.mul(self.turns, i64(steps)))
         self.tile_pace = e.b.mul(self.pace, i64(steps))
 
     def _divide(self, tiles: Mapping[int, ir.Function]) -> None:
@@ -71,12 +77,12 @@ class ByteBlockProducts(CellProducts):
 
     def block(self, chunk: Value, block: Value, rows: Value) -> None:
         with self.e.either(self.e.b.icmp_signed(">=", self.count, i64(_LEAST))) as otherwise:
-            self._pass_over(chunk, block, rows)
+            self._turns(chunk, block, rows)
             otherwise()
             super().block(chunk, block, rows)
 
-    def _pass_over(self, chunk: Value, block: Value, rows: Value) -> None:
-        """All rows pass over a block of k, made ready before."""
+    def _turns(self, chunk: Value, block: Value, rows: Value) -> None:
+        """All rows pass over a record of k, made ready before."""
         e, b = self.e, self.e.b
 
         def fill(column: Value) -> None:
@@ -85,7 +91,7 @@ class ByteBlockProducts(CellProducts):
 
         e.loop(0, self.place.columns, fill, WIDTH)
         codes = self.codes.start(chunk, block, i64(0))
-        ahead = e.at(codes, _AHEAD * self.place.block, 1)
+        source, ahead = codes if self.direct else self.cells, e.at(codes, _AHEAD * self.place.block, 1)
 
         def turn(i: Value) -> None:
             tall = b.icmp_signed("<", i, self.taller)
@@ -94,7 +100,7 @@ class ByteBlockProducts(CellProducts):
             sums = e.at(self.sums, b.mul(before, i64(4 * self.place.columns)), 1)
             tile = b.select(tall, self.tall_tile, self.tile)
             there = e.at(ahead, b.mul(i, self.tile_pace), 1)
-            b.call(tile, [records, codes if self.direct else self.cells, self.cells, sums, there, self.pace])
+            b.call(tile, [records, source, self.cells, sums, self.parts, there, self.pace])
 
         e.loop(0, self.turns, turn)
 
@@ -103,64 +109,68 @@ class ByteBlockProducts(CellProducts):
 
 
 _PARAMETERS: Final = {
-    **dict.fromkeys(("rows", "codes", "cells", "sums", "ahead"), PTR),
+    **dict.fromkeys(("rows", "codes", "cells", "sums"), PTR),
+    "parts": I64,
+    "ahead": PTR,
     "pace": I64,
 }
 
 
-def emit_tile(module: Any, target: Target, cell: Cell, rows: int, apart: int, near: int) -> ir.Function:
-    """The function in which `rows` rows pass over a block, added to `module` (once; a second call finds it).
+def emit_tile(module: Any, target: Target, cell: Cell, rows: int, strides: tuple[int, int], near: int) -> ir.Function:
+    """The function in which `rows` rows pass over a record of k, added to `module` (once; a second call finds it).
 
-        void NAME(ptr rows, ptr codes, ptr cells, ptr sums, ptr ahead, i64 pace)
+        void NAME(ptr rows, ptr codes, ptr cells, ptr sums, i64 parts, ptr ahead, i64 pace)
 
-    Codes of 16 columns begin `apart` bytes after those of the 16 before. With every four k it prefetches two lines at
-    `ahead`, which moves by `pace`, into the first cache (`near` 1) or the second (2).
+    It meets `parts` blocks of a panel. The strides are the bytes from the codes of 16 columns to those of the next, and
+    from one block to the next. With every four k it prefetches two lines at `ahead`, which moves by `pace`, into the
+    first cache (`near` 1) or the second (2).
     """
-    name = f"moec_byte_block_{cell.name}_{apart}_{near}_{rows}"
+    name = f"moec_byte_block_{cell.name}_{strides[0]}_{near}_{rows}"
     if name in module.globals:
         return module.globals[name]
     function, e = begin(module, target, name, _PARAMETERS, noalias=("rows", "sums"))
-    _Tile(e, cell, rows, apart, near, *function.args).emit()
+    _Tile(e, cell, rows, strides, near, *function.args).emit()
     e.b.ret_void()
     return function
 
 
 class _Tile:
-    """Rows beside two vectors of columns, or one where there are no more."""
+    """Rows beside some vectors of columns, fewer where there are no more."""
 
     def __init__(
         self,
         e: Emitter,
         cell: Cell,
         rows: int,
-        apart: int,
+        strides: tuple[int, int],
         near: int,
         records: Value,
         codes: Value,
         cells: Value,
         sums: Value,
+        parts: Value,
         ahead: Value,
         pace: Value,
     ) -> None:
         self.e, self.cell, self.record = e, cell, cell.record
-        self.codes, self.apart, self.near = codes, apart, near
-        self.cells, self.sums, self.ahead, self.pace = cells, sums, ahead, pace
+        self.codes, (self.apart, self.step), self.near = codes, strides, near
+        self.cells, self.sums, self.parts, self.ahead, self.pace = cells, sums, parts, ahead, pace
         self.floats, self.words = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
         self.rows = [e.at(records, row * self.record.nbytes, 1) for row in range(rows)]
 
     def emit(self) -> None:
-        e, b = self.e, self.e.b
-        pairs, single = divmod(self.cell.columns // WIDTH, _VECTORS)
-        e.loop(0, pairs, lambda pair: self._columns(b.mul(pair, i64(_VECTORS)), _VECTORS))
-        if single:
-            self._columns(i64(pairs * _VECTORS), 1)
+        e, b, vectors = self.e, self.e.b, _vectors(self.record)
+        whole, rest = divmod(self.cell.columns // WIDTH, vectors)
+        e.loop(0, whole, lambda i: self._columns(b.mul(i, i64(vectors)), vectors))
+        if rest:
+            self._columns(i64(whole * vectors), rest)
 
     def _columns(self, first: Value, vectors: int) -> None:
-        """A block of k of some vectors of columns, from vector `first` on."""
+        """The k of some vectors of columns, from vector `first` on."""
         e, b = self.e, self.e.b
         cells = [e.at(self.cells, b.mul(b.add(first, i64(j)), i64(self.cell.nbytes)), 1) for j in range(vectors)]
         codes = [e.at(self.codes, b.mul(b.add(first, i64(j)), i64(self.apart)), 1) for j in range(vectors)]
-        step = b.mul(b.udiv(first, i64(_VECTORS)), i64(BLOCK // WORD))
+        step = b.mul(b.udiv(first, i64(_vectors(self.record))), i64(self.record.length // WORD))
         ahead = e.at(self.ahead, b.mul(step, self.pace), 1)
         totals: list[list[Value]] = [[None] * vectors for _ in self.rows]
         for stretch in range(self.cell.stretches):
@@ -178,22 +188,40 @@ class _Tile:
 
     def _integers(self, starts: list[Value], stretch: int, ahead: Value) -> list[list[Value]]:
         """The sums of a stretch, of every row and vector of columns."""
-        e, b, record = self.e, self.e.b, self.record
+        e, b, record, vectors = self.e, self.e.b, self.record, len(starts)
         zero = ir.Constant(self.words, None)
-        sums = [
-            [self._splat(row, record.start(stretch), I32) if record.center else zero] * len(starts)
-            for row in range(len(self.rows))
+        begin = [
+            self._splat(row, record.start(stretch), I32) if record.center else zero for row in range(len(self.rows))
         ]
-        count = record.stretch // WORD
-        for word in range(stretch * count, (stretch + 1) * count):
+        sums = [first for first in begin for _ in starts]
+        count = record.stretch // record.parts // WORD
+        words = range(stretch * count, (stretch + 1) * count)
+
+        def turn(part: Value, sums: Sequence[Value]) -> Sequence[Value]:
+            codes = [e.at(start, b.mul(part, i64(self.step)), 1) for start in starts]
+            there = e.at(ahead, b.mul(b.mul(part, i64(BLOCK // WORD)), self.pace), 1)
+            return self._words(words, codes, b.mul(part, i64(BLOCK)), there, list(sums))
+
+        sums = (
+            self._words(words, starts, i64(0), ahead, sums) if record.parts == 1 else e.fold(0, self.parts, sums, turn)
+        )
+        return [list(sums[at : at + vectors]) for at in range(0, len(sums), vectors)]
+
+    def _words(
+        self, words: Iterable[int], starts: Sequence[Value], first: Value, ahead: Value, sums: list[Value]
+    ) -> list[Value]:
+        """The sums, row after row, after some words of a block of a panel that begins at element `first`."""
+        e, b = self.e, self.e.b
+        rows = [e.at(row, first, 1) for row in self.rows]
+        for word in words:
             there = e.at(ahead, b.mul(self.pace, i64(word)), 1)
             for line in range(2):
                 e.prefetch(e.at(there, line * LINE, 1), self.near)
             codes = [b.load(e.at(start, word * LINE, 1), typ=self.words, align=4) for start in starts]
-            for row, of_row in enumerate(sums):
-                q = self._splat(row, WORD * word, I32)
-                for j, code in enumerate(codes):
-                    of_row[j] = multiply_add(e, of_row[j], code, q)
+            for i, row in enumerate(rows):
+                q = e.splat(b.load(e.at(row, WORD * word, 1), typ=I32, align=4), WIDTH)
+                for j, code in enumerate(codes, i * len(codes)):
+                    sums[j] = multiply_add(e, sums[j], code, q)
         return sums
 
     def _scaled(self, row: int, cell: Value, stretch: int, integers: Value, total: Value) -> Value:

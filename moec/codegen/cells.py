@@ -1,7 +1,7 @@
-"""Cells: blocks of codes made ready in scratch memory, for more rows than registers could hold them for.
+"""Cells: codes made ready in scratch memory, for more rows than registers could hold them for.
 
-A cell is 64 k of 16 columns: what the codes stand for, four k of a column in every word where those are bytes,
-[k / 4][16]; then the scales of its stretches and the offsets, in f32, as far as there are any.
+A cell is the k of a record and 16 columns: what the codes stand for, four k of a column in every word where those are
+bytes, [k / 4][16]; then the scales of its stretches and the offsets, in f32, as far as there are any.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 from llvmlite import ir
 
 from moec.codegen.integer import Products
-from moec.codegen.llvm import F32, Emitter, Value
+from moec.codegen.llvm import F32, Emitter, Value, i64
 from moec.codegen.quantize import Record
 from moec.target import LINE
 
@@ -37,6 +37,11 @@ class Cell:
     def stretch_bytes(self) -> int:
         """The bytes of a stretch of what codes stand for."""
         return self.record.stretch_bytes * WIDTH
+
+    @property
+    def part_bytes(self) -> int:
+        """The bytes of a block of a panel."""
+        return self.stretches * self.stretch_bytes // self.record.parts
 
     def scale(self, stretch: int) -> int:
         """Where the scales of a stretch begin."""
@@ -74,10 +79,16 @@ class CellProducts(Products, ABC):
     """Products that fill cells, of 512-bit vectors."""
 
     def _fill(self, cell: Cell, chunk: Value, block: Value, column: Value, to: Value) -> None:
-        """The cell of a block and 16 columns."""
+        """The cell of 16 columns, from a block on."""
         e, b = self.e, self.e.b
-        for i, line in enumerate(self._lines(self.codes.start(chunk, block, column))):
-            b.store(line, e.at(to, i * LINE, 1), align=LINE)
+        codes = self.codes.start(chunk, block, column)
+
+        def turn(part: Value) -> None:
+            start = e.at(to, b.mul(part, i64(cell.part_bytes)), 1)
+            for i, line in enumerate(self._lines(e.at(codes, b.mul(part, i64(self.place.block)), 1))):
+                b.store(line, e.at(start, i * LINE, 1), align=LINE)
+
+        e.loop(0, self.parts, turn)
         for stretch in range(cell.stretches):
             scale, offset = self._factors(chunk, block, column, stretch * self.record.stretch)
             if scale is not None:
@@ -87,4 +98,4 @@ class CellProducts(Products, ABC):
 
     @abstractmethod
     def _lines(self, codes: Value) -> Iterable[Value]:
-        """What the codes of a block stand for, line after line."""
+        """What the codes of a block of a panel stand for, line after line."""

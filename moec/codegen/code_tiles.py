@@ -6,9 +6,9 @@ computes what the function of `moec.codegen.integer` does. With quantised rows b
 integers and exact, and what follows them in f32 has the same order. Tiles of rows are computed whole, and written to
 `sums`; up to `SLACK` records behind the last are read.
 
-A part of the panel, a few blocks of k, is made ready in scratch memory that stays in the first cache: for every block
-of 16 columns a *cell*, what its codes stand for in tiles, one a stretch, then its scales and offsets in f32. All rows
-pass over it, step by step (`emit_steps`).
+A part of the panel, the k of a few records, is made ready in scratch memory that stays in the first cache: for each,
+and 16 columns, a *cell*, what its codes stand for in tiles, one a stretch or several, then its scales and offsets in
+f32. All rows pass over it, step by step (`emit_steps`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SLACK: Final = 2 * tiles.ROWS
 
 @dataclass(frozen=True)
 class TileCell(Cell):
-    """A cell whose stretches are tiles. Scratch memory is the ring of products, then cells [columns / 16][blocks]."""
+    """A cell whose stretches are tiles. Scratch memory is the ring of products, then cells [columns / 16][records]."""
 
     @property
     def step(self) -> int:
@@ -51,15 +51,15 @@ class TileCell(Cell):
         """The bytes of the products that are not yet scaled."""
         return _AHEAD * self.step
 
-    def blocks(self, l1: int) -> int:
-        """How many blocks a part has: with the ring and the rows of a step, half of the first cache; sums and the panel
-        want the rest."""
+    def records(self, l1: int) -> int:
+        """How many records a part meets: with the ring and the rows of a step, half of the first cache; sums and the
+        panel want the rest."""
         each = self.columns // tiles.ROWS * self.nbytes + tiles.ROWS * self.record.nbytes
         return max(1, (l1 // 2 - self.ring) // each)
 
     def scratch(self, l1: int) -> int:
         """The bytes of scratch memory."""
-        return self.ring + self.columns // tiles.ROWS * self.blocks(l1) * self.nbytes
+        return self.ring + self.columns // tiles.ROWS * self.records(l1) * self.nbytes
 
 
 class TileProducts(CellProducts, ABC):
@@ -78,7 +78,8 @@ class TileProducts(CellProducts, ABC):
         self.ring, self.cells = scratch, e.at(scratch, self.cell.ring, 1)
         module = e.b.module
         self.height = self._by_rows([i64(height) for height in self.heights])
-        self.shape = self._by_rows([tiles.configuration(e.b, record.stretch_bytes, height) for height in self.heights])
+        depth = record.stretch_bytes // record.parts
+        self.shape = self._by_rows([tiles.configuration(e.b, depth, height) for height in self.heights])
         self.steps = self._by_rows([emit_steps(module, e.target, self.cell, height) for height in self.heights])
 
     def _by_rows(self, choices: list[Value]) -> Value:
@@ -89,29 +90,30 @@ class TileProducts(CellProducts, ABC):
         return chosen
 
     def emit(self) -> None:
-        e, b, size = self.e, self.e.b, self.cell.blocks(self.e.target.l1)
-        nbytes = self.place.chunk * BLOCK // self.layout.chunk
+        e, b, size = self.e, self.e.b, self.cell.records(self.e.target.l1)
+        nbytes = self.place.chunk * self.record.length // self.layout.chunk
+        records = b.udiv(b.add(self.blocks, i64(self.record.parts - 1)), i64(self.record.parts))
         around = b.mul(_tiles_of(b, self.count, self.height), i64(self.place.columns // tiles.ROWS))
         lines = b.udiv(b.add(i64(nbytes // LINE), around), around)
         tiles.CONFIGURE.emit(b, self.shape)
 
         def part(first: Value) -> None:
-            count = e.least(b.sub(self.blocks, first), i64(size))
+            count = e.least(b.sub(records, first), i64(size))
             e.loop(0, count, lambda i: self._make_ready(b.add(first, i), i, count))
             rows = e.at(self.rows, b.mul(first, b.mul(self.count, i64(self.record.nbytes))), 1)
             following = b.mul(b.add(first, count), i64(nbytes))
             ahead = e.at(self.panel, b.add(following, i64(self.place.head + self.ahead)), 1)
             b.call(self.steps, [rows, self.cells, self.sums, self.ring, self.count, count, ahead, lines])
 
-        e.loop(0, self.blocks, part, step=size)
+        e.loop(0, records, part, step=size)
         tiles.RELEASE.emit(b)
         if not self.layout.span:
             self._scale_rows()
 
-    def _make_ready(self, block: Value, at: Value, count: Value) -> None:
-        """The cells of a block of k, the one at place `at` of `count`."""
+    def _make_ready(self, record: Value, at: Value, count: Value) -> None:
+        """The cells of the k of a record, the one at place `at` of `count`."""
         e, b = self.e, self.e.b
-        chunk, inside, _ = self._find(block)
+        chunk, inside, _ = self._from(record)
 
         def turn(column: Value) -> None:
             index = b.add(b.mul(b.udiv(column, i64(tiles.ROWS)), count), at)
@@ -150,7 +152,7 @@ class PairTileProducts(TileProducts, PairProducts):
 
 _PARAMETERS: Final = {
     **dict.fromkeys(("rows", "cells", "sums", "ring"), PTR),
-    **dict.fromkeys(("count", "blocks"), I64),
+    **dict.fromkeys(("count", "records"), I64),
     "ahead": PTR,
     "lines": I64,
 }
@@ -159,11 +161,11 @@ _PARAMETERS: Final = {
 def emit_steps(module: Any, target: Target, cell: TileCell, height: int) -> ir.Function:
     """The function in which rows pass over a part, added to `module` (once; a second call finds it).
 
-        void NAME(ptr rows, ptr cells, ptr sums, ptr ring, i64 count, i64 blocks, ptr ahead, i64 lines)
+        void NAME(ptr rows, ptr cells, ptr sums, ptr ring, i64 count, i64 records, ptr ahead, i64 lines)
 
-    A step is the product of `height` rows and 16 columns over a block. Tiles are multiplied `_AHEAD` steps before
-    vectors convert, scale and add what came out, so that the two units, and the memory between them, need not wait for
-    each other. The sums of the rows and 16 columns stay in registers for the blocks of the part. Each step prefetches
+    A step is the product of `height` rows and 16 columns over the k of a record. Tiles are multiplied `_AHEAD` steps
+    before vectors convert, scale and add what came out, so that the two units, and the memory between them, need not
+    wait for each other. The sums of the rows and 16 columns stay in registers for the part. Each step prefetches
     `lines` lines from `ahead` on.
     """
     name = f"moec_steps_{cell.name}_{height}"
@@ -188,28 +190,29 @@ class _Steps:
         sums: Value,
         ring: Value,
         count: Value,
-        blocks: Value,
+        records: Value,
         ahead: Value,
         lines: Value,
     ) -> None:
         self.e, self.cell, self.record, self.height = e, cell, cell.record, height
         self.rows, self.cells, self.sums, self.ring = rows, cells, sums, ring
-        self.count, self.blocks, self.ahead, self.lines = count, blocks, ahead, lines
+        self.count, self.records, self.ahead, self.lines = count, records, ahead, lines
         self.floats, self.words = ir.VectorType(F32, tiles.ROWS), ir.VectorType(I32, tiles.ROWS)
         self.stride = e.b.mul(count, i64(self.record.nbytes))
         self.tall = i64(height * self.record.nbytes)
 
     def emit(self) -> None:
-        """Step after step: block after block, column after column, row after row. The places of the step that tiles
+        """Step after step: record after record, column after column, row after row. The places of the step that tiles
         multiply are carried along beside."""
         e, b, width = self.e, self.e.b, self.cell.columns // tiles.ROWS
-        self.behind = e.at(self.cells, b.mul(b.mul(self.blocks, i64(width)), i64(self.cell.nbytes)), 1)
+        self.behind = e.at(self.cells, b.mul(b.mul(self.records, i64(width)), i64(self.cell.nbytes)), 1)
         lead = [self.rows, self.cells, i64(0), self.rows]
         for i in range(_AHEAD):
             for stretch in range(self.cell.stretches):
                 if i:
                     self._store(i64((i - 1) * self.cell.step), stretch)
-                self._multiply(lead, stretch)
+                for part in range(self.record.parts):
+                    self._multiply(lead, stretch, part)
             lead = self._advance(lead)
 
         def row_turn(row: Value, carried: Sequence[Value]) -> Sequence[Value]:
@@ -217,7 +220,7 @@ class _Steps:
             to = e.at(self.sums, b.mul(row, i64(self.height * 4 * self.cell.columns)), 1)
 
             def column_turn(column: Value, carried: Sequence[Value]) -> Sequence[Value]:
-                cells = e.at(self.cells, b.mul(b.mul(column, self.blocks), i64(self.cell.nbytes)), 1)
+                cells = e.at(self.cells, b.mul(b.mul(column, self.records), i64(self.cell.nbytes)), 1)
                 return self._columns(rows, cells, e.at(to, b.mul(column, i64(tiles.BYTES)), 1), carried)
 
             return e.fold(0, width, carried, column_turn)
@@ -230,17 +233,17 @@ class _Steps:
         places = [e.at(to, row * 4 * self.cell.columns, 1) for row in range(self.height)]
         sums = [b.load(place, typ=self.floats, align=4) for place in places]
 
-        def turn(block: Value, carried: Sequence[Value]) -> Sequence[Value]:
+        def turn(i: Value, carried: Sequence[Value]) -> Sequence[Value]:
             at, ahead, *carried = carried
             lead, sums = carried[:4], carried[4:]
             ahead = self._prefetch(ahead)
-            record = e.at(rows, b.mul(block, self.stride), 1)
-            cell = e.at(cells, b.mul(block, i64(self.cell.nbytes)), 1)
+            record = e.at(rows, b.mul(i, self.stride), 1)
+            cell = e.at(cells, b.mul(i, i64(self.cell.nbytes)), 1)
             sums = self._step(at, lead, record, cell, sums)
             at = b.and_(b.add(at, i64(self.cell.step)), i64(self.cell.ring - 1))
             return [at, ahead, *self._advance(lead), *sums]
 
-        results = e.fold(0, self.blocks, [*carried, *sums], turn)
+        results = e.fold(0, self.records, [*carried, *sums], turn)
         for place, value in zip(places, results[len(carried) :], strict=True):
             b.store(value, place, align=4)
         return results[: len(carried)]
@@ -252,7 +255,8 @@ class _Steps:
         no unit waits long for another, nor does the core's other thread."""
         b, rows, stretches = self.e.b, self.height, range(self.cell.stretches)
         to = b.and_(b.add(at, i64((_AHEAD - 1) * self.cell.step)), i64(self.cell.ring - 1))
-        work = [partial(self._store, to, i) for i in stretches] + [partial(self._multiply, lead, i) for i in stretches]
+        work = [partial(self._store, to, i) for i in stretches]
+        work += [partial(self._multiply, lead, i, part) for i in stretches for part in range(self.record.parts)]
         factors = [self.cell.factors(self.e, cell, i) for i in stretches]
         after: list[Value] = []
         for i, emit in enumerate(work):
@@ -263,13 +267,16 @@ class _Steps:
 
     # tiles
 
-    def _multiply(self, lead: Sequence[Value], stretch: int) -> None:
-        """The tile of a stretch of a step, from where its rows and its cell lie."""
+    def _multiply(self, lead: Sequence[Value], stretch: int, part: int) -> None:
+        """A part of the products of a stretch of a step, from where its rows and its cell lie."""
         e, (rows, cell, *_) = self.e, lead
-        left, right = 4 + stretch % 2, 6 + stretch % 2
-        tiles.ZERO.emit(e.b, stretch)
-        tiles.LOAD.emit(e.b, left, e.at(rows, stretch * self.record.stretch_bytes, 1), i64(self.record.nbytes))
-        tiles.LOAD.emit(e.b, right, e.at(cell, stretch * self.cell.stretch_bytes, 1), i64(tiles.BYTES))
+        place = stretch + part  # stretches of one part, or parts of one stretch
+        left, right = 4 + place % 2, 6 + place % 2
+        if not part:
+            tiles.ZERO.emit(e.b, stretch)
+        depth = self.record.stretch_bytes // self.record.parts
+        tiles.LOAD.emit(e.b, left, e.at(rows, place * depth, 1), i64(self.record.nbytes))
+        tiles.LOAD.emit(e.b, right, e.at(cell, place * depth * tiles.ROWS, 1), i64(tiles.BYTES))
         dot = tiles.DOT_BF16 if self.record.real else tiles.DOT_INT8
         dot.emit(e.b, stretch, left, right)
 
@@ -279,14 +286,14 @@ class _Steps:
         tiles.STORE.emit(self.e.b, stretch, to, i64(tiles.BYTES))
 
     def _advance(self, lead: Sequence[Value]) -> list[Value]:
-        """The places of the next step: its rows and cell, the number of its block, its rows in the first block."""
+        """The places of the next step: its rows and cell, the number of its record, its rows in the first one."""
         e, b = self.e, self.e.b
-        rows, cell, block, first = lead
-        following, cell = b.add(block, i64(1)), e.at(cell, self.cell.nbytes, 1)
+        rows, cell, i, first = lead
+        following, cell = b.add(i, i64(1)), e.at(cell, self.cell.nbytes, 1)
         around = b.icmp_unsigned("==", cell, self.behind)
         first = b.select(around, e.at(first, self.tall, 1), first)
         cell = b.select(around, self.cells, cell)
-        whole = b.icmp_signed("==", following, self.blocks)
+        whole = b.icmp_signed("==", following, self.records)
         rows = b.select(whole, first, e.at(rows, self.stride, 1))
         return [rows, cell, b.select(whole, i64(0), following), first]
 

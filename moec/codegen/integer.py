@@ -2,19 +2,22 @@
 
     void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks)
 
-adds to `sums`, f32[count][columns], zeros before, the products of a panel (`moec.formats.panels`) with `count` rows.
-`rows` has a record (`moec.codegen.quantize`) for each of `blocks` blocks of k and each row: [blocks][count]. For a row
-r and a column c
+adds to `sums`, f32[count][columns], zeros before, the products of a panel (`moec.formats.panels`) of `blocks` blocks of
+k with `count` rows. `rows` has a record (`moec.codegen.quantize`) for each block, or for several, and each row:
+[records][count]. For a row r and a column c
 
-    sums[r][c] += scale[r, block] × Σ over stretches (scale[c, stretch] × Σ q (u - center) + offset[c, stretch] × Σ q)
+    sums[r][c] += scale[r, record] × Σ over stretches (scale[c, stretch] × Σ q (u - center) + offset[c, stretch] × Σ q)
 
 with integers in the inner sums, f32 around them, in this order; a scale that a whole row of weights shares multiplies
 the sums at the end. The bytes u of a block for as many columns as a vector has lanes stay in registers while all rows
-pass over them: one function serves every number of rows, and a row's result does not depend on the others.
+pass over them: one function serves every number of rows, and a row's result does not depend on the others. Where a
+record meets several blocks, the rows' integers wait in memory from one to the next: behind the sums is as much room
+again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
 from llvmlite import ir
@@ -118,52 +121,118 @@ class Products:
             self._scale_rows()
 
     def all_blocks(self) -> None:
-        """Block after block of k."""
+        """Record after record of k."""
+        e, b, parts = self.e, self.e.b, self.record.parts
 
-        def turn(block: Value) -> None:
-            self._prefetch_fields(block)
-            self.block(*self._find(block))
+        def turn(i: Value) -> None:
+            place = self._from(i)
+            e.loop(0, self.parts, lambda part: self._prefetch_fields(b.add(b.mul(i, i64(parts)), part)))
+            self.block(*place)
 
-        self.e.loop(0, self.blocks, turn)
+        e.loop(0, b.udiv(b.add(self.blocks, i64(parts - 1)), i64(parts)), turn)
+
+    def _from(self, i: Value) -> tuple[Value, Value, Value]:
+        """Where the first block of a record is found, `parts` of them."""
+        b, parts = self.e.b, self.record.parts
+        first = i if parts == 1 else b.mul(i, i64(parts))
+        self.parts = i64(1) if parts == 1 else self.e.least(b.sub(self.blocks, first), i64(parts))
+        return self._find(first)
 
     def _find(self, block: Value) -> tuple[Value, Value, Value]:
         """Where the chunk of a block begins, the number of the block in it, and where the records of the block do."""
-        e, place = self.e, self.place
+        e, place, record = self.e, self.place, self.record
         chunk, inside = (block, i64(0)) if place.blocks == 1 else _divided(e, block, place.blocks)
         start = e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1)
-        return start, inside, e.at(self.rows, e.b.mul(block, e.b.mul(self.count, i64(self.record.nbytes))), 1)
+        before = block if record.parts == 1 else e.b.udiv(block, i64(record.parts))
+        return start, inside, e.at(self.rows, e.b.mul(before, e.b.mul(self.count, i64(record.nbytes))), 1)
 
     def block(self, chunk: Value, block: Value, rows: Value) -> None:
-        """A block of k of all columns."""
-        each = self.lanes
-        self.e.loop(0, self.place.columns, lambda column: self._columns(chunk, block, rows, column), each)
+        """A record of k of all columns, from a block on."""
+        if self.record.parts > 1:
+            self._several(chunk, block, rows)
+        else:
+            self._all_columns(lambda column: self._columns(chunk, block, rows, column))
+
+    def _all_columns(self, turn: Callable[[Value], None]) -> None:
+        self.e.loop(0, self.place.columns, turn, self.lanes)
 
     def _columns(self, chunk: Value, block: Value, rows: Value, column: Value) -> None:
         """A block of k of a vector of columns, with all rows."""
-        e, record = self.e, self.record
-        codes = self.codes.start(chunk, block, column)
+        record = self.record
+        factors = [self._factors(chunk, block, column, at) for at in range(0, BLOCK, record.stretch)]
+
+        def turn(row: Value, words: list[Value]) -> None:
+            source = self._record(rows, row)
+            self._add(source, row, column, self._row(source, words, factors))
+
+        self._pass_over(self.codes.start(chunk, block, column), turn)
+
+    def _several(self, chunk: Value, block: Value, rows: Value) -> None:
+        """Some blocks of k, with all rows: integers are added up before they are scaled."""
+        e, b, record = self.e, self.e.b, self.record
+        wait = self._place(self.sums, self.count, i64(0))
+
+        def begin(row: Value) -> None:
+            start = self._start(self._record(rows, row), 0)
+            self._all_columns(lambda column: b.store(start, self._place(wait, row, column), align=4))
+
+        def multiply(part: Value, column: Value) -> None:
+            first = b.mul(part, i64(BLOCK * record.size))
+            codes = e.at(self.codes.start(chunk, block, column), b.mul(part, i64(self.place.block)), 1)
+
+            def turn(row: Value, words: list[Value]) -> None:
+                place, source = self._place(wait, row, column), e.at(self._record(rows, row), first, 1)
+                integers = b.load(place, typ=self.words, align=4)
+                b.store(self._multiply(integers, words, source, range(len(words)), _CHAINS), place, align=4)
+
+            self._pass_over(codes, turn)
+
+        def finish(column: Value) -> None:
+            factors = self._factors(chunk, block, column, 0)
+
+            def turn(row: Value) -> None:
+                integers = b.load(self._place(wait, row, column), typ=self.words, align=4)
+                source = self._record(rows, row)
+                self._add(source, row, column, self._scaled(source, 0, integers, factors, None))
+
+            e.loop(0, self.count, turn)
+
+        e.loop(0, self.count, begin)
+        e.loop(0, self.parts, lambda part: self._all_columns(lambda column: multiply(part, column)))
+        self._all_columns(finish)
+
+    def _pass_over(self, codes: Value, turn: Callable[[Value, list[Value]], None]) -> None:
+        """`turn` for each row and the words of the codes of a block, and memory read ahead."""
+        e = self.e
         ahead, lines = self._ahead(codes)
         paced = e.least(self.count, e.b.udiv(lines, i64(_LINES_A_ROW)))
         e.loop(e.b.mul(paced, i64(_LINES_A_ROW)), lines, lambda line: self._prefetch(ahead, line))
         words = self._words(codes)
-        factors = [self._factors(chunk, block, column, at) for at in range(0, BLOCK, record.stretch)]
 
         def prefetching(row: Value) -> None:
             first = e.b.mul(row, i64(_LINES_A_ROW))
             for line in range(_LINES_A_ROW):
                 self._prefetch(ahead, e.b.add(first, i64(line)))
-            turn(row)
-
-        def turn(row: Value) -> None:
-            source = e.at(rows, e.b.mul(row, i64(record.nbytes)), 1)
-            place = e.at(self.sums, e.b.add(e.b.mul(row, i64(4 * self.place.columns)), e.b.mul(column, i64(4))), 1)
-            scale = self._splat(e.load(e.at(source, record.scale, 1), "f32"))
-            before = e.b.load(place, typ=self.floats, align=4)
-            after = e.overloaded("llvm.fmuladd", self._row(source, words, factors), scale, before)
-            e.b.store(after, place, align=4)
+            turn(row, words)
 
         e.loop(0, paced, prefetching)
-        e.loop(paced, self.count, turn)
+        e.loop(paced, self.count, lambda row: turn(row, words))
+
+    def _record(self, rows: Value, row: Value) -> Value:
+        """The record of a row."""
+        return self.e.at(rows, self.e.b.mul(row, i64(self.record.nbytes)), 1)
+
+    def _place(self, start: Value, row: Value, column: Value) -> Value:
+        """Where a row and a column stand in 32-bit numbers [count][columns]."""
+        e = self.e
+        return e.at(start, e.b.add(e.b.mul(row, i64(4 * self.place.columns)), e.b.mul(column, i64(4))), 1)
+
+    def _add(self, source: Value, row: Value, column: Value, total: Value) -> None:
+        """Adds a record's total to the sums of a row and a vector of columns."""
+        e, place = self.e, self._place(self.sums, row, column)
+        scale = self._splat(e.load(e.at(source, self.record.scale, 1), "f32"))
+        before = e.b.load(place, typ=self.floats, align=4)
+        e.b.store(e.overloaded("llvm.fmuladd", total, scale, before), place, align=4)
 
     def _ahead(self, codes: Value) -> tuple[Value, Value]:
         """What to prefetch while a vector of columns is multiplied: where it begins, and how many lines, as many as it
@@ -248,21 +317,42 @@ class Products:
 
     def _row(self, source: Value, words: list[Value], factors: list[tuple[Value | None, Value | None]]) -> Value:
         """Σ over stretches of a block, for one row, before the row's scale."""
-        e, record = self.e, self.record
         total: Value = None
-        count = record.stretch // WORD
-        for stretch, (scale, offset) in enumerate(factors):
-            chains: list[Value] = [ir.Constant(self.words, None)] * max(1, (_CHAINS if record.stretches == 1 else 1))
-            if record.center:
-                chains[0] = self._splat(e.b.load(e.at(source, record.start(stretch), 1), typ=I32, align=4))
-            for i in range(stretch * count, (stretch + 1) * count):
-                at = i % len(chains)
-                chains[at] = self._multiply_add(chains[at], words[i], source, i)
-            while len(chains) > 1:
-                chains = [e.b.add(*pair) for pair in zip(chains[::2], chains[1::2], strict=True)]
-            whole = None if offset is None else self._splat(e.load(e.at(source, record.total(stretch), 1), "f32"))
-            total = add_stretch(e, total, chains[0], scale, offset, whole)
+        count, chains = self.record.stretch // WORD, _CHAINS if self.record.stretches == 1 else 1
+        for stretch, of_stretch in enumerate(factors):
+            mine = range(stretch * count, (stretch + 1) * count)
+            integers = self._multiply(self._start(source, stretch), words, source, mine, chains)
+            total = self._scaled(source, stretch, integers, of_stretch, total)
         return total
+
+    def _start(self, source: Value, stretch: int) -> Value:
+        """What the integers of a stretch begin with."""
+        if not self.record.center:
+            return ir.Constant(self.words, None)
+        return self._splat(self.e.b.load(self.e.at(source, self.record.start(stretch), 1), typ=I32, align=4))
+
+    def _multiply(self, start: Value, words: list[Value], source: Value, mine: range, chains: int) -> Value:
+        """Integers after some of the words, in as many chains."""
+        sums = [start, *[ir.Constant(self.words, None)] * (chains - 1)]
+        for i in mine:
+            sums[i % chains] = self._multiply_add(sums[i % chains], words[i], source, i)
+        while len(sums) > 1:
+            sums = [self.e.b.add(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+        return sums[0]
+
+    def _scaled(
+        self,
+        source: Value,
+        stretch: int,
+        integers: Value,
+        factors: tuple[Value | None, Value | None],
+        total: Value | None,
+    ) -> Value:
+        """A record's total after the integers of one more stretch."""
+        scale, offset = factors
+        at = self.record.total(stretch)
+        whole = None if offset is None else self._splat(self.e.load(self.e.at(source, at, 1), "f32"))
+        return add_stretch(self.e, total, integers, scale, offset, whole)
 
     def _multiply_add(self, sums: Value, word: Value, source: Value, i: int) -> Value:
         """The products of four k added up, in every lane."""

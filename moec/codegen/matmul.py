@@ -130,9 +130,14 @@ class Matmul:
         """How many panels rows are made ready for at least, and from how many rows on that matters."""
         return 1, 0
 
+    @property
+    def sums_bytes(self) -> int:
+        """The bytes of the sums of a block of rows."""
+        return 4 * self.block * self.shape.columns
+
     def take_scratch(self) -> None:
-        """Memory for the sums of a block of rows."""
-        self.sums = self.scratch.take(self.e, self.block * self.shape.columns * 4)
+        """Memory for them."""
+        self.sums = self.scratch.take(self.e, self.sums_bytes)
 
     # rows
 

@@ -28,6 +28,7 @@ from moec.codegen.sort import sort_rows, sort_slots
 from moec.codegen.stages import Stage, Stages
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
+from moec.formats import FORMATS
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.pool import Line
 from moec.target import LINE, KernelShape, PanelShape, Target
@@ -101,10 +102,12 @@ class _Program:
         panel = PanelShape(shape.columns) if storage else shape.panel
         return Packed(tuple(names), views, *sizes, str(panel), storage)
 
-    def _quantized(self) -> tuple[str, ...]:
-        """The parameters that are multiplied with quantised vectors."""
+    def _quantized(self) -> dict[str, int]:
+        """The parameters that are multiplied with quantised vectors, and the elements that share a scale there."""
         matmuls = [op for op in self.block.ops if isinstance(op, plan.MatmulOp) and _shape(op).form == "int8"]
-        return tuple(self._param_name(value) for op in matmuls for value in op.weights)
+        storage = [(op, op.storage.data) for op in matmuls if op.storage]
+        lengths = [(value, FORMATS[name].layout.shared) for op, name in storage for value in op.weights]
+        return {self._param_name(value): length for value, length in lengths}
 
     def _param_name(self, value: SSAValue) -> str:
         assert isinstance(value.owner, Block)

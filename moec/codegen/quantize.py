@@ -2,8 +2,8 @@
 
     void NAME(ptr row, i64 apart, ptr records, i64 stride)
 
-writes a record for each block of `BLOCK` k of one row, `stride` bytes apart, so that the records of a block of several
-rows can stand side by side. From 32 k of the row to the next it is `apart` bytes. A record holds the elements, then in
+writes a record for every `Record.length` k of one row, `stride` bytes apart, so that those of several rows can stand
+side by side. From 32 k of the row to the next it is `apart` bytes. A record holds the elements, then in
 words of four bytes the scale where they are quantised and, for each stretch of k with weights of one scale, what the
 kernel's sums begin with (-center × the sum of the integers; integers) and what offsets are multiplied with (the sum;
 f32), as far as the format needs them.
@@ -31,7 +31,7 @@ _INVERSE_OF_127: Final = float(np.float32(1 / 127))
 
 @dataclass(frozen=True)
 class Record:
-    """Where everything lies in the record of a block, beside weights of a layout.
+    """Where everything lies in a record, beside weights of a layout.
 
     Elements are integers of 8 bits in order (`bytes`); of 16 bits, for machines that multiply pairs of those (`pairs`);
     bf16; or f32 in order. Of 16 bits the even and the odd ones of four stand together, as codes can be had from a word
@@ -47,13 +47,27 @@ class Record:
         return self.kind in ("bf16", "f32")
 
     @property
+    def length(self) -> int:
+        """Its k: a block of a panel, or as many as share a scale."""
+        return BLOCK if self.real else self.layout.shared
+
+    @property
+    def parts(self) -> int:
+        """The blocks of a panel that it meets."""
+        return self.length // BLOCK
+
+    def count(self, k: int) -> int:
+        """The records of a row."""
+        return -(-k // self.length)
+
+    @property
     def stretch(self) -> int:
-        """How many k are summed before the weights' scale comes in."""
+        """How many k are summed before the weights' scale comes in: several blocks only where there is one stretch."""
         return min(self.layout.stretch, GROUP) if self.real else self.layout.stretch
 
     @property
     def stretches(self) -> int:
-        return BLOCK // self.stretch
+        return self.length // self.stretch
 
     @property
     def size(self) -> int:
@@ -66,7 +80,7 @@ class Record:
 
     @property
     def scale(self) -> int:
-        return self.size * BLOCK
+        return self.size * self.length
 
     @property
     def center(self) -> int:
@@ -97,28 +111,28 @@ def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: in
     function, e = begin(module, target, name, parameters, noalias=("row", "records"))
     function.linkage = "internal"
     row, apart, records, stride = function.args
-    whole = k // BLOCK
+    whole, rest = divmod(k, record.length)
 
-    def block(i: Value, count: int) -> None:
-        first = e.at(row, e.b.mul(i, e.b.mul(apart, i64(BLOCK // GROUP))), 1)
-        groups = [first, e.at(first, apart, 1)]
+    def write(i: Value, count: int) -> None:
+        first = e.at(row, e.b.mul(i, e.b.mul(apart, i64(record.length // GROUP))), 1)
+        groups = [e.at(first, e.b.mul(apart, i64(group)), 1) for group in range(record.length // GROUP)]
         parts = [
             _load(e, dtype, groups[at // GROUP], at % GROUP, max(0, min(_WIDTH, count - at)))
-            for at in range(0, BLOCK, _WIDTH)
+            for at in range(0, record.length, _WIDTH)
         ]
         (_real if record.real else _integers)(e, record, parts, e.at(records, e.b.mul(i, stride), 1))
 
-    e.loop(0, whole, lambda i: block(i, BLOCK))
-    if k % BLOCK:
-        block(i64(whole), k % BLOCK)
+    e.loop(0, whole, lambda i: write(i, record.length))
+    if rest:
+        write(i64(whole), rest)
     e.b.ret_void()
     return function
 
 
 def _real(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
-    """The record of a block of elements, f32 in vectors, that stay as they are."""
+    """The record of elements, f32 in vectors, that stay as they are."""
     if record.kind == "f32":
-        for at, part in zip(range(0, 4 * BLOCK, 4 * _WIDTH), parts, strict=True):
+        for at, part in zip(range(0, 4 * record.length, 4 * _WIDTH), parts, strict=True):
             e.store(part, e.at(to, at, 1), "f32")
     else:
         words = ir.VectorType(I32, _WIDTH)
@@ -127,7 +141,7 @@ def _real(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
 
 
 def _integers(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:
-    """The record of a block of elements, f32 in vectors, that are quantised."""
+    """The record of elements, f32 in vectors, that are quantised."""
     b, words, floats = e.b, ir.VectorType(I32, _WIDTH), ir.VectorType(F32, _WIDTH)
     usable, inverse = _scale(e, record, parts, to)
     factor = e.splat(inverse, _WIDTH)
@@ -142,7 +156,7 @@ def _integers(e: Emitter, record: Record, parts: list[Value], to: Value) -> None
 
 
 def _scale(e: Emitter, record: Record, parts: list[Value], to: Value) -> tuple[Value, Value]:
-    """Stores the scale of a block of elements; whether they can be divided by it, and what 1 / scale is then."""
+    """Stores the scale of elements; whether they can be divided by it, and what 1 / scale is then."""
     b, words = e.b, ir.VectorType(I32, _WIDTH)
     largest, *others = [b.and_(b.bitcast(part, words), constant(words, 0x7FFFFFFF)) for part in parts]
     for other in others:

@@ -56,6 +56,7 @@ class CodeMatmul(Matmul, ABC):
         self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
         self.block, self.blocks = shape.rows, -(-self.k // BLOCK)
         self.record = Record(format.layout, self.kind)
+        self.row_records = self.record.count(self.k)
         dtype = element_name(op.vector.type.row)
         #: From one 32 k of a vector to the next.
         self.group_bytes = i64(GROUP * SIZES[dtype])
@@ -79,7 +80,7 @@ class CodeMatmul(Matmul, ABC):
     @property
     def row_bytes(self) -> int:
         """The bytes of a row's records."""
-        return self.record.nbytes * self.blocks
+        return self.record.nbytes * self.row_records
 
     @property
     def least_units(self) -> tuple[int, int]:
@@ -109,6 +110,10 @@ class CodeMatmul(Matmul, ABC):
 
     # blocks of rows
 
+    @property
+    def sums_bytes(self) -> int:
+        return super().sums_bytes * (1 if self.record.parts == 1 else 2)
+
     def take_scratch(self) -> None:
         super().take_scratch()
         self.records = self.scratch.take(self.e, self.block * self.row_bytes + self.SLACK * self.record.nbytes)
@@ -128,7 +133,7 @@ class CodeMatmul(Matmul, ABC):
         e.loop(0, blocks, block_turn)
 
     def _ready(self, first: Value, stop: Value) -> None:
-        """The records of a block of rows, side by side: [blocks of k][rows]."""
+        """The records of a block of rows, side by side: [records of a row][rows]."""
         e = self.e
         stride = e.b.mul(e.b.sub(stop, first), i64(self.record.nbytes))
 
@@ -146,13 +151,13 @@ class CodeMatmul(Matmul, ABC):
         e, nbytes, piece = self.e, self.record.nbytes, ir.VectorType(I8, _PIECE)
         records = e.at(self.frame.pointer_of(self.key), e.b.mul(row, i64(self.row_bytes)), 1)
 
-        def turn(block: Value) -> None:
-            source, target = e.at(records, e.b.mul(block, i64(nbytes)), 1), e.at(to, e.b.mul(block, stride), 1)
+        def turn(i: Value) -> None:
+            source, target = e.at(records, e.b.mul(i, i64(nbytes)), 1), e.at(to, e.b.mul(i, stride), 1)
             for offset in range(0, nbytes, _PIECE):
                 part = e.b.load(e.at(source, offset, 1), typ=piece, align=_PIECE)
                 e.b.store(part, e.at(target, offset, 1), align=_PIECE)
 
-        e.loop(0, self.blocks, turn)
+        e.loop(0, self.row_records, turn)
 
     def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
         e, count = self.e, self.e.b.sub(high, low)

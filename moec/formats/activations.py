@@ -1,6 +1,7 @@
 """Quantised activations: what they are.
 
-A vector is cut into blocks of `moec.formats.layout.BLOCK` elements, the last of them perhaps shorter. A block has a
+A vector is cut into blocks of `Layout.shared` elements (`moec.formats.layout`), the last of them perhaps shorter: of
+64, or of as many as meet one scale of the weights, up to 256, so that integers are scaled as seldom. A block has a
 scale, its largest magnitude ÷ 127, and an integer of -127 .. 127 for each element: the element × (127 ÷ largest
 magnitude), rounded to nearest even. Everything is computed in f32, one rounding a step.
 

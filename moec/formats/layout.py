@@ -40,8 +40,10 @@ E4M3_VALUES: Final[F32] = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e
 
 #: The k that codes are grouped by, in panels and in what they are padded to.
 GROUP: Final = 32
-#: The k that share a scale where activations are quantised; panels hold whole blocks.
+#: The k of a block of a panel; panels hold whole blocks.
 BLOCK: Final = 64
+#: The most k that share a scale where activations are quantised.
+_LONGEST: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +96,15 @@ class Layout:
         return min((field.span for field in self.fields if field.span), default=0)
 
     @property
+    def shared(self) -> int:
+        """How many k of a vector of quantised activations share a scale: as many as share one of the weights, where
+        those are more than a block."""
+        return max(BLOCK, min(self.span or _LONGEST, _LONGEST))
+
+    @property
     def stretch(self) -> int:
-        """How many k of a block of quantised activations meet weights of one scale and offset."""
-        return min(self.span or BLOCK, BLOCK)
+        """How many of them meet weights of one scale and offset."""
+        return min(self.span or self.shared, self.shared)
 
     @property
     def chunk(self) -> int:

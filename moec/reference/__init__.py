@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 
 from moec.arrays import as_numpy
-from moec.asked import aux_of, names_of, sizes
+from moec.asked import aux_of, sizes
 from moec.diagnostics import fail, nearest, spoken
 from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
@@ -40,10 +40,11 @@ def reference(
     source: Source | Path | str,
     dims: Mapping[str, int] | None = None,
     dtype: str = "f32",
-    quantized: Sequence[str] = (),
+    quantized: Mapping[str, int] | None = None,
 ) -> Reference:
     """The oracle of a layer: a path, a `Source`, or the text itself. `dtype` is what `real` stands for; `quantized`
-    names the weights whose products take quantised vectors (docs/formats.md). Raises `CompileError` where the input is
+    names the weights whose products take quantised vectors, with the elements of a block of these (docs/formats.md;
+    `kernel.interface.quantized` of a kernel). Raises `CompileError` where the input is
     wrong, with the codes that compiling has for it."""
     file = parse(find_source(source))
     if len(file.layers) != 1:
@@ -52,7 +53,7 @@ def reference(
         raise fail("E0105", f"`{file.layers[0].name.id}` takes nothing of a token", file.layers[0].name.span)
     if dtype not in REALS:
         raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
-    return Reference(file, sizes(dims), dtype, names_of(quantized))
+    return Reference(file, sizes(dims), dtype, sizes(quantized))
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Reference:
     file: syntax.File
     dims: dict[str, int]
     dtype: str
-    quantized: tuple[str, ...] = ()
+    quantized: dict[str, int] = field(default_factory=dict[str, int])
     layer: syntax.Layer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -137,11 +138,12 @@ class Reference:
             if name not in params:
                 raise fail("E0402", f"`{name}` is not a weight of `{self.layer.name.id}`", help=nearest(name, params))
 
-        def quantizing(matrix: Data) -> bool:
-            """Whether a matrix is a part of such a weight: views of one array share its memory."""
-            return any(np.may_share_memory(matrix, loaded[name]) for name in self.quantized if name in loaded)
+        def block_of(matrix: Data) -> int:
+            """The block beside a matrix that is a part of such a weight: views of one array share its memory."""
+            known = ((n, loaded[name]) for name, n in self.quantized.items() if name in loaded)
+            return next((n for n, weight in known if np.may_share_memory(matrix, weight)), 0)
 
-        return Interpreter(self.file, DTYPES[self.dtype], weight, quantizing if self.quantized else None)
+        return Interpreter(self.file, DTYPES[self.dtype], weight, block_of)
 
     def _scope(self, interpreter: Interpreter) -> dict[str, Any]:
         """The names that the layer's body begins with: the functions, and the dimensions."""
@@ -263,7 +265,7 @@ class _Callable(ModuleType):
         source: Source | Path | str,
         dims: Mapping[str, int] | None = None,
         dtype: str = "f32",
-        quantized: Sequence[str] = (),
+        quantized: Mapping[str, int] | None = None,
     ) -> Reference:
         return reference(source, dims, dtype, quantized)
 

@@ -153,8 +153,9 @@ def invert(value: Value) -> Value:
     return not value if isinstance(value, bool) else pointwise(np.logical_not, BOOL, truth(value))
 
 
-def contract(left: Value, right: Value, quantizing: bool = False) -> Array:
-    """`W @ v`: v enters in W's precision, then perhaps `quantized`; empty slots of the contracted axis add nothing."""
+def contract(left: Value, right: Value, block: int = 0) -> Array:
+    """`W @ v`: v enters in W's precision, then perhaps `quantized` in blocks; empty slots of the contracted axis add
+    nothing."""
     matrix, vector = lift(left), lift(right)
     if not matrix.dtype.floating or vector.dtype is BOOL:
         raise Fault("E0204", f"cannot contract {kind(left)} with {kind(right)}")
@@ -164,14 +165,14 @@ def contract(left: Value, right: Value, quantizing: bool = False) -> Array:
     data, weights = rounded(vector.data.astype(np.float64), matrix.dtype), matrix.data
     if axis is not None and not axis.filled.all():
         data, weights = data[axis.filled], weights[..., axis.filled]
-    return array(weights @ (quantized(data) if quantizing else data), F32, matrix.axes[:-1])
+    return array(weights @ (quantized(data, block) if block else data), F32, matrix.axes[:-1])
 
 
-def quantized(data: Data) -> Data:
-    """What is left of a vector in blocks of 64: integers of -127 .. 127, times the largest magnitude ÷ 127, as
-    docs/formats.md says. Rounded as f32 rounds."""
+def quantized(data: Data, length: int) -> Data:
+    """What is left of a vector in blocks of some elements: integers of -127 .. 127, times the largest magnitude ÷ 127,
+    as docs/formats.md says. Rounded as f32 rounds."""
     parts: list[Data] = []
-    for block in np.split(data.astype(np.float32), range(64, len(data), 64)):
+    for block in np.split(data.astype(np.float32), range(length, len(data), length)):
         most = np.abs(block).max()
         if not np.isfinite(most):
             parts.append(np.full(block.shape, np.nan))

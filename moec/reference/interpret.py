@@ -61,15 +61,15 @@ def functions_of(file: syntax.File, below: Scope) -> dict[str, Any]:
 
 
 class Interpreter:
-    """Evaluates expressions and bodies. `weight` hands out a parameter's array; `quantizing` says of a matrix whether
-    vectors are quantised before they are multiplied with it. `margin` is the smallest distance from a different
-    decision since it was last set."""
+    """Evaluates expressions and bodies. `weight` hands out a parameter's array; `block_of` says of a matrix in blocks
+    of how many elements vectors are quantised before they are multiplied with it; 0: not at all. `margin` is the
+    smallest distance from a different decision since it was last set."""
 
     def __init__(
-        self, file: syntax.File, real: DType, weight: Weight, quantizing: Callable[[Data], bool] | None = None
+        self, file: syntax.File, real: DType, weight: Weight, block_of: Callable[[Data], int] = lambda _: 0
     ) -> None:
         self._dtypes = {**DTYPES, REAL: real}
-        self._quantizing = quantizing
+        self._block_of = block_of
         self._weight = weight
         self._probing = False
         self._calls: tuple[int, ...] = ()
@@ -195,8 +195,8 @@ class Interpreter:
         return functions.negate(operand) if op == "-" else functions.negate(functions.negate(operand))
 
     def _binary(self, op: str, left: Value, right: Value) -> Value:
-        if op == "@" and self._quantizing is not None and isinstance(left, Array) and self._quantizing(left.data):
-            return functions.contract(left, right, quantizing=True)
+        if op == "@" and isinstance(left, Array) and (block := self._block_of(left.data)):
+            return functions.contract(left, right, block)
         result = functions.OPERATORS[op](left, right)
         if op in functions.COMPARISONS and not constant(result):
             self._decide(functions.comparison_margin(left, right))

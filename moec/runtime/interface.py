@@ -51,7 +51,8 @@ class Interface:
     without its comments and binds, `binds` one of these. `extras` names every auxiliary output that the layer could
     give, `aux` has those that this program does. The workspace of a call is `bytes_per_token` for each token,
     `fixed_bytes`, and `scratch_bytes` for each thread after the first. `quantized` are the parameters whose products
-    take quantised vectors. Where `batch` is set the outputs of a token depend on the other tokens of its call.
+    take quantised vectors, with the elements of a block of these. Where `batch` is set the outputs of a token depend on
+    the other tokens of its call.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Interface:
     bytes_per_token: int
     fixed_bytes: int
     scratch_bytes: int
-    quantized: tuple[str, ...] = ()
+    quantized: Mapping[str, int] = field(default_factory=dict[str, int])
     dims: Mapping[str, int] = field(default_factory=dict[str, int])
     extras: tuple[str, ...] = ()
     real: str = ""
@@ -99,7 +100,7 @@ class Interface:
             bytes_per_token=int(data["bytes_per_token"]),
             fixed_bytes=int(data["fixed_bytes"]),
             scratch_bytes=int(data["scratch_bytes"]),
-            quantized=tuple(map(str, data["quantized"])),
+            quantized={str(name): int(length) for name, length in data["quantized"].items()},
             dims={str(name): int(value) for name, value in data["dims"].items()},
             extras=tuple(map(str, data["extras"])),
             real=str(data["real"]),

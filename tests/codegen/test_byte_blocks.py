@@ -71,11 +71,11 @@ def test_layers_give_the_bits_of_one_token() -> None:
 def test_integers_stay_in_registers() -> None:
     """A tile of six rows multiplies, scales and adds with next to nothing on the stack."""
     target = Target.of("x86_64-unknown-linux-gnu", "znver4")
-    for name in ("int8", "q8_0", "q4_0"):
+    for name, vectors in {"int8": 4, "int4_g128": 4, "q8_0": 2, "q4_0": 2}.items():
         options = Options.of({"H": 256, "N": 64}, target=target, storage={"w": name}, activations="int8")
         text = str(Compilation(find_source(PRODUCT), options).show("asm"))
         names = re.findall(r"^moec_byte_block_\w+_6(?=:)", text, re.MULTILINE)
         assert len(names) == 1
         loop = text[(start := text.index(f"\n{names[0]}:")) : text.index(".Lfunc_end", start)]
-        assert loop.count("vpdpbusd") == 6 * 2 * BLOCK // 4
+        assert loop.count("vpdpbusd") == 6 * vectors * BLOCK // 4
         assert len([line for line in loop.splitlines() if "zmm" in line and "%rsp" in line]) <= 8

@@ -16,7 +16,7 @@ import moec
 from moec.diagnostics import CompileError
 from moec.formats import FORMATS
 from moec.formats.activations import SMALLEST
-from moec.formats.layout import BLOCK, Coded
+from moec.formats.layout import Coded
 from moec.language.read import find_source
 from moec.measure.compare import TOLERANCES_QUANTIZED, errors
 from moec.reference.functions import quantized
@@ -45,17 +45,32 @@ moe product[H, N](x: [H]) -> f32[N] {
 _FLOATS: Final = st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from([0.0, -0.0, 1e-45, 2.0**-100, 1.0, 127.0])
 
 
-def rows_quantized(x: Any) -> Any:
+def rows_quantized(x: Any, block: int) -> Any:
     """What the oracle leaves of each row."""
-    return np.stack([quantized(row) for row in x])
+    return np.stack([quantized(row, block) for row in x])
+
+
+def largest(x: Any, block: int) -> Any:
+    """The largest magnitude of each element's block."""
+    count = x.shape[1]
+    blocks = np.pad(np.abs(x), ((0, 0), (0, -count % block))).reshape(len(x), -1, block)
+    return np.repeat(blocks.max(-1), block, axis=1)[:, :count]
 
 
 @settings(max_examples=100, deadline=None)
-@given(hnp.arrays(np.float32, (2, 100), elements=_FLOATS))
-def test_an_element_is_half_a_step_away(x: Any) -> None:
-    largest = np.abs(np.pad(x, ((0, 0), (0, 28))).reshape(2, 2, BLOCK)).max(-1)
-    bound = np.where(largest < SMALLEST, largest, largest / 254 * (1 + 1e-4))
-    assert (np.abs(rows_quantized(x) - x) <= np.repeat(bound, BLOCK, 1)[:, :100]).all()
+@given(hnp.arrays(np.float32, (2, 100), elements=_FLOATS), st.sampled_from([64, 128, 256]))
+def test_an_element_is_half_a_step_away(x: Any, block: int) -> None:
+    most = largest(x, block)
+    bound = np.where(most < SMALLEST, most, most / 254 * (1 + 1e-4))
+    assert (np.abs(rows_quantized(x, block) - x) <= bound).all()
+
+
+def test_blocks_are_as_long_as_weights_share_a_scale() -> None:
+    """From 64 to 256."""
+    lengths = {name: FORMATS[name].layout.shared for name in INTEGERS}
+    assert {name for name, length in lengths.items() if length == 256} == {"int8"}
+    assert {name for name, length in lengths.items() if length == 128} == {n for n in INTEGERS if "_g128" in n}
+    assert set(lengths.values()) == {64, 128, 256}
 
 
 # ── products ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -77,14 +92,14 @@ def multiply(kernel: Kernel, name: str, x: Any, coded: Coded) -> Any:
 
 def hold(y: Any, x: Any, coded: Coded) -> None:
     """Products are those of the quantised rows but for what f32 rounds, so within the bound of the exact ones."""
-    rows, weights = rows_quantized(x), np.abs(coded.decode().astype(np.float64))
+    block = coded.layout.shared
+    rows, weights = rows_quantized(x, block), np.abs(coded.decode().astype(np.float64))
     truth = rows @ coded.decode().astype(np.float64).T
     (offsets, _), span = _parts(coded), coded.layout.span or coded.shape[1]
     terms = weights + 2 * np.repeat(offsets, span, axis=1)[:, : coded.shape[1]]
     rounding = 4e-6 * np.abs(rows) @ terms.T + 1e-30
     assert (np.abs(y - truth) <= rounding).all()
-    blocks = np.pad(np.abs(x.astype(np.float64)), ((0, 0), (0, -x.shape[1] % BLOCK))).reshape(len(x), -1, BLOCK)
-    steps = np.repeat(blocks.max(-1), BLOCK, axis=1)[:, : x.shape[1]]
+    steps = largest(x.astype(np.float64), block)
     bound = np.where(steps < SMALLEST, steps, steps / 254 * (1 + 1e-4)) @ weights.T
     assert (np.abs(y - x.astype(np.float64) @ coded.decode().astype(np.float64).T) <= bound + rounding).all()
 
@@ -113,7 +128,7 @@ def test_products_of_any_blocks(name: str, data: Any) -> None:
 @pytest.mark.parametrize(
     "cpu", ["x86-64", "haswell", "skylake-avx512", "cascadelake", "native -vectors", "native -avx2", "native -avx512f"]
 )
-@pytest.mark.parametrize("name", ["int8", "q4_K", "q3_K", "nvfp4"])
+@pytest.mark.parametrize("name", ["int8", "int4_g128_zp", "q4_K", "q3_K", "nvfp4"])
 def test_other_machines(name: str, cpu: str) -> None:
     host, machine = moec.Target.host(), cpu.partition(" ")[0]
     if machine != "native" and not (
@@ -133,7 +148,7 @@ def test_machines_of_other_kinds_have_code(target: str) -> None:
     assert moec.pipeline.Compilation(find_source(PRODUCT), options).image
 
 
-@pytest.mark.parametrize("k", [1, 63, 65, 130])
+@pytest.mark.parametrize("k", [1, 63, 65, 130, 256, 300, 530])
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 def test_rows_that_end_inside_a_block(k: int, dtype: str) -> None:
     random = np.random.default_rng(k)
