@@ -1,9 +1,10 @@
 """`plan.matmul` of stored weights whose codes are multiplied, not decoded: with quantised rows, or rows of bf16.
 
-Block after block of a key's rows becomes records in scratch memory, then every panel passes over it: the sums of a
-block stay in the first cache, its records in the second. Where the rows of another domain are multiplied, each perhaps
-many times, a stage of its own makes their records once, and here they are only copied together. Codes are had in
-registers, or made ready in scratch memory for many rows, as vectors or tiles read them.
+Some blocks of a key's rows become records in scratch memory, which stay in the second cache; then they pass over panel
+after panel, so that a panel comes from memory once, and the sums of a block stay in the first cache. Where the rows of
+another domain are multiplied, each perhaps many times, a stage of its own makes their records once, and here they are
+only copied together. Codes are had in registers, or made ready in scratch memory for many rows, as vectors or tiles
+read them.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ class CodeMatmul(Matmul, ABC):
 
     #: What multiplies.
     PRODUCTS: ClassVar[type[Products]]
+    #: Rows that are made ready together, and the first of them.
+    together: int
+    first: Value
     #: Records behind a block's that kernels may read.
     SLACK = 0
 
@@ -63,6 +67,7 @@ class CodeMatmul(Matmul, ABC):
         #: Writes the records of a row.
         self.record_row = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
         self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name, self.PRODUCTS)
+        self.together = max(self.block, min(stages.target.l2 // 2 // self.row_bytes, self.CUT_ROWS))
         self.vector_bytes = row_bytes(op.vector.type.row)
         self.source = stages.domains[plan.domain_of(op.vector)]
         self.key = op.value, "records"
@@ -116,35 +121,44 @@ class CodeMatmul(Matmul, ABC):
 
     def take_scratch(self) -> None:
         super().take_scratch()
-        self.records = self.scratch.take(self.e, self.block * self.row_bytes + self.SLACK * self.record.nbytes)
+        self.records = self.scratch.take(self.e, self.together * self.row_bytes + self.SLACK * self.record.nbytes)
 
     def _key(self, key: Value, low: Value, high: Value) -> None:
         e = self.e
         first, stop = self._rows(key)
         rows = e.b.sub(stop, first)
-        blocks = self._count(rows, self.block)
+        times = self._count(rows, self.together)
         weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
 
-        def block_turn(at: Value) -> None:
-            begin, end = self._block(first, rows, blocks, at)
-            self._ready(begin, end)
-            e.loop(low, high, lambda panel: self._panel(panel, weights, begin, end))
+        def turn(at: Value) -> None:
+            self.first, end = self._block(first, rows, times, at)
+            self._ready(self.first, end)
+            e.loop(low, high, lambda panel: self._panel(panel, weights, self.first, end))
 
-        e.loop(0, blocks, block_turn)
+        e.loop(0, times, turn)
 
     def _ready(self, first: Value, stop: Value) -> None:
-        """The records of a block of rows, side by side: [records of a row][rows]."""
+        """The records of blocks of rows, block after block, those of a block side by side: [records of a row][rows]."""
+        rows = self.e.b.sub(stop, first)
+        blocks = self._count(rows, self.block)
+        self.e.loop(0, blocks, lambda at: self._block_ready(*self._block(first, rows, blocks, at)))
+
+    def _block_ready(self, first: Value, stop: Value) -> None:
         e = self.e
-        stride = e.b.mul(e.b.sub(stop, first), i64(self.record.nbytes))
+        start, stride = self._records_of(first), e.b.mul(e.b.sub(stop, first), i64(self.record.nbytes))
 
         def turn(place: Value) -> None:
-            to = e.at(self.records, e.b.mul(e.b.sub(place, first), i64(self.record.nbytes)), 1)
+            to = e.at(start, e.b.mul(e.b.sub(place, first), i64(self.record.nbytes)), 1)
             if self.once:
                 self._copy(self._source_row(place), to, stride)
             else:
                 e.b.call(self.record_row, [self._vector(place), self.group_bytes, to, stride])
 
         e.loop(first, stop, turn)
+
+    def _records_of(self, first: Value) -> Value:
+        """Where the records of the block begin whose first row this is."""
+        return self.e.at(self.records, self.e.b.mul(self.e.b.sub(first, self.first), i64(self.row_bytes)), 1)
 
     def _copy(self, row: Value, to: Value, stride: Value) -> None:
         """The records of a row, `stride` bytes apart."""
@@ -162,7 +176,7 @@ class CodeMatmul(Matmul, ABC):
     def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
         e, count = self.e, self.e.b.sub(high, low)
         e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
-        self._multiply(count, [panel, self.records, self.sums, count, i64(self.blocks)])
+        self._multiply(count, [panel, self._records_of(low), self.sums, count, i64(self.blocks)])
 
     def _multiply(self, count: Value, arguments: list[Value]) -> None:
         self.e.b.call(self.products, arguments)
@@ -220,6 +234,7 @@ class QuantizedTiledMatmul(QuantizedBlockMatmul):
         self.tiled = emit_products(module, target, self.place, self.record, self.op.storage.data, ByteTileProducts)
         fitting = target.l2 // 2 // self.row_bytes // tiles.ROWS * tiles.ROWS
         self.block, self.grain = min(max(fitting, self.shape.rows), self.CUT_ROWS), tiles.ROWS
+        self.together = self.block
 
     @property
     def _cells_bytes(self) -> int:
