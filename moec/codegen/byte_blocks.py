@@ -19,8 +19,8 @@ from llvmlite import ir
 
 from moec.codegen.cells import WIDTH, Cell, CellProducts
 from moec.codegen.integer import WORD, add_stretch, multiply_add
-from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, begin, i64
-from moec.codegen.quantize import Record
+from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, begin, constant, i64
+from moec.codegen.quantize import LIFT_BITS, Record
 from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
 from moec.target import LINE, Target
@@ -189,11 +189,7 @@ class _Tile:
     def _integers(self, starts: list[Value], stretch: int, ahead: Value) -> list[list[Value]]:
         """The sums of a stretch, of every row and vector of columns."""
         e, b, record, vectors = self.e, self.e.b, self.record, len(starts)
-        zero = ir.Constant(self.words, None)
-        begin = [
-            self._splat(row, record.start(stretch), I32) if record.center else zero for row in range(len(self.rows))
-        ]
-        sums = [first for first in begin for _ in starts]
+        sums = [first for first in self._starts(stretch) for _ in starts]
         count = record.stretch // record.parts // WORD
         words = range(stretch * count, (stretch + 1) * count)
 
@@ -206,6 +202,14 @@ class _Tile:
             self._words(words, starts, i64(0), ahead, sums) if record.parts == 1 else e.fold(0, self.parts, sums, turn)
         )
         return [list(sums[at : at + vectors]) for at in range(0, len(sums), vectors)]
+
+    def _starts(self, stretch: int) -> list[Value]:
+        """What the integers of each row begin with."""
+        lifted = self.cell.lifts and stretch == 0
+        if not self.record.center:
+            return [constant(self.words, LIFT_BITS if lifted else 0)] * len(self.rows)
+        at = self.record.lifted if lifted else self.record.start(stretch)
+        return [self._splat(row, at, I32) for row in range(len(self.rows))]
 
     def _words(
         self, words: Iterable[int], starts: Sequence[Value], first: Value, ahead: Value, sums: list[Value]
@@ -226,9 +230,14 @@ class _Tile:
 
     def _scaled(self, row: int, cell: Value, stretch: int, integers: Value, total: Value) -> Value:
         """A row's total after one more stretch."""
-        scale, offset = self.cell.factors(self.e, cell, stretch)
+        e = self.e
+        scale, offset = self.cell.factors(e, cell, stretch)
         whole = None if offset is None else self._splat(row, self.record.total(stretch), F32)
-        return add_stretch(self.e, total, integers, scale, offset, whole)
+        if not (self.cell.lifts and stretch == 0):
+            return add_stretch(e, total, integers, scale, offset, whole)
+        lift = e.b.load(e.at(cell, self.cell.lift, 1), typ=self.floats, align=LINE)
+        total = e.overloaded("llvm.fmuladd", e.b.bitcast(integers, self.floats), scale, lift)
+        return total if offset is None else e.overloaded("llvm.fmuladd", whole, offset, total)
 
     def _splat(self, row: int, at: int, type: Any) -> Value:
         """What stands in a row's record, in every lane."""

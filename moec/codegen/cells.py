@@ -14,8 +14,8 @@ from typing import Final
 from llvmlite import ir
 
 from moec.codegen.integer import Products
-from moec.codegen.llvm import F32, Emitter, Value, i64
-from moec.codegen.quantize import Record
+from moec.codegen.llvm import F32, Emitter, Value, constant, i64
+from moec.codegen.quantize import LIFT, Record
 from moec.target import LINE
 
 #: The columns of a cell: f32 in a line.
@@ -51,6 +51,17 @@ class Cell:
         return self.scale(self.stretches + stretch)
 
     @property
+    def lifts(self) -> bool:
+        """Whether the first stretch begins with `LIFT`: as f32 its integers need no conversion, and the offset
+        -`LIFT` × scale takes off again what they have too much, in one rounding with the product."""
+        return self.record.lifts
+
+    @property
+    def lift(self) -> int:
+        """Where that offset stands."""
+        return self.scale(self.stretches * (self.scaled + self.record.layout.offset))
+
+    @property
     def scaled(self) -> bool:
         """Whether a stretch has scales; else a whole row has one."""
         return bool(self.record.layout.span)
@@ -66,12 +77,12 @@ class Cell:
 
     @property
     def nbytes(self) -> int:
-        return self.scale(self.stretches * (self.scaled + self.record.layout.offset))
+        return self.lift + LINE * self.lifts
 
     @property
     def name(self) -> str:
         """All that a function depends on which reads records and cells."""
-        record, factors = self.record, f"{int(self.scaled)}{int(self.record.layout.offset)}"
+        record, factors = self.record, f"{int(self.scaled)}{int(self.record.layout.offset)}{int(self.lifts)}"
         return f"{record.kind}_{factors}_{record.stretch}_{record.nbytes}_{record.total(0)}_{self.columns}"
 
 
@@ -93,6 +104,8 @@ class CellProducts(Products, ABC):
             scale, offset = self._factors(chunk, block, column, stretch * self.record.stretch)
             if scale is not None:
                 b.store(scale, e.at(to, cell.scale(stretch), 1), align=LINE)
+            if cell.lifts and stretch == 0:
+                b.store(b.fmul(scale, constant(self.floats, -LIFT)), e.at(to, cell.lift, 1), align=LINE)
             if offset is not None:
                 b.store(offset, e.at(to, cell.offset(stretch), 1), align=LINE)
 

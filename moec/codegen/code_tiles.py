@@ -42,6 +42,10 @@ class TileCell(Cell):
     """A cell whose stretches are tiles. Scratch memory is the ring of products, then cells [columns / 16][records]."""
 
     @property
+    def lifts(self) -> bool:
+        return False
+
+    @property
     def step(self) -> int:
         """The bytes of the products of a step."""
         return self.stretches * tiles.ROWS * tiles.BYTES

@@ -25,6 +25,10 @@ from moec.target import Target
 
 #: f32 in the vectors of this function, whatever the machine has.
 _WIDTH: Final = 16
+#: Added to a number of magnitude below 2^22 it leaves the nearest integer, ties to even, in the last bits of the sum;
+#: and an integer that begins with its bits is, as f32, that integer and it.
+LIFT: Final = 1.5 * 2**23
+LIFT_BITS: Final = 0x4B400000
 #: As f32 has it.
 _INVERSE_OF_127: Final = float(np.float32(1 / 127))
 
@@ -96,15 +100,24 @@ class Record:
         return self.start(stretch) + (4 * self.stretches if self.center else 0)
 
     @property
+    def lifts(self) -> bool:
+        """Whether the integers of the first stretch may begin with `LIFT`: times a scale that loses nothing."""
+        return self.kind == "bytes" and self.stretches > 1 and self.layout.narrow
+
+    @property
+    def lifted(self) -> int:
+        """What they begin with then; only where the codes' center is not 0."""
+        return self.start(0) + 4 * self.stretches * (bool(self.center) + self.layout.offset)
+
+    @property
     def nbytes(self) -> int:
-        counts = bool(self.center) + self.layout.offset
-        return -(-(self.start(0) + 4 * self.stretches * counts) // 16) * 16
+        return -(-(self.lifted + 4 * (self.lifts and bool(self.center))) // 16) * 16
 
 
 def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: int) -> ir.Function:
     """The function for rows of `k` elements of `dtype`, added to `module` (once; a second call finds it)."""
     layout = record.layout
-    name = f"moec_{record.kind}_{dtype}_{k}_{record.stretch}_{record.center}_{int(layout.offset)}"
+    name = f"moec_{record.kind}_{dtype}_{k}_{record.stretch}_{record.center}_{int(layout.offset)}{int(record.lifts)}"
     if name in module.globals:
         return module.globals[name]
     parameters = {"row": PTR, "apart": I64, "records": PTR, "stride": I64}
@@ -148,9 +161,8 @@ def _integers(e: Emitter, record: Record, parts: list[Value], to: Value) -> None
     integers: list[Value] = []
     for part in parts:
         safe = b.select(e.splat(usable, _WIDTH), part, ir.Constant(floats, None))
-        # 1.5 × 2^23 leaves the nearest integer, ties to even, in the last bits of the sum.
-        lifted = b.fadd(b.fmul(safe, factor), constant(floats, 12582912.0))
-        integers.append(b.sub(b.bitcast(lifted, words), constant(words, 0x4B400000)))
+        lifted = b.fadd(b.fmul(safe, factor), constant(floats, LIFT))
+        integers.append(b.sub(b.bitcast(lifted, words), constant(words, LIFT_BITS)))
     _store_elements(e, record, integers, to)
     _store_sums(e, record, integers, to)
 
@@ -209,7 +221,10 @@ def _store_sums(e: Emitter, record: Record, integers: list[Value], to: Value) ->
             sums = e.b.add(sums, part)
         total = e.call(f"llvm.vector.reduce.add.v{_WIDTH}i32", I32, sums)
         if center:
-            e.b.store(e.b.mul(total, ir.Constant(I32, -center)), e.at(to, record.start(stretch), 1), align=4)
+            start = e.b.mul(total, ir.Constant(I32, -center))
+            e.b.store(start, e.at(to, record.start(stretch), 1), align=4)
+            if record.lifts and stretch == 0:
+                e.b.store(e.b.add(start, ir.Constant(I32, LIFT_BITS)), e.at(to, record.lifted, 1), align=4)
         if record.layout.offset:
             e.store(e.b.sitofp(total, F32), e.at(to, record.total(stretch), 1), "f32")
 

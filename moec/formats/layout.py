@@ -117,6 +117,12 @@ class Layout:
         return any(field.name in ("minimum", "zero") for field in self.fields)
 
     @property
+    def narrow(self) -> bool:
+        """Whether scales are of at most 17 bits, and far from the ends of f32: an f16, or one times a byte."""
+        kinds = [field.kind for field in self.fields if field.name in ("scale", "super") and field.span]
+        return bool(kinds) and all(kind in ("f16", "u8", "i8") for kind in kinds)
+
+    @property
     def center(self) -> int | None:
         """The unsigned byte that stands for 0 where values are taken as such bytes; None where they are no integers."""
         return {"integer": self.bias, "e2m1": E2M1[-1], "e4m3": None}[self.values]
