@@ -141,7 +141,7 @@ class Products:
     def _find(self, block: Value) -> tuple[Value, Value, Value]:
         """Where the chunk of a block begins, the number of the block in it, and where the records of the block do."""
         e, place, record = self.e, self.place, self.record
-        chunk, inside = (block, i64(0)) if place.blocks == 1 else _divided(e, block, place.blocks)
+        chunk, inside = (block, i64(0)) if place.blocks == 1 else divided(e, block, place.blocks)
         start = e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1)
         before = block if record.parts == 1 else e.b.udiv(block, i64(record.parts))
         return start, inside, e.at(self.rows, e.b.mul(before, e.b.mul(self.count, i64(record.nbytes))), 1)
@@ -402,5 +402,5 @@ class Products:
         e.loop(0, columns, column_turn, self.lanes)
 
 
-def _divided(e: Emitter, value: Value, by: int) -> tuple[Value, Value]:
+def divided(e: Emitter, value: Value, by: int) -> tuple[Value, Value]:
     return e.b.udiv(value, i64(by)), e.b.urem(value, i64(by))
