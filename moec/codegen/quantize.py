@@ -21,7 +21,7 @@ from moec.codegen.floats import widen
 from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, Emitter, Value, begin, constant, i64
 from moec.formats.activations import SMALLEST
 from moec.formats.layout import BLOCK, GROUP, Layout
-from moec.target import Target
+from moec.target import LINE, Target
 
 #: f32 in the vectors of this function, whatever the machine has.
 _WIDTH: Final = 16
@@ -111,7 +111,10 @@ class Record:
 
     @property
     def nbytes(self) -> int:
-        return -(-(self.lifted + 4 * (self.lifts and bool(self.center))) // 16) * 16
+        """A multiple of 16; of a line where it meets several blocks, or rows of tiles would begin inside of lines
+        (OLMoE in int8 with tiles: 1.03 to 1.06 times as fast for it on one thread; shorter records lose by it)."""
+        unit = 16 if self.parts == 1 else LINE
+        return -(-(self.lifted + 4 * (self.lifts and bool(self.center))) // unit) * unit
 
 
 def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: int) -> ir.Function:
