@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Final
 from llvmlite import ir
 
 from moec.codegen.cells import WIDTH, Cell, CellProducts
-from moec.codegen.integer import WORD, add_stretch, multiply_add
+from moec.codegen.code_bytes import WORD
+from moec.codegen.integer import add_stretch, multiply_add
 from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, begin, constant, i64
 from moec.codegen.quantize import LIFT_BITS, Record
 from moec.formats.layout import BLOCK, GROUP
@@ -105,7 +106,7 @@ class ByteBlockProducts(CellProducts):
         e.loop(0, self.turns, turn)
 
     def _lines(self, codes: Value) -> Iterable[Value]:
-        return [] if self.direct else self._words(codes)
+        return [] if self.direct else self.codes.words(codes)
 
 
 _PARAMETERS: Final = {

@@ -23,7 +23,8 @@ from llvmlite import ir
 
 from moec.codegen import tiles
 from moec.codegen.cells import Cell, CellProducts
-from moec.codegen.integer import WORD, Products, add_stretch, divided
+from moec.codegen.code_bytes import WORD
+from moec.codegen.integer import Products, add_stretch, divided
 from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, constant, i64
 from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import Record
@@ -149,7 +150,7 @@ class ByteTileProducts(TileProducts):
     def _lines(self, codes: Value) -> Iterator[Value]:
         b, type = self.e.b, ir.VectorType(I8, 4 * self.lanes)
         center = constant(type, self.layout.center or 0)
-        for word in self._words(codes):
+        for word in self.codes.words(codes):
             yield b.sub(b.bitcast(word, type), center) if self.layout.center else word
 
 

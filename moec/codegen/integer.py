@@ -22,15 +22,14 @@ from typing import Any, ClassVar, Final
 
 from llvmlite import ir
 
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
+from moec.codegen.code_bytes import WORD, Bytes
+from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
 from moec.codegen.quantize import Record
-from moec.codegen.unpack import Codes, Factors
-from moec.formats.layout import BLOCK, E2M1, GROUP
+from moec.codegen.unpack import Factors
+from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
 from moec.target import LINE, Target
 
-#: The k of a word of codes, which is what one lane multiplies and adds in one instruction.
-WORD: Final = 4
 #: Sums of a row that run beside each other where a block is one stretch: one chain of sixteen would be waited for.
 _CHAINS: Final = 4
 #: Lines that a row's turn prefetches, until there is no more. A burst of them holds up the loads behind it, since each
@@ -111,7 +110,7 @@ class Products:
         self.panel, self.rows, self.sums, self.count, self.blocks = panel, rows, sums, count, blocks
         self.lanes = e.lanes
         self.floats, self.words = ir.VectorType(F32, self.lanes), ir.VectorType(I32, self.lanes)
-        self.codes = Codes(e, place, self.lanes)
+        self.codes = Bytes(e, place, self.lanes)
         self.factors = Factors(e, place, self.lanes, panel)
         self.layout = place.layout
 
@@ -207,7 +206,7 @@ class Products:
         ahead, lines = self._ahead(codes)
         paced = e.least(self.count, e.b.udiv(lines, i64(_LINES_A_ROW)))
         e.loop(e.b.mul(paced, i64(_LINES_A_ROW)), lines, lambda line: self._prefetch(ahead, line))
-        words = self._words(codes)
+        words = self.codes.words(codes)
 
         def prefetching(row: Value) -> None:
             first = e.b.mul(row, i64(_LINES_A_ROW))
@@ -263,48 +262,6 @@ class Products:
             e.prefetch(e.at(start, offset, 1), 1)
 
     # weights
-
-    def _words(self, codes: Value) -> list[Value]:
-        """The unsigned bytes of a block, of four consecutive k in every lane."""
-        words: list[Value] = []
-        for group in range(BLOCK // GROUP):
-            planes = self.codes.load(self.e.at(codes, group * self.place.group, 1))
-            words += [self._bytes(planes, i) for i in range(GROUP // WORD)]
-        return words
-
-    def _bytes(self, planes: list[list[Value]], word: int) -> Value:
-        """The unsigned bytes of four consecutive k, word `word` of a group, in every lane."""
-        codes = self.codes
-        code: Value = None
-        for (_, width, low), plane in zip(self.place.planes(), planes, strict=True):
-            i, j = divmod(word, 8 // width)
-            part = codes.shifted(plane[i], width * j - low)
-            if width < 8:
-                mask = ((1 << width) - 1) << low
-                part = self.e.b.and_(part, codes.word(mask * 0x01010101))
-            code = part if code is None else self.e.b.or_(code, part)
-        return self._from_e2m1(code) if self.layout.values == "e2m1" else code
-
-    def _from_e2m1(self, code: Value) -> Value:
-        """Codes of e2m1 as the bytes 12 + twice the value: looked up, or m + max(m - 4, 0) + 2 max(m - 6, 0)."""
-        e, b, count = self.e, self.e.b, 4 * self.lanes
-        type, center = ir.VectorType(I8, count), E2M1[-1]
-        if e.target.looks_up_bytes:
-            table = [*(center + value for value in E2M1), *(center - value for value in E2M1)]
-            name = {64: "avx512.pshuf.b.512", 32: "avx2.pshuf.b"}[count]
-            tables = ir.Constant(type, table * (count // 16))
-            return b.bitcast(e.call(f"llvm.x86.{name}", type, tables, b.bitcast(code, type)), self.words)
-        byte = b.bitcast(code, type)
-
-        def every(value: int) -> Value:
-            return constant(type, value)
-
-        m = b.and_(byte, every(7))
-        four, six = (b.select(b.icmp_unsigned(">", m, every(n)), b.sub(m, every(n)), every(0)) for n in (4, 6))
-        twice = b.add(b.add(m, four), b.add(six, six))
-        below, above = b.sub(every(center), twice), b.add(every(center), twice)
-        chosen = b.select(b.icmp_unsigned(">", byte, every(7)), below, above)
-        return b.bitcast(chosen, self.words)
 
     def _factors(self, chunk: Value, block: Value, column: Value, at: int) -> tuple[Value | None, Value | None]:
         """Scale and offset of the stretch that begins at element `at` of a block; no scale where a row has one."""

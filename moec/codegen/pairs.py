@@ -17,8 +17,9 @@ import ml_dtypes
 import numpy as np
 from llvmlite import ir
 
+from moec.codegen.code_bytes import WORD
 from moec.codegen.floats import bf16_pairs
-from moec.codegen.integer import WORD, Products
+from moec.codegen.integer import Products
 from moec.codegen.llvm import I16, I32, Value, i64
 from moec.formats.layout import BLOCK, E2M1_VALUES, GROUP
 
