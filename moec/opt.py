@@ -28,6 +28,7 @@ from moec.source import Source
 #: Every pass of moec. `fuse-maps` is the class `FuseMaps` in `moec/passes/fuse_maps.py`.
 PASSES: Final = (
     "choose-storage",
+    "distribute-products",
     "fold-gathers",
     "fuse-maps",
     "hoist-invariants",

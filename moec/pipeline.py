@@ -62,6 +62,7 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     from xdsl.transforms.dead_code_elimination import DeadCodeElimination
 
     from moec.passes.choose_storage import ChooseStorage
+    from moec.passes.distribute_products import DistributeProducts
     from moec.passes.fuse_maps import FuseMaps
     from moec.passes.hoist_invariants import HoistInvariants
     from moec.passes.infer_shapes import InferShapes
@@ -77,11 +78,12 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     yield Specialize(tuple(f"{name}={value}" for name, value in binding.items()), options.dtype)
     yield InferShapes()
     yield RoundOutputs()
-    yield SplitMatch()
     if options.storage:
         yield ChooseStorage(tuple(f"{name}={format}" for name, format in options.storage))
     if options.activations == "int8":
         yield QuantizeActivations()
+    yield DistributeProducts()
+    yield SplitMatch()
     yield WidenActivations(str(options.target))
     yield MergeEqual()
     yield CanonicalizePass()
@@ -156,7 +158,7 @@ class Compilation:
         found: list[str] = []
 
         def look(each: ModulePass, module: ModuleOp) -> None:
-            if each.name == "split-match":  # after it formats are chosen
+            if each.name == "round-outputs":  # after it formats are chosen
                 found.extend(storable_params(module))
 
         self.simplify(look)

@@ -27,10 +27,11 @@ class HoistInvariants(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         regions = [operation for operation in op.walk() if isinstance(operation, moe.SumOp | moe.EachOp)]
         for operation in reversed(regions):
-            _hoist(operation)
+            hoist(operation)
 
 
-def _hoist(loop: moe.SumOp | moe.EachOp) -> None:
+def hoist(loop: moe.SumOp | moe.EachOp) -> None:
+    """Moves what does not depend on the slot to before the loop."""
     body, empty = loop.body.block, moe.partial(loop.slots)
     if empty and moe.slots(loop.slots) == ONE:
         return

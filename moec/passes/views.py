@@ -78,6 +78,8 @@ def _trace(value: SSAValue) -> _Trace | None:
     owner = value.owner
     if isinstance(owner, Block):
         return (value, (), (), ()) if _is_param(value) else None
+    if isinstance(owner, moe.EachOp):
+        return _trace_stacked(owner, moe.yielded(owner.body)[0])
     if not isinstance(owner, moe.ExtractOp | moe.SliceOp | moe.ReshapeOp | moe.TransposeOp | moe.MapOp):
         return None
     found = _trace(owner.operands[0])
@@ -100,6 +102,39 @@ def _trace(value: SSAValue) -> _Trace | None:
                 return None
             text = f"cast {element_name(owner.results[0].type)}"
     return param, (*steps, text), indices, lead
+
+
+def _trace_stacked(loop: moe.EachOp, row: SSAValue) -> _Trace | None:
+    """`each i in a..b: row`, where the row is a part at `i` of a view: the axis of `i`, behind those of the other
+    indices, as in `each i in 0..N: w[i, e]`."""
+    found, span = _trace(row), loop.slots.owner
+    if found is None or not isinstance(span, moe.RangeOp):
+        return None
+    param, steps, indices, lead = found
+    own = loop.body.block.args[0]
+    places = [place for place, index in enumerate(indices) if index is own]
+    others = tuple(index for index in indices if index is not own)
+    low, high = integer(span.low), integer(span.high)
+    if len(places) != 1 or not 0 <= low < high <= lead[places[0]] or any(made_in(loop, index) for index in others):
+        return None
+    place, last = places[0], len(lead) - 1
+    moved = () if place == last else (f"move {place} {last}",)
+    whole = high - low == lead[place]
+    cut = () if whole else (f"slice {last} {low} {high} 1",)
+    return param, (*steps, *moved, *cut), others, (*lead[:place], *lead[place + 1 :])
+
+
+def made_in(loop: moe.SumOp | moe.EachOp, value: SSAValue) -> bool:
+    """Whether a value is made in the region of a loop, or is one of its arguments."""
+    block = value.owner if isinstance(value.owner, Block) else value.owner.parent
+    while block is not None and block is not loop.body.block:
+        block = block.parent_block()
+    return block is not None
+
+
+def stacks(loop: moe.EachOp, row: SSAValue) -> bool:
+    """Whether the rows that a loop makes of a value inside it are a view of a parameter."""
+    return len(static_shape(row.type)) > 0 and _trace_stacked(loop, row) is not None
 
 
 def is_cast(operation: moe.MapOp) -> bool:

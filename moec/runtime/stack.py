@@ -62,6 +62,8 @@ def apply_step(array: Data, step: str, copy: bool | None) -> Data:
         case "slice":
             axis, low, high, stride = map(int, words)
             return array[(slice(None),) * axis + (slice(low, high, stride),)]
+        case "move":
+            return np.moveaxis(array, int(words[0]), int(words[1]))
         case "reshape":
             return array.reshape(tuple(map(int, words)), copy=copy)
         case _:

@@ -270,6 +270,8 @@ def _lay_out(array: Data | Stack, step: str) -> Data | Stack:
             inside = f"slice {numbers[0] - 1} {' '.join(words[1:])}"
         case "slice":
             return array.part(range(*numbers[1:]))
+        case "move" if min(numbers) > 0:
+            inside = f"move {numbers[0] - 1} {numbers[1] - 1}"
         case "reshape" if numbers[0] == len(array) and len(numbers) > 1:
             inside = f"reshape {' '.join(words[1:])}"
         case "transpose" if len(array.shape) > 2:

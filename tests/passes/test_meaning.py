@@ -38,8 +38,8 @@ OPTIONAL: Final = (
     "fuse-maps",
 )
 
-#: Also optional, but it moves products from rows to kernels, which add in another order.
-REORDERS: Final = "split-match"
+#: Also optional, but they move products from rows to kernels, which add in another order.
+REORDERS: Final = ("distribute-products", "split-match")
 
 Data = np.ndarray[Any, np.dtype[Any]]
 
@@ -79,7 +79,7 @@ def as_list(outputs: Any) -> list[Data]:
 
 
 def without(missing: str) -> tuple[str, ...]:
-    return (*OPTIONAL, REORDERS) if missing == "all of them" else (missing,)
+    return (*OPTIONAL, *REORDERS) if missing == "all of them" else (missing,)
 
 
 def same_bits(left: list[Data], right: list[Data]) -> None:
@@ -90,7 +90,7 @@ def same_bits(left: list[Data], right: list[Data]) -> None:
         assert same, f"{np.flatnonzero(one != other)} differ: {one[one != other]} and {other[one != other]}"
 
 
-@pytest.mark.parametrize("missing", [*OPTIONAL, REORDERS, "all of them"])
+@pytest.mark.parametrize("missing", [*OPTIONAL, *REORDERS, "all of them"])
 @pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "moe_plus_plus", "peer", "gpt_oss", "longcat_flash"])
 def test_examples_are_the_same_without(name: str, missing: str) -> None:
     source = Source(f"{name}.moe", (EXAMPLES / f"{name}.moe").read_text())
@@ -109,7 +109,7 @@ def test_examples_are_the_same_without(name: str, missing: str) -> None:
 def test_random_programs_are_the_same_without(shard: int) -> None:
     @seed(shard)
     @settings(max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(programs(tokens=(1, 3, 17)), st.sampled_from([*OPTIONAL, REORDERS, "all of them"]))
+    @given(programs(tokens=(1, 3, 17)), st.sampled_from([*OPTIONAL, *REORDERS, "all of them"]))
     def check(program: Program, missing: str) -> None:
         note(str(program))
         check_program(program, missing)

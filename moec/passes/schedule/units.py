@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from xdsl.dialects import arith
 from xdsl.dialects.math import Math
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue, Use
 
 from moec.dialects import moe
 from moec.passes.schedule.kernels import alike, interleaves
@@ -37,9 +37,18 @@ def is_free(operation: Operation) -> bool:
         return True
     if isinstance(operation, moe.MapOp):
         return is_cast(operation) and weight_view(operation.results[0]) is not None
+    if isinstance(operation, moe.EachOp):
+        return all(map(_multiplies, operation.result.uses)) and weight_view(operation.result) is not None
     if not isinstance(operation, _SCALAR):
         return False
     return all(isinstance(operand, BlockArgument) or is_free(operand.owner) for operand in operation.operands)  # pyright: ignore[reportArgumentType]
+
+
+def _multiplies(use: Use) -> bool:
+    """Whether a value is used as the weight of a contraction, or by what makes a view of it for one."""
+    if isinstance(use.operation, _VIEWS):
+        return all(map(_multiplies, use.operation.results[0].uses))
+    return isinstance(use.operation, moe.ContractOp) and use.index == 0
 
 
 @dataclass(eq=False)

@@ -1,0 +1,297 @@
+"""Takes products into weights that are computed: of a sum of matrices the products are added, of a scaled matrix it is
+the product that is scaled.
+
+A parameter, or a view of one, is packed, and multiplied with the vectors of many tokens at once. What is computed from
+parameters would be made anew for every token: `(base + up[e]) @ x`, `(up[e] * scale[e]) @ x`, `up[top] @ x`,
+`(sum e in s: p[e] * up[e]) @ x`. So what is done to matrices is done to their products with the vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from moec.dialects import moe
+from moec.dialects.types import F32, I64, element_of, integer, static_shape
+from moec.passes.hoist_invariants import hoist
+from moec.passes.schedule.units import captured
+from moec.passes.views import is_cast, made_in, stacks, weight_view
+
+
+@dataclass(frozen=True)
+class DistributeProducts(ModulePass):
+    """One level of a weight after the other, until products are with views of parameters."""
+
+    name: ClassVar[str] = "distribute-products"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        while (product := next(filter(_is_open, op.walk()), None)) is not None:
+            assert isinstance(product, moe.ContractOp)
+            weight = product.weight
+            if weight_view(weight) is not None:
+                _settle(product)
+            else:
+                Rewriter.replace_op(product, [], [_Rule(product).apply(weight)])
+                _forget(weight)
+
+
+def _is_open(operation: Operation) -> bool:
+    """Whether an operation is a product that is not yet with a view of a parameter, or not as it should be."""
+    if not isinstance(operation, moe.ContractOp):
+        return False
+    if weight_view(operation.weight) is not None:
+        return element_of(operation.vector.type) == F32 != element_of(operation.weight.type)
+    return _opens(operation.weight)
+
+
+def _forget(value: SSAValue) -> None:
+    """Erases what made a value that nobody reads any more."""
+    owner = value.owner
+    if isinstance(owner, Operation) and not any(result.first_use for result in owner.results):
+        read = captured(owner)
+        Rewriter.erase_op(owner)
+        for operand in read:
+            _forget(operand)
+
+
+def _settle(product: moe.ContractOp) -> None:
+    """Widens a matrix whose vector was not rounded to its type."""
+    wide = _widened(product.weight)
+    Rewriter.insert_op(wide, InsertPoint.before(product))
+    product.operands[0] = wide.results[0]
+
+
+# ── what a product can go into ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _opens(weight: SSAValue) -> bool:
+    """Whether a weight is made of views of parameters, by what a product distributes over."""
+    if len(static_shape(weight.type)) < 2:
+        return False
+    if weight_view(weight) is not None:
+        return True
+    match weight.owner:
+        case moe.MapOp() as op:
+            return (_is_linear(op) or _is_widening(op)) and all(map(_opens, op.arrays))
+        case moe.ConcatOp() as op:
+            return all(map(_opens, op.arrays))
+        case moe.SumOp() as op:
+            return _opens(moe.yielded(op.body)[0])
+        case moe.EachOp() as op:
+            row = moe.yielded(op.body)[0]
+            return _opens(row) or _row_opens(op, row)
+        case moe.GatherOp() as op:
+            return weight_view(op.operand) is not None
+        case moe.TransposeOp() as op:
+            return _gathered_columns(op) is not None
+        case moe.MatchOp() as op:
+            return all(_opens(moe.yielded(arm)[0]) for arm in op.arms)
+        case _:
+            return False
+
+
+def _row_opens(loop: moe.EachOp, row: SSAValue) -> bool:
+    """`_opens` of the rows that a loop over a range makes of a vector inside it."""
+    if stacks(loop, row):
+        return True
+    op = row.owner
+    return (
+        isinstance(loop.slots.owner, moe.RangeOp)
+        and isinstance(op, moe.MapOp)
+        and op.parent is loop.body.block
+        and _is_linear(op)
+        and all(_row_opens(loop, array) for array in op.arrays)
+    )
+
+
+def _gathered_columns(op: moe.TransposeOp) -> moe.GatherOp | None:
+    """The rows of a matrix that stand as the columns of a weight, as in `down[top].T @ v`."""
+    gather = op.operand.owner
+    if isinstance(gather, moe.GatherOp) and weight_view(gather.operand) is not None:
+        return gather if len(static_shape(gather.operand.type)) == 2 else None
+    return None
+
+
+def _is_linear(op: moe.MapOp) -> bool:
+    """Whether a map leaves a sum of what it reads, each times a factor that is the same for all elements."""
+    linear: set[SSAValue] = set(op.body.block.args)
+    for inner in op.body.block.ops:
+        reads = [operand in linear for operand in inner.operands]
+        match inner:
+            case arith.AddfOp() | arith.SubfOp():
+                fits = all(reads) or not any(reads)
+            case arith.MulfOp():
+                fits = not all(reads)
+            case arith.DivfOp():
+                fits = not reads[1]
+            case arith.NegfOp():
+                fits = True
+            case arith.SelectOp():
+                fits = not reads[0] and reads[1] == reads[2]
+            case moe.YieldOp():
+                fits = all(reads)
+            case _:
+                fits = not any(reads)
+        if not fits:
+            return False
+        if any(reads):
+            linear.update(inner.results)
+    return bool(op.arrays)
+
+
+# ── what becomes of it ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Rule:
+    """Takes a product one level into its weight."""
+
+    def __init__(self, product: moe.ContractOp) -> None:
+        self.vector = product.vector
+        self.before = InsertPoint.before(product)
+
+    def apply(self, weight: SSAValue) -> SSAValue:
+        """What the product with a weight that opens is instead."""
+        match weight.owner:
+            case moe.MapOp() as op if is_cast(op):
+                return self._product(op.arrays[0])
+            case moe.MapOp() as op:
+                return self._map(op, list(map(self._product, op.arrays)), {})
+            case moe.ConcatOp() as op:
+                return self._concat(op)
+            case moe.SumOp() | moe.MatchOp() as op:
+                return self._inside(op)
+            case moe.EachOp() as op:
+                return self._inside(op) if len(static_shape(op.result.type)) > 2 else self._rows(op)
+            case moe.GatherOp() as op:
+                return self._gather(op)
+            case moe.TransposeOp() as op:
+                return self._columns(op)
+            case owner:
+                raise AssertionError(owner)
+
+    def _add(self, operation: Operation) -> SSAValue:
+        Rewriter.insert_op(operation, self.before)
+        return operation.results[0]
+
+    def _product(self, weight: SSAValue) -> SSAValue:
+        return self._add(self._contract(weight, self.vector))
+
+    def _contract(self, weight: SSAValue, vector: SSAValue) -> moe.ContractOp:
+        """The product with a part of the weight. Where both are merely widened, it is that of what they were before."""
+        narrow, thin = _unwidened(weight), _unwidened(vector)
+        if element_of(narrow.type) == element_of(thin.type):
+            weight, vector = narrow, thin
+        return moe.ContractOp.make(weight, vector)
+
+    def _map(self, op: moe.MapOp, products: Sequence[SSAValue], columns: Mapping[SSAValue, SSAValue]) -> SSAValue:
+        """The map of products instead of matrices; `columns` are the arrays of scalars that differ from row to row."""
+        arrays = [*products, *columns.values()]
+        block = Block(arg_types=[element_of(array.type) for array in arrays])
+        made: dict[SSAValue, SSAValue] = dict(zip((*op.body.block.args, *columns), block.args, strict=True))
+        block.add_ops([inner.clone(made) for inner in op.body.block.ops])
+        return self._add(moe.MapOp.make(arrays, regions=[Region(block)]))
+
+    def _concat(self, op: moe.ConcatOp) -> SSAValue:
+        axis, last = op.axis.value.data, len(static_shape(op.result.type)) - 1
+        if axis < last:
+            return self._add(moe.ConcatOp.make(list(map(self._product, op.arrays)), axis=axis))
+        total, offset = None, 0
+        for array in op.arrays:
+            size = static_shape(array.type)[axis]
+            part = self._add(moe.SliceOp.make(self.vector, axis=0, offset=offset, size=size, step=1))
+            product = self._add(self._contract(array, part))
+            total = product if total is None else self._add(moe.map_of([total, product], arith.AddfOp))
+            offset += size
+        assert total is not None
+        return total
+
+    def _inside(self, op: moe.SumOp | moe.EachOp | moe.MatchOp) -> SSAValue:
+        """The operation with the product at the end of its regions."""
+        new = op.clone()
+        for region in new.regions:
+            last = region.block.last_op
+            assert last is not None
+            product = self._contract(last.operands[0], self.vector)
+            Rewriter.insert_op(product, InsertPoint.before(last))
+            last.operands[0] = product.result
+        new.update_types()
+        return self._add(new)
+
+    def _rows(self, loop: moe.EachOp) -> SSAValue:
+        """Of a loop that makes the rows of a matrix by a map."""
+        hoist(loop)
+        op = moe.yielded(loop.body)[0].owner
+        assert isinstance(op, moe.MapOp)
+        products = [self._product(self._each(loop, array)) for array in op.arrays]
+        read = {operand: None for inner in op.body.block.ops for operand in inner.operands}
+        own = {*op.body.block.args, *(value for inner in op.body.block.ops for value in inner.results)}
+        columns = {value: self._column(loop, value) for value in read if value not in own and made_in(loop, value)}
+        return self._map(op, products, columns)
+
+    def _each(self, loop: moe.EachOp, value: SSAValue) -> SSAValue:
+        """A value inside a loop, along a new first axis."""
+        made: dict[SSAValue, SSAValue] = {}
+        new = loop.clone(made)
+        last = new.body.block.last_op
+        assert last is not None
+        whole, last.operands[0] = last.operands[0], made[value]
+        _forget(whole)
+        new.update_types()
+        return self._add(new)
+
+    def _column(self, loop: moe.EachOp, scalar: SSAValue) -> SSAValue:
+        """`_each` of a scalar: where it is an element of a vector, that vector."""
+        owner, span = scalar.owner, loop.slots.owner
+        assert isinstance(span, moe.RangeOp)
+        if isinstance(owner, arith.ExtFOp):
+            return self._add(_widened(self._column(loop, owner.input)))
+        if isinstance(owner, moe.ExtractOp) and owner.index is loop.body.block.args[0]:
+            whole = (integer(span.low), integer(span.high)) == (0, static_shape(owner.operand.type)[0])
+            if whole and not made_in(loop, owner.operand):
+                return owner.operand
+        return self._each(loop, scalar)
+
+    def _gather(self, op: moe.GatherOp) -> SSAValue:
+        """`w[s] @ v` is `each e in s: w[e] @ v`."""
+        body = Block(arg_types=[I64, I64])
+        part = moe.ExtractOp.make(op.operand, body.args[0])
+        product = self._contract(part.result, self.vector)
+        return self._add(moe.EachOp.make(op.slots, regions=[moe.region_of([part, product], [product.result], body)]))
+
+    def _columns(self, op: moe.TransposeOp) -> SSAValue:
+        """`w[s].T @ v` is `sum e in s: v[slot(e)] * w[e]`."""
+        gather = _gathered_columns(op)
+        assert gather is not None
+        body = Block(arg_types=[I64, I64])
+        vector = self.vector if element_of(self.vector.type) == F32 else self._add(_widened(self.vector))
+        made: list[Operation] = [moe.ExtractOp.make(gather.operand, body.args[0])]
+        if element_of(gather.operand.type) != F32:
+            made.append(_widened(made[0].results[0]))
+        row, factor = made[-1].results[0], moe.ExtractOp.make(vector, body.args[1])
+        scaled = moe.map_of([row], partial(arith.MulfOp, operand2=factor.result))
+        region = moe.region_of([*made, factor, scaled], scaled.results, body)
+        return self._add(moe.SumOp.make(gather.slots, regions=[region]))
+
+
+def _widened(array: SSAValue) -> Operation:
+    """An array in f32."""
+    return moe.map_of([array], partial(arith.ExtFOp, target_type=F32))
+
+
+def _is_widening(op: moe.MapOp) -> bool:
+    return is_cast(op) and element_of(op.results[0].type) == F32
+
+
+def _unwidened(array: SSAValue) -> SSAValue:
+    """What an array was before it became f32, if that is all that was done to it."""
+    owner = array.owner
+    return owner.arrays[0] if isinstance(owner, moe.MapOp) and _is_widening(owner) else array

@@ -1,0 +1,127 @@
+"""Weights that are computed of parameters: products go into them, so that panels are packed and no matrix is made anew
+for every token."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+
+import moec
+from moec.dialects import moe, plan
+from moec.options import Options
+from moec.pipeline import Compilation
+from moec.source import Source
+from tests.programs.generate import Program
+from tests.programs.test_programs import agree
+
+#: Weights of `[N, H]`, each of which a vector of H meets.
+WEIGHTS: Final = {
+    "sum": "base + w[e]",
+    "difference": "w[e] - 2 * base / s[e]",
+    "scaled": "w[e] * s[e]",
+    "chosen by a truth value": "if s[e] > 0 then w[e] else -w[e]",
+    "mixed": "sum j in 0..E: p[j] * w[j]",
+    "mixed of the chosen": "sum j in top: p[j] * (w[j] + base)",
+    "mixed of some": "sum j in few: p[j] * w[j]",
+    "rows scaled": "each i in 0..N: w[e, i] * r[e, i]",
+    "rows scaled and numbered": "each i in 0..N: w[e, i] * f32(r[e, i] + slot(i) + p[e]) - base[i]",
+    "rows by their norm": "each i in 1..N + 1: t[e, i] / (1 + norm(t[e, i]))",
+    "joined rows": "concat(half[e], other)",
+    "joined columns": "concat(left, right[e], axis=1)",
+    "joined, then added": "concat(half[e], other) + base",
+    "an arm": "match e { 0..2: w[e], 2..: w[e] + base }",
+    "an inner axis": "u[:, e]",
+    "an inner axis, transposed": "v[:, e].T",
+    "a part of an inner axis": "each i in 2..N + 2: q[i, e]",
+    "two inner axes": "z[:, e, :, e % 2]",
+    "rounded": "real(w[e]) + base",
+}
+TEXT: Final = """\
+moe m[H=24, N=20, E=5, D=7](x: [H]) -> [N] {{
+    param router:     [E, H]
+    param w:          [E, N, H]
+    param t:          [E, N + 2, H]
+    param base:       [N, H]
+    param s:          [E]
+    param r:          [E, N]
+    param half:       [E, N - 3, H]
+    param other:      [3, H]
+    param left:       [N, D]
+    param right:      [E, N, H - D]
+    param u:          [N, E, H]
+    param v:          [H, E, N]
+    param q:          [N + 2, E, H]
+    param z:          [N, E, H, 2]
+    p   = softmax(router @ x)
+    top = topk(p, 3)
+    few = where(p > 0.25)
+    return sum e in topk(p, 2): p[e] * ({weight}) @ {vector}
+}}
+"""
+DIMS: Final = {"H": 24, "N": 20, "E": 5, "D": 7}
+
+
+def computed(text: str, real: str) -> list[moe.ContractOp]:
+    """The products with matrices that the plan leaves to its rows."""
+    program = Compilation(Source("m", text), Options.of({}, real, 1)).schedule()
+    inside = [op for stage in program.walk() if isinstance(stage, plan.RowsOp) for op in stage.walk()]
+    return [op for op in inside if isinstance(op, moe.ContractOp)]
+
+
+@pytest.mark.parametrize("real", ["f32", "bf16"])
+@pytest.mark.parametrize("weight", WEIGHTS.values(), ids=list(WEIGHTS))
+def test_products_go_into_weights(weight: str, real: str) -> None:
+    """With a vector that is as it came, and with one that was computed in f32."""
+    for vector in ("x", "(x * 1.5 + s[0])"):
+        text = TEXT.format(weight=weight, vector=vector)
+        assert not computed(text, real)
+        program = Program(text, DIMS, real, (1, 19, 0), 0, 0.0, {}, frozenset())
+        agree(program, lambda aux, p=program: moec.compile(p.text, p.dims, p.real, 2, aux=aux))
+
+
+#: Rows of parameters that a selection takes together, as NumPy's users write it.
+GATHERED: Final = """\
+moe m[H=24, N=20, E=9, K=3](x: [H], id: i64) -> [N] {
+    param router:   [E, H]
+    param gate, up: [E, N, H]
+    param down:     [E, N, N]
+    param key:      [E, H]
+    param value:    [E, N]
+    p   = softmax(router @ x)
+    top = topk(p, K)
+    few = where(p > 0.1)
+    h   = silu(gate[top] @ x) * (up[top] @ x)
+    y   = value[top].T @ (p[top] * (key[top] @ x)) + sum(key[few] @ x)
+    return y + (sum e in top: p[e] * (down[e] @ h[slot(e)])) + sum(up[few] @ x, axis=0)
+}
+"""
+
+
+@pytest.mark.parametrize("real", ["f32", "bf16"])
+def test_gathered_weights_are_not_copied(real: str) -> None:
+    dims = {"H": 24, "N": 20, "E": 9, "K": 3}
+    module = Compilation(Source("m", GATHERED), Options.of({}, real, 1)).simplify()
+    assert not [op for op in module.walk() if isinstance(op, moe.GatherOp) and len(op.result.type.get_shape()) > 1]
+    products = [op for op in computed(GATHERED, real) if len(op.weight.type.get_shape()) > 1]
+    assert not products
+    program = Program(GATHERED, dims, real, (1, 19, 0), 0, 0.0, {"id": "E"}, frozenset())
+    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 2, aux=aux))
+
+
+#: What a product does not distribute over stays as it is, and what is no matrix of parameters.
+KEPT: Final = {
+    "a square": "w * w",
+    "rounded": "real(w * 3)",
+    "an activation": "silu(w)",
+    "of the token": "each i in 0..N: w[i] * x",
+    "a constant": "w + 1",
+}
+
+
+@pytest.mark.parametrize("weight", KEPT.values(), ids=list(KEPT))
+def test_other_weights_stay(weight: str) -> None:
+    text = f"moe m[H=24, N=20](x: [H]) -> [N] {{ param w: [N, H] return ({weight}) @ x }}"
+    assert len(computed(text, "bf16")) == 1
+    program = Program(text, {"H": 24, "N": 20}, "bf16", (1, 19, 0), 0, 0.0, {}, frozenset())
+    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 1, aux=aux))
