@@ -34,14 +34,62 @@ class DistributeProducts(ModulePass):
     name: ClassVar[str] = "distribute-products"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        loops = [
+            loop for loop in op.walk() if isinstance(loop, moe.EachOp) and isinstance(loop.slots.owner, moe.RangeOp)
+        ]
+        for loop in reversed(loops):
+            _gather_rows(loop)
         while (product := next(filter(_is_open, op.walk()), None)) is not None:
             assert isinstance(product, moe.ContractOp)
             weight = product.weight
             if weight_view(weight) is not None:
                 _settle(product)
             else:
-                Rewriter.replace_op(product, [], [_Rule(product).apply(weight)])
+                Rewriter.replace_op(product, [], [_Rule(product, product.vector).apply(weight)])
                 _forget(weight)
+
+
+# ── products that are written row by row ──────────────────────────────────────────────────────────────────────────────
+
+
+def _gather_rows(loop: moe.EachOp) -> None:
+    """`each i in 0..N: w[i] @ v`, with whatever else, is `each i in 0..N: (w @ v)[i]`."""
+    if not any(_row_opens(loop, row) for op in loop.body.block.ops for row, _ in _factors(op)):
+        return
+    hoist(loop)
+    for op in list(loop.body.block.ops):
+        pairs = [pair for pair in _factors(op) if _row_opens(loop, pair[0]) and not made_in(loop, pair[1])]
+        if pairs:
+            row, vector = pairs[0]
+            rule = _Rule(loop, vector)
+            product = rule.product(rule.each(loop, row))
+            read, item = tuple(op.operands), moe.ExtractOp.make(product, loop.body.block.args[1])
+            Rewriter.replace_op(op, item)
+            for operand in read:
+                _forget(operand)
+            if moe.yielded(loop.body)[0] is item.result:
+                Rewriter.replace_op(loop, [], [product])
+                return
+
+
+def _factors(op: Operation) -> list[tuple[SSAValue, SSAValue]]:
+    """The row and the vector, either of which may be the one, of a product of two vectors: also of `sum(a * b)`."""
+    match op:
+        case moe.ContractOp() if len(static_shape(op.weight.type)) == 1:
+            pair = op.weight, op.vector
+        case moe.ReduceOp() if op.kind.data == "sum" and op.slots is None and isinstance(op.operand.owner, moe.MapOp):
+            pair, body = op.operand.owner.arrays, op.operand.owner.body.block
+            first = body.first_op
+            times = isinstance(first, arith.MulfOp) and {*first.operands} == {*body.args}
+            if len(static_shape(op.operand.type)) != 1 or len(pair) != 2 or not times or len(body.ops) != 2:
+                return []
+        case _:
+            return []
+    alike = element_of(pair[0].type) == element_of(pair[1].type)
+    return [(pair[0], pair[1]), (pair[1], pair[0])] if alike else [(pair[0], pair[1])]
+
+
+# ── products with weights that are computed ───────────────────────────────────────────────────────────────────────────
 
 
 def _is_open(operation: Operation) -> bool:
@@ -154,17 +202,17 @@ def _is_linear(op: moe.MapOp) -> bool:
 class _Rule:
     """Takes a product one level into its weight."""
 
-    def __init__(self, product: moe.ContractOp) -> None:
-        self.vector = product.vector
-        self.before = InsertPoint.before(product)
+    def __init__(self, before: Operation, vector: SSAValue) -> None:
+        self.vector = vector
+        self.before = InsertPoint.before(before)
 
     def apply(self, weight: SSAValue) -> SSAValue:
         """What the product with a weight that opens is instead."""
         match weight.owner:
             case moe.MapOp() as op if is_cast(op):
-                return self._product(op.arrays[0])
+                return self.product(op.arrays[0])
             case moe.MapOp() as op:
-                return self._map(op, list(map(self._product, op.arrays)), {})
+                return self._map(op, list(map(self.product, op.arrays)), {})
             case moe.ConcatOp() as op:
                 return self._concat(op)
             case moe.SumOp() | moe.MatchOp() as op:
@@ -182,7 +230,7 @@ class _Rule:
         Rewriter.insert_op(operation, self.before)
         return operation.results[0]
 
-    def _product(self, weight: SSAValue) -> SSAValue:
+    def product(self, weight: SSAValue) -> SSAValue:
         return self._add(self._contract(weight, self.vector))
 
     def _contract(self, weight: SSAValue, vector: SSAValue) -> moe.ContractOp:
@@ -203,7 +251,7 @@ class _Rule:
     def _concat(self, op: moe.ConcatOp) -> SSAValue:
         axis, last = op.axis.value.data, len(static_shape(op.result.type)) - 1
         if axis < last:
-            return self._add(moe.ConcatOp.make(list(map(self._product, op.arrays)), axis=axis))
+            return self._add(moe.ConcatOp.make(list(map(self.product, op.arrays)), axis=axis))
         total, offset = None, 0
         for array in op.arrays:
             size = static_shape(array.type)[axis]
@@ -231,13 +279,13 @@ class _Rule:
         hoist(loop)
         op = moe.yielded(loop.body)[0].owner
         assert isinstance(op, moe.MapOp)
-        products = [self._product(self._each(loop, array)) for array in op.arrays]
+        products = [self.product(self.each(loop, array)) for array in op.arrays]
         read = {operand: None for inner in op.body.block.ops for operand in inner.operands}
         own = {*op.body.block.args, *(value for inner in op.body.block.ops for value in inner.results)}
         columns = {value: self._column(loop, value) for value in read if value not in own and made_in(loop, value)}
         return self._map(op, products, columns)
 
-    def _each(self, loop: moe.EachOp, value: SSAValue) -> SSAValue:
+    def each(self, loop: moe.EachOp, value: SSAValue) -> SSAValue:
         """A value inside a loop, along a new first axis."""
         made: dict[SSAValue, SSAValue] = {}
         new = loop.clone(made)
@@ -258,7 +306,7 @@ class _Rule:
             whole = (integer(span.low), integer(span.high)) == (0, static_shape(owner.operand.type)[0])
             if whole and not made_in(loop, owner.operand):
                 return owner.operand
-        return self._each(loop, scalar)
+        return self.each(loop, scalar)
 
     def _gather(self, op: moe.GatherOp) -> SSAValue:
         """`w[s] @ v` is `each e in s: w[e] @ v`."""

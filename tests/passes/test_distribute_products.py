@@ -125,3 +125,53 @@ def test_other_weights_stay(weight: str) -> None:
     assert len(computed(text, "bf16")) == 1
     program = Program(text, {"H": 24, "N": 20}, "bf16", (1, 19, 0), 0, 0.0, {}, frozenset())
     agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 1, aux=aux))
+
+
+#: Products that are written row by row, as routers that divide by norms are.
+ROWS: Final = """\
+moe m[H=24, N=20, E=9, K=3](x: [H]) -> [H] {
+    param router: [E, H]
+    param up:     [E, N, H]
+    param down:   [E, H, N]
+    param s:      [E]
+    z   = x / (1 + norm(x))
+    c   = each e in 0..E: sum(router[e] * z) / (1 + norm(router[e])) + s[e] * (router[e] @ x)
+    p   = softmax(c)
+    top = topk(p, K)
+    fn expert(e) {
+        h = each i in 0..N: up[e, i] @ x
+        g = each i in 0..N: relu(sum(x * up[e, i]) + h[slot(i)])
+        return each i in 0..H: down[e, i] @ g
+    }
+    return (sum e in top: p[e] * expert(e)) + each i in 0..H: x[slot(i)] * (x @ (up[0, 0] * 2))
+}
+"""
+
+
+@pytest.mark.parametrize("real", ["f32", "bf16"])
+def test_rows_are_multiplied_together(real: str) -> None:
+    dims = {"H": 24, "N": 20, "E": 9, "K": 3}
+    program = Compilation(Source("m", ROWS), Options.of({}, real, 1)).schedule()
+    products = [len(stage.weights) for stage in program.walk() if isinstance(stage, plan.MatmulOp)]
+    assert sum(products) >= 4  # the router with what is rounded to its type and with what is not, `up`, `down`
+    agree(
+        Program(ROWS, dims, real, (1, 19, 0), 0, 0.0, {}, frozenset()),
+        lambda aux: moec.compile(ROWS, dims, real, 2, aux=aux),
+    )
+
+
+#: A matrix of the token, and its transpose.
+COLUMNS: Final = """\
+moe m[A=5, D=21](x: [A, D], v: [A], w: [D]) -> (y: [D], z: [A]) {
+    m = x * 2
+    return m.T @ v, m @ w
+}
+"""
+
+
+@pytest.mark.parametrize("real", ["f32", "bf16"])
+def test_columns_that_lie_together(real: str) -> None:
+    agree(
+        Program(COLUMNS, {"A": 5, "D": 21}, real, (1, 19, 0), 0, 0.0, {}, frozenset()),
+        lambda aux: moec.compile(COLUMNS, {"A": 5, "D": 21}, real, 2, aux=aux),
+    )

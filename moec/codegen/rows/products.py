@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from moec.codegen.llvm import Value, i64
 from moec.codegen.rows.reductions import across, start
 from moec.codegen.rows.row import Row, Rules
-from moec.codegen.views import View
+from moec.codegen.views import View, walk, zero
 from moec.dialects import moe
 
 
@@ -24,8 +25,27 @@ def _dots(row: Row, weight: View, v: View, result: View) -> None:
     e = row.e
     if len(weight.shape) == 1:
         e.store(_dot(row, weight, v), result.pointer, "f32")
+    elif len(weight.shape) == 2 and weight.strides[0] == 1 < weight.strides[1]:
+        _columns(row, weight, v, result)
     else:
         e.loop(0, weight.shape[0], lambda i: _dots(row, weight.part(e, i), v, result.part(e, i)))
+
+
+def _columns(row: Row, weight: View, v: View, result: View) -> None:
+    """The product of a matrix whose columns lie together, as that of a transposed one does: column onto column."""
+    e = row.e
+    zero(e, result)
+
+    def turn(k: Value) -> None:
+        factor = row.as_f32(v.load(e, k), v.dtype)
+
+        def step(parts: Sequence[View], at: Value | int, width: int) -> None:
+            column, total = row.as_f32(parts[0].load(e, at, width), weight.dtype), parts[1].load(e, at, width)
+            parts[1].store(e, e.overloaded("llvm.fmuladd", column, e.splat(factor, width), total), at)
+
+        walk(e, [weight.transposed().part(e, k), result], step)
+
+    e.loop(0, weight.shape[1], turn)
 
 
 def _dot(row: Row, left: View, right: View) -> Value:
