@@ -199,9 +199,10 @@ class _Tile:
             there = e.at(ahead, b.mul(b.mul(part, i64(BLOCK // WORD)), self.pace), 1)
             return self._words(words, codes, b.mul(part, i64(BLOCK)), there, list(sums))
 
-        sums = (
-            self._words(words, starts, i64(0), ahead, sums) if record.parts == 1 else e.fold(0, self.parts, sums, turn)
-        )
+        if record.parts > 1:
+            sums = e.fold(0, self.parts, sums, turn)
+        else:  # a loop of one turn, which LLVM takes away, leaves its order behind: q4_0 and q8_0 are 0.9 times as fast
+            sums = self._words(words, starts, i64(0), ahead, sums)
         return [list(sums[at : at + vectors]) for at in range(0, len(sums), vectors)]
 
     def _starts(self, stretch: int) -> list[Value]:

@@ -43,7 +43,7 @@ class DecodedProducts(Products):
         def turn(block: Value) -> None:
             e.loop(block, self.blocks, self._prefetch_fields, step=half)
             second = b.add(block, half)
-            places, there = [self._find(at) for at in (block, second)], b.icmp_signed("<", second, self.blocks)
+            places, there = [self._from(at) for at in (block, second)], b.icmp_signed("<", second, self.blocks)
 
             def group_turn(column: Value, group: Value) -> None:
                 self._group(*places[0], column, group)

@@ -131,19 +131,18 @@ class Products:
         e.loop(0, b.udiv(b.add(self.blocks, i64(parts - 1)), i64(parts)), turn)
 
     def _from(self, i: Value) -> tuple[Value, Value, Value]:
-        """Where the first block of a record is found, `parts` of them."""
-        b, parts = self.e.b, self.record.parts
+        """Where the chunk of a record's first block begins, the number of the block in it, and where the rows' records
+        begin; the blocks that it meets become `parts`."""
+        e, b, parts = self.e, self.e.b, self.record.parts
         first = i if parts == 1 else b.mul(i, i64(parts))
-        self.parts = i64(1) if parts == 1 else self.e.least(b.sub(self.blocks, first), i64(parts))
-        return self._find(first)
+        self.parts = i64(1) if parts == 1 else e.least(b.sub(self.blocks, first), i64(parts))
+        return *self._find(first), e.at(self.rows, b.mul(i, b.mul(self.count, i64(self.record.nbytes))), 1)
 
-    def _find(self, block: Value) -> tuple[Value, Value, Value]:
-        """Where the chunk of a block begins, the number of the block in it, and where the records of the block do."""
-        e, place, record = self.e, self.place, self.record
+    def _find(self, block: Value) -> tuple[Value, Value]:
+        """Where the chunk of a block begins, and the number of the block in it."""
+        e, place = self.e, self.place
         chunk, inside = (block, i64(0)) if place.blocks == 1 else divided(e, block, place.blocks)
-        start = e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1)
-        before = block if record.parts == 1 else e.b.udiv(block, i64(record.parts))
-        return start, inside, e.at(self.rows, e.b.mul(before, e.b.mul(self.count, i64(record.nbytes))), 1)
+        return e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1), inside
 
     def block(self, chunk: Value, block: Value, rows: Value) -> None:
         """A record of k of all columns, from a block on."""
@@ -255,7 +254,7 @@ class Products:
         e, place = self.e, self.place
         if place.blocks == 1:
             return
-        chunk, inside, _ = self._find(block)
+        chunk, inside = self._find(block)
         share = -(-place.lead // (LINE * place.blocks)) * LINE
         start = e.at(e.at(chunk, place.chunk, 1), e.b.mul(inside, i64(share)), 1)
         for offset in range(0, share, LINE):

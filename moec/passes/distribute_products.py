@@ -297,7 +297,7 @@ class _Rule:
         return self._add(new)
 
     def _column(self, loop: moe.EachOp, scalar: SSAValue) -> SSAValue:
-        """`_each` of a scalar: where it is an element of a vector, that vector."""
+        """`each` of a scalar: where it is an element of a vector, that vector."""
         owner, span = scalar.owner, loop.slots.owner
         assert isinstance(span, moe.RangeOp)
         if isinstance(owner, arith.ExtFOp):
