@@ -13,6 +13,7 @@ CODES: Final[dict[str, str]] = {
     "E0004": "a file is not UTF-8",
     "E0005": "an expression is nested too deeply",
     "E0006": "a number has more digits than a number of the machine",
+    "E0007": "a layer is larger than a compiler should build",
     "E0010": "the text is not in the language",
     "E0011": "a bracket is not closed, or closes nothing",
     "E0012": "a character is not in the language",

@@ -61,7 +61,7 @@ def _compiler() -> str:
     grammar = root.parent / "grammar" / "moe.lark"
     paths = [*_sources(root), str(grammar)] if grammar.is_file() else [*_sources(root)]
     for path in sorted(paths):
-        found.update(path.encode() + b"\0")
+        found.update(os.path.relpath(path, root).encode() + b"\0")
         with open(path, "rb") as file:
             found.update(file.read())
     return found.hexdigest()

@@ -49,9 +49,9 @@ def read_safetensors(file: MappedFile) -> dict[str, Tensor]:
     if not isinstance(header, dict):
         raise damaged(file.path, "its header is not a table")
     entries = {str(name): entry for name, entry in cast("dict[str, Any]", header).items() if name != "__metadata__"}
-    tensors = {name: _tensor(file, name, entry, 8 + size) for name, entry in entries.items()}
-    _check_whole(file, tensors, 8 + size)
-    return tensors
+    placed = [_tensor(file, name, entry, 8 + size) for name, entry in entries.items()]
+    _check_whole(file, placed, 8 + size)
+    return {tensor.name: tensor for tensor, _ in placed}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -61,7 +61,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensor(file: MappedFile, name: str, entry: Any, start: int) -> Tensor:
+def _tensor(file: MappedFile, name: str, entry: Any, start: int) -> tuple[Tensor, int]:
+    """A tensor and the bytes that it takes. One of a type that moec does not have is an error where it is read."""
+
     def wrong(message: str) -> CompileError:
         return damaged(file.path, f"tensor `{name}` {message}")
 
@@ -72,22 +74,25 @@ def _tensor(file: MappedFile, name: str, entry: Any, start: int) -> Tensor:
         raise wrong("has no type, shape and offsets") from None
     if not whole:
         raise wrong("has a shape or offsets that are no numbers, or out of range")
-    if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise wrong(f"holds `{dtype}`, which moec does not know")
+    if not isinstance(dtype, str):
+        raise wrong(f"has the type `{dtype}`, which is no name")
     check_shape(file.path, name, shape)
-    nbytes = prod(shape) * DTYPES[dtype].itemsize
-    if end - begin != nbytes:
+    known = DTYPES.get(dtype)
+    nbytes = end - begin if known is None else prod(shape) * known.itemsize
+    if end - begin != nbytes or nbytes < 0:
         raise wrong(f"lies in {end - begin:,} bytes, but {dtype} {list(shape)} takes {nbytes:,}")
     if start + end > file.size:
         raise wrong(f"ends at byte {start + end:,}, the file at {file.size:,}")
-    return Tensor(name, file, start + begin, DTYPES[dtype], shape)
+    if known is None:
+        return Tensor(name, file, start + begin, np.dtype(np.uint8), shape, unknown=dtype), nbytes
+    return Tensor(name, file, start + begin, known, shape), nbytes
 
 
-def _check_whole(file: MappedFile, tensors: dict[str, Tensor], start: int) -> None:
+def _check_whole(file: MappedFile, placed: list[tuple[Tensor, int]], start: int) -> None:
     """The format leaves no gaps and lets nothing overlap."""
-    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.nbytes)):
+    for tensor, nbytes in sorted(placed, key=lambda pair: (pair[0].offset, pair[1])):
         if tensor.offset != start:
             raise damaged(file.path, f"tensor `{tensor.name}` begins at byte {tensor.offset:,}, not at {start:,}")
-        start += tensor.nbytes
+        start += nbytes
     if start != file.size:
         raise damaged(file.path, f"its tensors end at byte {start:,}, the file at {file.size:,}")

@@ -25,6 +25,10 @@ LEAST: Final = -(1 << 63)
 #: The least magnitude that f32 rounds to infinity.
 _BEYOND_F32: Final = 2**128 - 2**103
 
+#: The most operations of a layer. Functions that call others twice each become so many; the largest of the examples has
+#: some 350.
+_MOST_OPERATIONS: Final = 10_000
+
 #: Makes an element from elements: an operation's class, or a function that emits several and gives the last value.
 Make = Callable[..., Operation | SSAValue]
 
@@ -37,9 +41,15 @@ class Builder:
         self.binding = binding
         self.outermost = self.block = Block()
         self.span: Span | None = None
+        self._emitted = 0
 
     def emit(self, operation: Operation) -> SSAValue:
-        """Appends an operation with the location in hand; returns its first result."""
+        """Appends an operation with the location in hand; returns its first result. Raises `CompileError` (E0007) where
+        there are too many."""
+        self._emitted += 1
+        if self._emitted > _MOST_OPERATIONS:
+            help = "a function that calls another twice, which calls a third twice, doubles at every step"
+            raise fail("E0007", f"the layer has more than {_MOST_OPERATIONS} operations here", self.span, help=help)
         if self.span is not None:
             operation.location = FileLineColLoc(
                 StringAttr(self.span.source.name), IntAttr(self.span.line), IntAttr(self.span.column)

@@ -1,7 +1,7 @@
 """Moves what does not depend on the slot out of sparse sums: it is computed once a token, not once a slot.
 
 Out of a loop that may have no turn at all, nothing moves that can fail there (an index that is checked); and out of one
-that has at most one turn, nothing: an arm of a `match` is computed for the rows that take it.
+that has none, or at most one, nothing: an arm of a `match` is computed for the rows that take it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 
 from moec.dialects import moe
-from moec.dims import ONE
+from moec.dims import ONE, ZERO
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class HoistInvariants(ModulePass):
 
 def hoist(loop: moe.SumOp | moe.EachOp) -> None:
     """Moves what does not depend on the slot to before the loop."""
-    body, empty = loop.body.block, moe.partial(loop.slots)
-    if empty and moe.slots(loop.slots) == ONE:
+    body, empty, turns = loop.body.block, moe.partial(loop.slots), moe.slots(loop.slots)
+    if turns == ZERO or (empty and turns == ONE):
         return
     for operation in list(body.ops):
         if not isinstance(operation, moe.YieldOp) and _invariant(operation, body) and not (empty and _fails(operation)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -83,12 +84,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def default_threads() -> int:
-    """`MOEC_NUM_THREADS`, else `OMP_NUM_THREADS`, else the processors that this process may use."""
+    """`MOEC_NUM_THREADS`, else `OMP_NUM_THREADS`, else the processors that this process may use; 1 where moec has no
+    threads."""
+    if sys.platform != "linux":
+        return 1
     for name in ("MOEC_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(name, "").split(",")[0].strip()
         if text.isdigit() and int(text) > 0:
             return int(text)
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0))
     return max(1, min(allowed, _quota() or allowed))
 
 

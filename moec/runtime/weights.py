@@ -71,8 +71,11 @@ class Weights:
         missing = [name for name in interface.raw if name not in self.raw]
         missing += [name for packed in interface.packed if packed not in self.panels for name in packed.params]
         known = {**self.raw, **self.rest}
-        if lost := [name for name in dict.fromkeys(missing) if name not in known]:
-            names = ", ".join(f"`{name}`" for name in lost)
+        params = {param.name: param for param in interface.params}
+        lost = [name for name in missing if name not in known or _differences(known[name], params[name])]
+        lost += [name for name in interface.raw if name in self.raw and not _is_raw(self.raw[name], params[name])]
+        if lost:
+            names = ", ".join(f"`{name}`" for name in dict.fromkeys(lost))
             hint = "pack them with this kernel; name the `aux` when compiling if only it reads them so"
             raise fail("E0402", f"these weights were packed for another kernel: {names} differ", help=hint)
         with self._locks.setdefault(os.getpid(), threading.Lock()):
@@ -190,6 +193,11 @@ def _differences(array: Source, param: Array) -> list[Diagnostic]:
     if not suits(dtype, param.dtype):
         mistakes.append(Diagnostic("E0404", f"weight `{param.name}` holds {element(dtype)}, not {param.dtype}"))
     return mistakes
+
+
+def _is_raw(data: Data, param: Array) -> bool:
+    """Whether an array is what a program reads of a parameter: it reads no shape and no type."""
+    return data.shape == param.shape and data.dtype == NUMPY[param.dtype]
 
 
 def converted(array: Source, param: Array) -> Data:

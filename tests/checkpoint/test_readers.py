@@ -108,8 +108,9 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (header({**ENTRY, "data_offsets": [0, 1 << 60], "shape": [1 << 58]}), "tensor `w` ends at byte"),
         (header({**ENTRY, "shape": [1 << 40]}), "tensor `w` lies in 8 bytes"),
         (header({**ENTRY, "shape": [-2]}), "tensor `w`"),
-        (header({**ENTRY, "dtype": "F33"}), "tensor `w` holds `F33`"),
         (header({**ENTRY, "dtype": []}), "tensor `w`"),
+        (header({**ENTRY, "dtype": "F4", "data_offsets": [8, 0]}), "tensor `w` lies in -8 bytes"),
+        (header({**ENTRY, "dtype": "F4", "data_offsets": [0, 4]}), "its tensors end at byte"),
         (header({**ENTRY, "data_offsets": [8, 16]}, 16), "tensor `w` begins at byte"),
         (header(ENTRY, 12), "its tensors end at byte"),
         (header({"dtype": "F32"}), "tensor `w` has no type, shape and offsets"),
@@ -169,6 +170,9 @@ def test_absurd_headers_of_gguf(tmp_path: Path, data: bytes, words: str) -> None
 
 
 def test_types_and_versions_that_moec_lacks_are_said(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(header({**ENTRY, "dtype": "F4"}))
+    with pytest.raises(CompileError, match=r"E0901.*F4"):
+        open_checkpoint(tmp_path / "w.safetensors")["w"]
     (tmp_path / "w.gguf").write_bytes(gguf(body=entry([32], 20) + bytes(999)))
     with pytest.raises(CompileError, match=r"E0901.*iq4_nl"):
         open_checkpoint(tmp_path / "w.gguf")["w"]

@@ -118,6 +118,8 @@ def trace() -> object:
     return trace("activate", Sorted(), 8, torch.float32, Sorted(), "act_fn")
 
 
+DOUBLED: Final = "fn f%d(v) = f%d(v) + f%d(v)\n"
+
 CASES: Final[dict[str, Callable[[], object]]] = {
     "E0001": lambda: read("missing.moe"),
     "E0002": text("# nothing but this\n"),
@@ -125,6 +127,9 @@ CASES: Final[dict[str, Callable[[], object]]] = {
     "E0004": bytes_of(b"moe \xff"),
     "E0005": text("fn f(a) = " + "(" * 300 + "a" + ")" * 300),
     "E0006": text(f"fn f(a) = a * {'9' * 500}"),
+    "E0007": text(
+        "fn f0(v) = v * v\n" + "".join(DOUBLED % (i, i - 1, i - 1) for i in range(1, 15)) + LAYER % "    return f14(x)"
+    ),
     "E0010": body("return x + + router x"),
     "E0011": body("return (x + 1"),
     "E0012": body("return x ^ 2"),

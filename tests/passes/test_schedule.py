@@ -98,6 +98,15 @@ def test_what_is_not_computed_looks_nothing_up(text: str) -> None:
 TWO = "moe m[H=8](x: [H], a: i64, b: i64) -> [H] { param w: [2, 4, H, H] return w[a][b] @ x }"
 
 
+def test_what_can_fail_stays_in_a_loop_without_turns() -> None:
+    text = "moe m[H=4](x: [H], v: [H], j: i64) -> [H] { return x + (sum i in 0..(H - %d): v[j]) }"
+    x, far = np.ones((1, 4), np.float32), np.array([99])
+    never, once = (moec.compile(text % turns, threads=1) for turns in (4, 3))
+    assert np.array_equal(never(x, x, far, never.pack({})), x)
+    with pytest.raises(IndexError, match="outside its table"):
+        once(x, x, far, once.pack({}))
+
+
 @pytest.mark.parametrize(("a", "b"), [(-1, 1 << 40), (1 << 62, 1), (-(1 << 62), 2), (-1, 5), (0, 4), (2, 0), (1, -1)])
 def test_two_indices_are_checked_each(a: int, b: int) -> None:
     kernel = moec.compile(TWO, threads=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -85,6 +86,20 @@ def test_the_key_knows_everything_that_matters() -> None:
     keys.add(cache_key(Source("tiny.moe", SOURCE.text + "# more\n"), options))
     assert len(keys) == 6
     assert cache_key(SOURCE, options) == cache_key(SOURCE, replace(options, threads=2))
+
+
+def test_the_key_does_not_know_where_moec_lies(tmp_path: Path) -> None:
+    digests: set[str] = set()
+    for name in ("here", "there"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(Path(moec.__file__).parent, tmp_path / name / "moec", ignore=ignored)
+        script = "from moec import keys; print(keys._compiler())"
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / name)}
+        ran = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=True
+        )
+        digests.add(ran.stdout.decode())
+    assert len(digests) == 1
 
 
 def test_a_second_process_compiles_nothing(tmp_path: Path) -> None:

@@ -55,6 +55,13 @@ def test_workers_work_and_cost_nothing_while_they_wait() -> None:
     assert sum(map(time.clock_gettime, clocks)) - busy < 0.001
 
 
+def test_where_there_are_no_threads_a_kernel_runs_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOEC_NUM_THREADS", "2")
+    assert pool.default_threads() == 2
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert pool.default_threads() == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="sets of processors are Linux's")
 def test_workers_keep_the_processors_that_they_may_use() -> None:
     """One that moves away from the caller's processor may come back; where there is one only, it stays."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import moec
+from moec.arrays import NUMPY
 from moec.diagnostics import CompileError
 from moec.runtime.interface import Packed
 from moec.runtime.stack import Stack
@@ -128,3 +129,33 @@ def test_packing_takes_the_weights_and_a_twentieth(tmp_path: Any, dtype: str) ->
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "layer.moe"), dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 1.05
+
+
+SCALED = "moe scaled[H=8](x: [H]) -> [H] { param s: [H] return x * s }"
+CHOSEN = "moe chosen[H=4, V=3](x: [H], i: i64) -> [H] { param table: [V, H] return x + table[i] }"
+
+
+@pytest.mark.parametrize(
+    ("text", "small", "large"),
+    [
+        (SCALED, {"dims": {"H": 8}}, {"dims": {"H": 4096}}),
+        (SCALED, {}, {"dtype": "bf16"}),
+        (CHOSEN, {}, {"dims": {"V": 99}}),
+    ],
+)
+def test_weights_of_other_dimensions_or_another_precision_are_refused(text: str, small: Any, large: Any) -> None:
+    """They are read where they lie: a kernel of larger ones would read what lies behind."""
+    packed = moec.compile(text, threads=1, **small)
+    weights = packed.pack({array.name: np.ones(array.shape, np.float32) for array in packed.interface.params})
+    other = moec.compile(text, threads=1, **large)
+    inputs = [np.zeros((2, *array.shape), NUMPY[array.dtype]) for array in other.interface.inputs]
+    with pytest.raises(CompileError, match=r"E0402.*differ"):
+        other(*inputs, weights)
+
+
+def test_weights_that_only_an_aux_reads_are_of_the_kernel_too() -> None:
+    text = "moe seen[H=8](x: [H]) -> [H] { param s: [H] aux more = x * s return x }"
+    packed, other = (moec.compile(text, dims={"H": size}, threads=1) for size in (8, 4096))
+    weights = packed.pack({"s": np.ones(8, np.float32)})
+    with pytest.raises(CompileError, match=r"E0402.*differ"):
+        other(np.ones((2, 4096), np.float32), weights, aux=True)
