@@ -460,6 +460,8 @@ def test_no_tokens():
         ("v and v", "E0204"),
         ("v % 2", "E0204"),
         ("slot(argmax(v))", "E0204"),
+        ("rmsnorm(v, v)", "E0204"),
+        ("mean(v, axis=v)", "E0204"),
         ("sum e in v: e", "E0204"),
         ("v[topk(v, 2)] + v[topk(-v, 2)]", "E0204"),
         ("v[topk(v, 3)][topk(-v, 2)]", "E0204"),

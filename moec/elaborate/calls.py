@@ -11,6 +11,7 @@ from moec.elaborate.functions import FUNCTIONS, Called, Operand
 from moec.elaborate.values import Array, Function, Scope, Selection, Value, kind_of
 from moec.language import syntax
 from moec.language.foreign import FOREIGN_NAMES
+from moec.language.parse import takes_number
 from moec.source import Span
 
 #: How deep functions may call each other before one is said to need itself.
@@ -27,6 +28,9 @@ _BESIDE: Final = {
 
 #: The functions that are of a vector, whole.
 _OF_VECTORS: Final = ("softmax", "logsumexp", "rmsnorm", "layernorm", "argmax")
+
+#: The norms that have weights elsewhere.
+_NORMS: Final = ("rmsnorm", "layernorm")
 
 #: What an axis is called, here or elsewhere, and what else is said of one there.
 _AXIS: Final = ("axis", "dim")
@@ -137,6 +141,8 @@ def _inline(builder: Evaluator, callee: Function, operands: Operands, node: synt
             before = Label(scope.places[parameter.name], "first defined here")
             raise fail("E0102", f"`{parameter.name}` is defined twice", parameter.span, causes=[before])
         if parameter.name in given:
+            if takes_number(function, parameter):
+                _check_number(function.name.id, parameter.name, operands[0][1], given[parameter.name])
             scope.values[parameter.name] = given[parameter.name].value
         elif parameter.default is not None:
             scope.values[parameter.name] = builder.evaluate(parameter.default, scope)
@@ -148,6 +154,14 @@ def _inline(builder: Evaluator, callee: Function, operands: Operands, node: synt
         raise _seen_from(error, node.span) from None
     finally:
         builder.calls.pop()
+
+
+def _check_number(function: str, parameter: str, first: Operand, given: Operand) -> None:
+    """Raises `CompileError` (E0204) where a setting of the prelude's functions has axes: it was meant as a weight."""
+    if isinstance(given.value, Array) and given.value.shape:
+        what = f"`{parameter}` of `{function}` is one number, not {kind_of(given.value)}"
+        help = f"it has no weights: write `{function}({first.span.text}) * {given.span.text}`"
+        raise fail("E0204", what, given.span, help=help if function in _NORMS else None)
 
 
 def _by_name(function: syntax.Function, operands: Operands, node: syntax.Call) -> dict[str, Operand]:

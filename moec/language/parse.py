@@ -27,6 +27,11 @@ def prelude() -> syntax.File:
     return parse(Source("prelude.moe", Path(__file__).with_name("prelude.moe").read_text(encoding="utf-8")))
 
 
+def takes_number(function: syntax.Function, parameter: syntax.Parameter) -> bool:
+    """Whether a parameter is a setting of one of the prelude's functions: each that has a default is one number."""
+    return parameter.default is not None and function.span.source is prelude().span.source
+
+
 def parse(source: Source) -> syntax.File:
     """The syntax of a text. Raises `CompileError` (E00xx) where it is not in the language."""
     if len(source.text.encode(errors="surrogatepass")) > MAX_BYTES:

@@ -1,7 +1,8 @@
 """Gives parameters their storage formats, after checking that each is only ever read as rows of blocks.
 
 Blocks run along the last axis of a parameter. So a stored one may be sliced and indexed in front of it, and multiplied;
-what is transposed, rounded, or read element by element has to be dense.
+what is transposed, rounded, or read element by element has to be dense. Where all experts get a format, what chooses
+stays dense, a router for each head as well: a wrong choice is worse than a few bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
-from xdsl.ir import SSAValue
+from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from moec.diagnostics import CompileError, fail, nearest
@@ -25,7 +26,7 @@ from moec.passes.views import weight_view
 @dataclass(frozen=True)
 class ChooseStorage(ModulePass):
     """`storage` is `("gate=q4_K", …)`; the name `experts` stands for every parameter of three axes or more that can be
-    stored, unless it has an entry of its own; where nothing is stored at all, that is an error."""
+    stored and chooses nothing, unless it has an entry of its own; where nothing is stored at all, that is an error."""
 
     name: ClassVar[str] = "choose-storage"
 
@@ -42,6 +43,7 @@ def _choose(layer: moe.LayerOp, chosen: dict[str, str]) -> None:
     names = [name.data for name in layer.params]
     formats: list[str] = []
     dense: dict[str, str] = {}
+    choosing = _choosing(layer) if EXPERTS in chosen else set[SSAValue]()
     for name in chosen:
         if name not in names and name != EXPERTS:
             raise fail("E0402", f"`{name}` is not a weight of the layer", help=nearest(name, names))
@@ -49,7 +51,9 @@ def _choose(layer: moe.LayerOp, chosen: dict[str, str]) -> None:
         shape, reason = list(static_shape(value.type)), _unstorable(value)
         wanted = chosen.get(name)
         if wanted is None and EXPERTS in chosen and len(shape) >= 3:
-            if reason is None:
+            if value in choosing:
+                dense[name] = "selections are made from it"
+            elif reason is None:
                 wanted = chosen[EXPERTS]
             else:
                 dense[name] = reason
@@ -61,15 +65,34 @@ def _choose(layer: moe.LayerOp, chosen: dict[str, str]) -> None:
         formats.append(wanted or "")
     if EXPERTS in chosen and not any(formats):
         params = zip(names, layer.body.block.args[len(layer.inputs) :], strict=True)
-        raise _nothing_stored(chosen[EXPERTS], dense, [name for name, value in params if _unstorable(value) is None])
+        ranked = sorted((value in choosing, name) for name, value in params if _unstorable(value) is None)
+        raise _nothing_stored(chosen[EXPERTS], dense, [name for _, name in ranked])
     layer.properties["storage"] = ArrayAttr([StringAttr(format) for format in formats])
+
+
+def _choosing(layer: moe.LayerOp) -> set[SSAValue]:
+    """What selections are made from: among it the parameters that choose. What experts have added up is not asked where
+    it comes from: who chooses after them would make routers of them all."""
+    found: set[SSAValue] = set()
+    waiting = [value for op in layer.walk() if isinstance(op, moe.TopKOp | moe.WhereOp) for value in op.operands]
+    while waiting:
+        value = waiting.pop()
+        if value not in found:
+            found.add(value)
+            if isinstance(value.owner, Operation) and not _adds_products(value.owner):
+                waiting += [operand for op in value.owner.walk() for operand in op.operands]
+    return found
+
+
+def _adds_products(op: Operation) -> bool:
+    return isinstance(op, moe.SumOp) and any(isinstance(inner, moe.ContractOp) for inner in op.walk())
 
 
 def _nothing_stored(wanted: str, dense: dict[str, str], others: list[str]) -> CompileError:
     """Why a format for all experts finds none: better said than a layer that stays dense unnoticed."""
-    for name, reason in dense.items():
-        return fail("E0306", f"`{name}` cannot be stored as {wanted}: {reason}")
     help = f"name the weights: `{others[0]}={wanted}`" if others else ""
+    for name, reason in dense.items():
+        return fail("E0306", f"`{name}` cannot be stored as {wanted}: {reason}", help=help)
     return fail("E0306", f"the layer has no stack of experts to store as {wanted}", help=help)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from moec.diagnostics import fail, nearest
 from moec.dtypes import DTYPES, F32, I64, REAL, DType
 from moec.language import syntax
-from moec.language.parse import prelude
+from moec.language.parse import prelude, takes_number
 from moec.reference import batch, functions
 from moec.reference.values import (
     Array,
@@ -259,7 +259,11 @@ class Interpreter:
         given, scope = first | named, dict(function.scope)
         for parameter in parameters:
             if parameter.name in given:
-                scope[parameter.name] = given[parameter.name]
+                value = given[parameter.name]
+                if takes_number(function.node, parameter) and isinstance(value, Array) and value.shape:
+                    name = function.node.name.id
+                    raise Fault("E0204", f"`{parameter.name}` of `{name}` is one number, not {kind(value)}")
+                scope[parameter.name] = value
             elif parameter.default is not None:
                 scope[parameter.name] = self.evaluate(parameter.default, scope)
             else:

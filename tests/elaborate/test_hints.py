@@ -16,6 +16,14 @@ LAYER = (
 #: The type of the output, the body, the part of it that is marked, the message, and the help.
 HINTS: list[tuple[str, str, str, str, str | None]] = [
     (
+        "[E]",
+        "return rmsnorm(p, eps=w)",
+        "w",
+        "`eps` of `rmsnorm` is one number, not an array of shape [K]",
+        "it has no weights: write `rmsnorm(p) * w`",
+    ),
+    ("[E]", "return p * norm(p, w)", "w", "`p` of `norm` is one number, not an array of shape [K]", None),
+    (
         "[K]",
         "return where(p > 0, p, w)",
         "where(p > 0, p, w)",
