@@ -301,8 +301,10 @@ class Target:
 
     @property
     def looks_up_bytes(self) -> bool:
-        """Whether every byte of a vector can be looked up in a table of sixteen (`pshufb`)."""
-        needs = {512: "avx512bw", 256: "avx2"}.get(self.vector_bits, "")
+        """Whether every byte of a vector can be looked up in a table of sixteen (`pshufb`, `tbl`)."""
+        if self.architecture == "aarch64":
+            return self.vector_bits == 128
+        needs = {512: "avx512bw", 256: "avx2", 128: "ssse3"}.get(self.vector_bits, "")
         return self.architecture == "x86_64" and needs in _enabled(self)
 
     def code_shape(self, form: Form, dtype: str, columns: int, interleaved: int = 1) -> KernelShape:

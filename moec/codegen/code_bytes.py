@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from llvmlite import ir
 
-from moec.codegen.llvm import I8, Value, constant
+from moec.codegen.llvm import I8, Value
+from moec.codegen.look_up import look_up_bytes
 from moec.codegen.unpack import Codes
-from moec.formats.layout import BLOCK, E2M1, GROUP
+from moec.formats.layout import BLOCK, GROUP
 
 #: The k of a word of codes, which is what one lane multiplies and adds in one instruction.
 WORD: Final = 4
@@ -35,25 +37,11 @@ class Bytes(Codes):
                 mask = ((1 << width) - 1) << low
                 part = self.e.b.and_(part, self.word(mask * 0x01010101))
             code = part if code is None else self.e.b.or_(code, part)
-        return self._from_e2m1(code) if self.place.layout.values == "e2m1" else code
+        table = self.place.layout.table
+        return code if table is None else self._looked_up(code, table)
 
-    def _from_e2m1(self, code: Value) -> Value:
-        """Codes of e2m1 as the bytes 12 + twice the value: looked up, or m + max(m - 4, 0) + 2 max(m - 6, 0)."""
-        e, b, count = self.e, self.e.b, 4 * self.lanes
-        type, center = ir.VectorType(I8, count), E2M1[-1]
-        if e.target.looks_up_bytes:
-            table = [*(center + value for value in E2M1), *(center - value for value in E2M1)]
-            name = {64: "avx512.pshuf.b.512", 32: "avx2.pshuf.b"}[count]
-            tables = ir.Constant(type, table * (count // 16))
-            return b.bitcast(e.call(f"llvm.x86.{name}", type, tables, b.bitcast(code, type)), self.type)
-        byte = b.bitcast(code, type)
-
-        def every(value: int) -> Value:
-            return constant(type, value)
-
-        m = b.and_(byte, every(7))
-        four, six = (b.select(b.icmp_unsigned(">", m, every(n)), b.sub(m, every(n)), every(0)) for n in (4, 6))
-        twice = b.add(b.add(m, four), b.add(six, six))
-        below, above = b.sub(every(center), twice), b.add(every(center), twice)
-        chosen = b.select(b.icmp_unsigned(">", byte, every(7)), below, above)
-        return b.bitcast(chosen, self.type)
+    def _looked_up(self, code: Value, table: Sequence[int]) -> Value:
+        """Codes as what they stand for and as much more as makes it unsigned."""
+        b, bytes = self.e.b, ir.VectorType(I8, 4 * self.lanes)
+        found = look_up_bytes(self.e, b.bitcast(code, bytes), [value - min(table) for value in table])
+        return b.bitcast(found, self.type)

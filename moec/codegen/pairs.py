@@ -21,7 +21,7 @@ from moec.codegen.code_bytes import WORD
 from moec.codegen.floats import bf16_pairs
 from moec.codegen.integer import Products
 from moec.codegen.llvm import I16, I32, Value, i64
-from moec.formats.layout import BLOCK, E2M1_VALUES, GROUP
+from moec.formats.layout import BLOCK, GROUP, values
 
 #: The k that get their scale together.
 _HALF: Final = 16
@@ -141,5 +141,5 @@ class PairProducts(Products):
 
     def _value(self, code: int) -> int:
         """The bits of a code's value."""
-        value = E2M1_VALUES[code] if self.layout.values == "e2m1" else np.float32(code - self.layout.bias)
-        return int(np.array(value, ml_dtypes.bfloat16).view(np.uint16))
+        value = values(np.array(code, np.uint8), self.layout)
+        return int(value.astype(ml_dtypes.bfloat16).view(np.uint16))

@@ -20,7 +20,8 @@ from llvmlite import ir
 
 from moec.codegen.floats import BFloat, widen
 from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
-from moec.formats.layout import BLOCK, E2M1, GROUP, KINDS, Field
+from moec.codegen.look_up import look_up_bytes
+from moec.formats.layout import BLOCK, GROUP, KINDS, Field
 from moec.formats.panels import PanelLayout
 from moec.target import KernelShape, Target
 
@@ -105,8 +106,8 @@ class Numbers:
             return self._e4m3(words[0], k)
         if self.table is not None:
             return self._look_up(words[0], k)
-        code = self.codes.one(words, k)
-        return self.e.b.sitofp(self._e2m1(code) if self.layout.values == "e2m1" else code, self.vector)
+        code, table = self.codes.one(words, k), self.layout.table
+        return self.e.b.sitofp(code if table is None else self._integer(code, table), self.vector)
 
     def value(self, words: Sequence[Sequence[Value]], k: int) -> Value:
         """The value of the k-th of 32. An integer becomes the last bits of 2^23 and more, which is then taken off."""
@@ -124,9 +125,7 @@ class Numbers:
         layout = self.layout
         if self.e.target.vector_bits != 512 or layout.planes != (4,):
             return None
-        numbers = (
-            [*E2M1, *(-value for value in E2M1)] if layout.values == "e2m1" else range(-layout.bias, 16 - layout.bias)
-        )
+        numbers = layout.table or range(-layout.bias, 16 - layout.bias)
         return ir.Constant(self.vector, [float(number) for number in numbers])
 
     def _look_up(self, words: Sequence[Value], k: int) -> Value:
@@ -135,16 +134,12 @@ class Numbers:
         index = self.codes.shifted(words[i], 8 * byte + 4 * j)
         return self.e.call("llvm.x86.avx512.permvar.sf.512", self.vector, self.table, index)
 
-    def _e2m1(self, code: Value) -> Value:
-        """Twice the value of a code: m + max(m - 4, 0) + 2 max(m - 6, 0), with a sign."""
+    def _integer(self, code: Value, table: Sequence[int]) -> Value:
+        """What a code in the lowest byte of each lane stands for."""
         b, word = self.e.b, self.codes.word
-        m = b.and_(code, word(7))
-
-        def beyond(limit: int) -> Value:
-            return b.select(b.icmp_signed(">", m, word(limit)), b.sub(m, word(limit)), word(0))
-
-        magnitude = b.add(b.add(m, beyond(4)), b.shl(beyond(6), word(1)))
-        return b.select(b.icmp_signed(">", code, word(7)), b.sub(word(0), magnitude), magnitude)
+        bytes = ir.VectorType(I8, 4 * self.codes.lanes)
+        found = b.bitcast(look_up_bytes(self.e, b.bitcast(code, bytes), table), self.codes.type)
+        return b.ashr(b.shl(found, word(24)), word(24))
 
     def _e4m3(self, words: Sequence[Value], k: int) -> Value:
         """The sign, and exponent and fraction in place; a multiplication moves the exponent, exact for subnormals."""

@@ -88,6 +88,8 @@ _ROWS: Final = (
     _gguf(12, "q4_K", gguf.Q4_K, 256, 144, gguf.encode_q4_k, gguf.split_q4_k, gguf.join_k, 0, 2),
     _gguf(13, "q5_K", gguf.Q5_K, 256, 176, gguf.encode_q5_k, gguf.split_q5_k, gguf.join_k, 0, 2),
     _gguf(14, "q6_K", gguf.Q6_K, 256, 210, gguf.encode_q6_k, gguf.split_q6_k, gguf.join_q6_k, 208),
+    _gguf(20, "iq4_nl", gguf.IQ4_NL, 32, 18, gguf.encode_iq4_nl, gguf.split_iq4_nl, gguf.join_small, 0),
+    _gguf(23, "iq4_xs", gguf.IQ4_XS, 256, 136, gguf.encode_iq4_xs, gguf.split_iq4_xs, gguf.join_iq4_xs, 0),
     *(_int4(group, zero, kind) for group in (32, 64, 128) for zero in (False, True) for kind in ("f16", "bf16")),
     Format(
         "mxfp4",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moec.formats.layout import E2M1_VALUES, F32, Array, Bytes, Coded, Field, Layout, number
+from moec.formats.layout import F32, TABLES, Array, Bytes, Coded, Field, Layout, number
 
 _F16 = np.dtype(np.float16)
 
@@ -32,6 +32,8 @@ Q3_K = Layout(3, "integer", _super("i8", 16, False), 4)
 Q4_K = Layout(4, "integer", _super("u8", 32, True))
 Q5_K = Layout(5, "integer", _super("u8", 32, True))
 Q6_K = Layout(6, "integer", _super("i8", 16, False), 32)
+IQ4_NL = Layout(4, "iq4", _half(32, "scale"))
+IQ4_XS = Layout(4, "iq4", _super("i8", 32, False))
 MXFP4 = Layout(4, "e2m1", (Field("scale", "e8m0", 32),))
 
 
@@ -119,6 +121,10 @@ def split_q5_0(data: Bytes) -> Coded:
 
 def split_q5_1(data: Bytes) -> Coded:
     return _split_small(Q5_1, data)
+
+
+def split_iq4_nl(data: Bytes) -> Coded:
+    return _split_small(IQ4_NL, data)
 
 
 def split_mxfp4(data: Bytes) -> Coded:
@@ -218,6 +224,20 @@ def join_q6_k(coded: Coded) -> Bytes:
     return np.concatenate([low, high, fields["scale"].view(np.uint8), _u8(fields["super"][..., 0])], -1)
 
 
+def split_iq4_xs(data: Bytes) -> Coded:
+    """The upper two bits of eight scales, the lower four of them, then the codes as in blocks of 32."""
+    high, low = _apart(data[..., 2:4], 2, 1), _apart(data[..., 4:8], 4, 1)
+    signed = ((low | high << np.uint8(4)) - np.uint8(32)).view(np.int8)
+    return _coded(IQ4_XS, _apart(data[..., 8:], 4, 16), super=_f16(data[..., :2]), scale=signed)
+
+
+def join_iq4_xs(coded: Coded) -> Bytes:
+    codes, fields = _blocks(coded, 256)
+    scales = fields["scale"].view(np.uint8) + np.uint8(32)
+    packed = [_together(scales >> np.uint8(4), 2, 1), _together(scales, 4, 1)]
+    return np.concatenate([_u8(fields["super"][..., 0]), *packed, _together(codes, 4, 16)], -1)
+
+
 # ── encoders ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -283,13 +303,27 @@ def encode_mxfp4(weights: F32) -> Coded:
 
 def nearest_e2m1(weights: F32, scale: F32) -> Bytes:
     """The codes whose doubled values times `scale` come nearest; the first of two that are as near."""
-    best = np.zeros(weights.shape, np.uint8)
-    least = np.abs(weights)
-    for code, value in enumerate(E2M1_VALUES[1:], 1):
-        error = np.abs(scale * value - weights)
+    best, least = np.zeros(weights.shape, np.uint8), np.full(weights.shape, np.inf, np.float32)
+    for code, value in enumerate(TABLES["e2m1"]):
+        error: F32 = np.abs(scale * np.float32(value) - weights)
         closer = error < least
         best[closer], least = code, np.where(closer, error, least)
     return best
+
+
+def _nearest_iq4(weights: F32, scale: F32) -> Bytes:
+    """The same of values that rise with their codes: which of the middles between two lie below."""
+    table = np.array(TABLES["iq4"], np.float32)
+    middles = (table[:-1] + table[1:]) / 2
+    return np.searchsorted(middles, weights * _inverse(scale)).astype(np.uint8)
+
+
+def encode_iq4_nl(weights: F32) -> Coded:
+    """The weight of largest magnitude gets the code 0, the most negative value."""
+    blocks = weights.reshape(len(weights), -1, 32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)
+    scale = (largest / np.float32(TABLES["iq4"][0])).astype(_F16)
+    return _coded(IQ4_NL, _nearest_iq4(blocks, scale.astype(np.float32)), scale=scale[..., 0])
 
 
 def _encode_super(layout: Layout, weights: F32, most: int) -> Coded:
@@ -322,17 +356,29 @@ def encode_q5_k(weights: F32) -> Coded:
     return _encode_super(Q5_K, weights, 63)
 
 
-def _encode_symmetric(layout: Layout, weights: F32, lowest: int) -> Coded:
-    """q3_K, q6_K: the weight of largest magnitude of a sub-block gets the code 0; its scale may be negative."""
-    blocks = weights.reshape(len(weights), -1, 256 // layout.span, layout.span)
+def _signed_scales(weights: F32, span: int, furthest: int, lowest: int) -> tuple[Array, Array, F32]:
+    """The supers of blocks, the scales of their sub-blocks, from `lowest` on, and their products. Each takes the weight
+    of largest magnitude to about `furthest`, so it may be negative."""
+    blocks = weights.reshape(len(weights), -1, 256 // span, span)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(-1, keepdims=True), -1)[..., 0]
-    sizes = largest / np.float32(-layout.bias)
+    sizes = largest / np.float32(furthest)
     place = np.abs(sizes).argmax(-1, keepdims=True)
     unit = (np.take_along_axis(sizes, place, -1) / np.float32(lowest)).astype(_F16)
     scale = np.rint(sizes * _inverse(unit.astype(np.float32))).clip(lowest, -1 - lowest).astype(np.int8)
-    step = (unit.astype(np.float32) * scale)[..., None]
+    return unit[..., 0], scale, (unit.astype(np.float32) * scale)[..., None]
+
+
+def _encode_symmetric(layout: Layout, weights: F32, lowest: int) -> Coded:
+    """q3_K, q6_K: the weight of largest magnitude of a sub-block gets the code 0."""
+    unit, scale, step = _signed_scales(weights, layout.span, -layout.bias, lowest)
+    blocks = weights.reshape(*scale.shape, layout.span)
     codes = np.rint(blocks * _inverse(step)).clip(-layout.bias, layout.bias - 1) + np.float32(layout.bias)
-    return _coded(layout, codes.astype(np.uint8), super=unit[..., 0], scale=scale)
+    return _coded(layout, codes.astype(np.uint8), super=unit, scale=scale)
+
+
+def encode_iq4_xs(weights: F32) -> Coded:
+    unit, scale, step = _signed_scales(weights, 32, TABLES["iq4"][0], -32)
+    return _coded(IQ4_XS, _nearest_iq4(weights.reshape(*scale.shape, 32), step), super=unit, scale=scale)
 
 
 def encode_q3_k(weights: F32) -> Coded:

@@ -33,8 +33,12 @@ KINDS: Final[dict[str, np.dtype[Any]]] = {
 }
 #: Twice the magnitudes of e2m1 (OCP Microscaling Formats, v1.0, table 5), so that they are integers.
 E2M1: Final = (0, 1, 2, 3, 4, 6, 8, 12)
-#: The sixteen values of e2m1, doubled, by their code: the fourth bit is the sign.
-E2M1_VALUES: Final = np.array([*E2M1, *(-value for value in E2M1)], np.float32)
+#: The sixteen integers that codes of four bits stand for where they are no integers themselves. Of e2m1 they are
+#: doubled, its fourth bit is the sign; those of iq4 are GGUF's (ggml-common.h, kvalues_iq4nl).
+TABLES: Final[dict[str, tuple[int, ...]]] = {
+    "e2m1": (*E2M1, *(-value for value in E2M1)),
+    "iq4": (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113),
+}
 #: The values of e4m3 by their code (OCP 8-bit Floating Point, v1.0): no infinities, two NaNs.
 E4M3_VALUES: Final[F32] = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 
@@ -72,12 +76,12 @@ class Field:
 class Layout:
     """Codes of `bits` bits, what they stand for, and the fields.
 
-    `values`: an `integer` is the code less `bias`; `e2m1` is twice the number of that name, so an integer too; `e4m3`
-    is the float of that name.
+    `values`: an `integer` is the code less `bias`; `e2m1` is twice the number of that name, and like `iq4` in `TABLES`;
+    `e4m3` is the float of that name.
     """
 
     bits: int
-    values: Literal["integer", "e2m1", "e4m3"]
+    values: Literal["integer", "e2m1", "iq4", "e4m3"]
     fields: tuple[Field, ...]
     bias: int = 0
 
@@ -125,7 +129,14 @@ class Layout:
     @property
     def center(self) -> int | None:
         """The unsigned byte that stands for 0 where values are taken as such bytes; None where they are no integers."""
-        return {"integer": self.bias, "e2m1": E2M1[-1], "e4m3": None}[self.values]
+        if self.table is not None:
+            return -min(self.table)
+        return self.bias if self.values == "integer" else None
+
+    @property
+    def table(self) -> tuple[int, ...] | None:
+        """What the codes stand for, if that is in a table."""
+        return TABLES.get(self.values)
 
     @property
     def looked_up(self) -> bool:
@@ -242,10 +253,6 @@ def number(data: Array, kind: str) -> F32:
 
 def values(codes: Bytes, layout: Layout) -> F32:
     """What codes stand for."""
-    match layout.values:
-        case "integer":
-            return codes.astype(np.float32) - np.float32(layout.bias)
-        case "e2m1":
-            return E2M1_VALUES[codes]
-        case "e4m3":
-            return E4M3_VALUES[codes]
+    if layout.table is not None:
+        return np.array(layout.table, np.float32)[codes]
+    return codes.astype(np.float32) - np.float32(layout.bias) if layout.values == "integer" else E4M3_VALUES[codes]

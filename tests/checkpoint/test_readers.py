@@ -173,8 +173,8 @@ def test_types_and_versions_that_moec_lacks_are_said(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(header({**ENTRY, "dtype": "F4"}))
     with pytest.raises(CompileError, match=r"E0901.*F4"):
         open_checkpoint(tmp_path / "w.safetensors")["w"]
-    (tmp_path / "w.gguf").write_bytes(gguf(body=entry([32], 20) + bytes(999)))
-    with pytest.raises(CompileError, match=r"E0901.*iq4_nl"):
+    (tmp_path / "w.gguf").write_bytes(gguf(body=entry([256], 21) + bytes(999)))
+    with pytest.raises(CompileError, match=r"E0901.*iq3_s"):
         open_checkpoint(tmp_path / "w.gguf")["w"]
     (tmp_path / "w.gguf").write_bytes(b"GGUF\0\0\0\x03" + bytes(99))
     with pytest.raises(CompileError, match=r"E0901.*little-endian"):
