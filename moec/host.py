@@ -1,4 +1,4 @@
-"""The machine that this process runs on, as far as the table of targets asks: its name, its caches, its permissions."""
+"""The machine that this process runs on, as LLVM and Linux tell: its name, features, caches, and what it permits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,25 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from moec.processors import likely
+
 #: `arch_prctl`, its request for a part of the registers, and the part that holds tiles (Linux, arch/x86/include/uapi).
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
+
+
+def triple() -> str:
+    """LLVM's name for the architecture and the system."""
+    from llvmlite import binding
+
+    return binding.get_process_triple()
+
+
+def processor() -> tuple[str, tuple[str, ...]]:
+    """The processor by LLVM's name, and the features that this process may use."""
+    from llvmlite import binding
+
+    features = usable(dict(binding.get_host_cpu_features()))
+    return likely(binding.get_host_cpu_name(), features), features
 
 
 def usable(features: Mapping[str, bool]) -> tuple[str, ...]:

@@ -1,153 +1,22 @@
-"""Machines to compile for: their names, their facts, and the register tiles measured on them.
+"""Targets: machines to compile for, what LLVM needs of them and what the scheduler asks.
 
-Standard library only; `llvmlite.binding` is imported when the host is asked for. Code above never
-looks at a feature's name: it asks a `Target` for lanes, registers, caches and kernel shapes.
+Code above never looks at a feature's name: it asks a `Target` for lanes, registers, caches and kernel shapes. The
+figures come from the table of `machines`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Final, Literal
 
 from moec import host
-from moec.dtypes import DTYPES
+from moec.machines import SCALAR, Machine, machine_of
+from moec.processors import CPUS, enabled
+from moec.shapes import Form, KernelShape, Streams
 
 #: Bytes of a cache's line.
 LINE: Final = 64
-
-#: How a weight and an activation are multiplied: `fma` f32 with f32; `widen` a 16-bit weight becomes
-#: f32 in the inner loop, beside an f32 row; `dot` pairs of bf16 with pairs of bf16 (`vdpbf16ps`); `amx` tiles of 16
-#: rows and 32 k with tiles of 16 columns (`tdpbf16ps`); `int8` bytes of a stored weight with bytes of a quantised row
-#: (`vpdpbusd`, for many rows `tdpbssd`); `codes` as `dot`, the pairs looked up by the codes of a stored weight.
-Form = Literal["fma", "widen", "dot", "amx", "int8", "codes"]
-_FORMS: Final[dict[str, Form]] = {form: form for form in ("fma", "widen", "dot", "amx", "int8", "codes")}
-#: The feature that a form needs; LLVM spells out the others on any machine.
-_NEEDS: Final[dict[Form, str]] = {"dot": "avx512bf16", "amx": "amx-bf16"}
-
-
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """How dense weights come from memory fastest: panels in parts of so many `columns`, by their dtype, read at once,
-    each of them prefetched `ahead` bytes ahead where rows are few. `gain` is how many times as fast that is."""
-
-    columns: Mapping[str, int] = field(default_factory=dict[str, int])
-    ahead: int = 0
-    gain: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class PanelShape:
-    """How weights lie in a panel: `columns` weight rows side by side, and no more where they are stored in a format.
-
-    Dense ones are of `dtype`, zeros up to a multiple of `depth` k: [k / depth][columns / width][depth / kstep][width]
-    [kstep], where a `width` of 0 stands for all columns, a `depth` of 0 for all k. Kernels whose panels have one shape
-    read each other's.
-    """
-
-    columns: int
-    dtype: str = ""
-    kstep: int = 1
-    depth: int = 1
-    width: int = 0
-
-    def steps(self, k: int) -> int:
-        """How many groups of `kstep` hold `k` elements, whole `depth`s of them."""
-        depth = self.depth or self.kstep
-        return -(-k // depth) * (depth // self.kstep)
-
-    @staticmethod
-    def parse(text: str) -> PanelShape:
-        """The shape that prints as `text`. Raises `ValueError`."""
-        columns, *words = text.split()
-        if not words:
-            return PanelShape(int(columns))
-        dtype, _, kstep, _, depth, *width = words
-        return PanelShape(int(columns), dtype, int(kstep), int(depth), int(width[1]) if width else 0)
-
-    def __str__(self) -> str:
-        dense = f" {self.dtype} kstep {self.kstep} depth {self.depth}" if self.dtype else ""
-        return f"{self.columns}{dense}" + (f" width {self.width}" if self.width else "")
-
-
-@dataclass(frozen=True, slots=True)
-class KernelShape:
-    """A register tile: up to `rows` tokens by exactly `columns` weight rows, in vectors of `lanes` f32.
-
-    `dtype` names the weights' element type; `kstep` consecutive k stand side by side in a panel, laid out
-    as [K / kstep][columns][kstep], or as `streams` parts of as many columns each, one behind the other; `activation`
-    names the element type in which the rows stand in memory.
-    """
-
-    dtype: str
-    form: Form
-    rows: int
-    columns: int
-    kstep: int
-    lanes: int
-    streams: int = 1
-
-    @property
-    def activation(self) -> str:
-        """The dtype of the rows: the weights' own, or f32 (rounded to the weights' dtype) for `widen`."""
-        return "f32" if self.form == "widen" else self.dtype
-
-    @property
-    def vectors(self) -> int:
-        """How many accumulator vectors one row of the tile takes."""
-        return self.columns // self.lanes
-
-    @property
-    def step_bytes(self) -> int:
-        """The bytes of a panel that one step reads: `kstep` k of every column."""
-        return self.columns * self.kstep * DTYPES[self.dtype].size
-
-    @property
-    def stream_bytes(self) -> int:
-        """The bytes of them that stand in one stream."""
-        return self.step_bytes // self.streams
-
-    def panels(self, columns: int) -> int:
-        """How many panels hold `columns` weight rows."""
-        return -(-columns // self.columns)
-
-    @property
-    def depth(self) -> int:
-        """How many k are multiplied at once; panels have zeros up to a multiple of it."""
-        return 32 if self.form == "amx" else self.kstep
-
-    @property
-    def panel(self) -> PanelShape:
-        """How a panel of dense weights lies that this shape reads."""
-        if self.streams > 1:
-            return PanelShape(self.columns, self.dtype, self.kstep, 0, self.columns // self.streams)
-        return PanelShape(self.columns, self.dtype, self.kstep, self.depth, 16 if self.form == "amx" else 0)
-
-    def steps(self, k: int) -> int:
-        """How many groups of `kstep` hold `k` elements, whole `depth`s of them."""
-        return self.panel.steps(k)
-
-    @property
-    def tile(self) -> str:
-        """All but the dtype, as it stands in `plan.matmul`: `dot 8x48 kstep 2 lanes 16`."""
-        streams = f" streams {self.streams}" if self.streams > 1 else ""
-        return f"{self.form} {self.rows}x{self.columns} kstep {self.kstep} lanes {self.lanes}{streams}"
-
-    @staticmethod
-    def parse(tile: str, dtype: str) -> KernelShape:
-        """The shape for `dtype` whose `tile` is that text. Raises `ValueError`."""
-        form, size, _, kstep, _, lanes, *streams = tile.split()
-        rows, columns = map(int, size.split("x"))
-        if form not in _FORMS:
-            raise ValueError(f"no form of product is called `{form}`")
-        return KernelShape(
-            dtype, _FORMS[form], rows, columns, int(kstep), int(lanes), int(streams[1]) if streams else 1
-        )
-
-    def __str__(self) -> str:
-        streams = f"in{self.streams}" if self.streams > 1 else ""
-        return f"{self.form}_{self.dtype}_{self.rows}x{self.columns}{streams}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +88,9 @@ class Target:
         """
         same = (self.architecture, _system(self.triple)) == (host.architecture, _system(host.triple))
         mine, theirs = _enabled(self), _enabled(host)
-        listed = {feature for features in _CPUS.values() for feature in features}
+        listed = {feature for features in CPUS.values() for feature in features}
         known = self.cpu in (host.cpu, "", "generic") or self.cpu.startswith(("generic-", "x86-64"))
-        return same and (mine <= theirs if known else self.cpu in _CPUS and mine < theirs & listed)
+        return same and (mine <= theirs if known else self.cpu in CPUS and mine < theirs & listed)
 
     @property
     def architecture(self) -> str:
@@ -350,141 +219,6 @@ class Target:
 #: The rows whose sums stay in the first cache beside 64 columns.
 _CODE_ROWS: Final = 64
 
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """A tile of `rows` by `columns` and the share of the machine's arithmetic limit measured with it."""
-
-    rows: int
-    columns: int
-    rate: float
-    form: Form
-
-
-def _tiles(form: Form, rates: dict[tuple[int, int], float]) -> tuple[_Tile, ...]:
-    return tuple(_Tile(*size, rate, form) for size, rate in rates.items())
-
-
-@dataclass(frozen=True, slots=True)
-class _Machine:
-    """One row of the table of machines: its vectors, and the tiles for each dtype of weights."""
-
-    vector_bits: int
-    vector_registers: int
-    f32: tuple[_Tile, ...]
-    bf16: tuple[_Tile, ...]
-    f16: tuple[_Tile, ...]
-    prefetch: tuple[tuple[int, int], ...] = ((1, 1024),)
-    streams: Streams = Streams()
-    #: Which cache the multiply-adds of few rows want a panel to be in.
-    near: Literal[1, 2] = 2
-    #: For stretches of k of one scale: from how many rows on bytes go through tiles.
-    tiled: Mapping[int, int] = field(default_factory=dict[int, int])
-    #: From how many rows on an element type is split for tiles of bf16.
-    split: Mapping[str, int] = field(default_factory=dict[str, int])
-
-    def tiles(self, dtype: str) -> tuple[_Tile, ...]:
-        return {"f32": self.f32, "bf16": self.bf16, "f16": self.f16}[dtype]
-
-
-#: Zen 4: one 512-bit FMA or `vdpbf16ps` a cycle; many broadcasts (12 rows and more) starve it (f16 not measured).
-_AVX512_FAST_DOT = _Machine(
-    512,
-    32,
-    f32=_tiles("fma", {(8, 48): 1.0, (6, 64): 1.0, (4, 96): 1.0, (12, 32): 0.75}),
-    bf16=_tiles("dot", {(8, 48): 1.0, (6, 64): 1.0, (4, 96): 1.0, (12, 32): 0.75}),
-    f16=_tiles("widen", {(8, 48): 0.85, (6, 64): 0.8, (12, 32): 0.75, (4, 96): 0.7}),
-    prefetch=((7, 8192),),
-)
-#: Intel (vectors measured on a Granite Rapids at the frequency that the kernel itself leaves): two 512-bit FMAs a
-#: cycle, `vdpbf16ps` at half their rate. Widening shares the FMAs' ports, so few columns and many rows do best; widened
-#: pairs of more than three vectors spill. bf16 is in shares of what tiles reach: on one core of an Emerald Rapids 2350
-#: GFLOP/s from the first cache (1550 from the second), beside 155 of f32's multiply-adds and 87 of `vdpbf16ps`. Bytes
-#: on the same machine, beside blocks of rows in vectors (one thread and 16): with a scale for 64 k tiles are level at
-#: 32 rows, with one for 32 k at 48, and 1.4 times as fast at 256. With one for 16 k a tile is a quarter full and has
-#: four times the integers to scale: it never was as fast. f32 split for tiles is level with multiply-adds at 32 rows
-#: and a quarter ahead at 48, f16 a sixth at 16 (OLMoE on a Granite Rapids). One or two rows read a fifth more with
-#: prefetches 640 bytes ahead than 1024, 16 rows a twentieth more with 4096; 8 to 32 pass a tenth faster over parts of a
-#: panel that the first cache holds than over longer ones in the second, 128 do not (f32 on a Granite Rapids).
-_AVX512 = _Machine(
-    512,
-    32,
-    f32=_tiles("fma", {(8, 48): 0.99, (6, 64): 0.99, (4, 96): 0.95, (12, 32): 0.93}),
-    bf16=(
-        *_tiles("amx", {(32, 32): 1.0}),
-        *_tiles("widen", {(8, 48): 0.063, (12, 32): 0.063}),
-        *_tiles("dot", {(8, 48): 0.037}),
-    ),
-    f16=_tiles("widen", {(12, 32): 0.80, (8, 48): 0.76, (6, 64): 0.72}),
-    prefetch=((1, 640), (4, 4096)),
-    near=1,
-    tiled={256: 32, 128: 32, 64: 32, 32: 48},
-    split={"f32": 40, "f16": 16},
-)
-#: From Sapphire Rapids on. A Granite Rapids reads weights in two streams faster than in one, the narrower they are:
-#: beside two rows of f32 in streams of 32, 48 and 64 columns 18.5, 18.0 and 15.8 GB/s, in one stream 15.8 to 17.0. The
-#: gain is what layers of f32 and f16 have of it at 4 and 16 tokens. Where a hypervisor keeps tiles back bf16 is
-#: widened, in streams of 16 columns (a line for two k): 1.2 to 1.5 times as fast as in one of 48 up to 16 tokens on an
-#: Emerald Rapids, and as fast at 512, where 64 columns in two streams, whose pairs spill, lose a twentieth.
-_RAPIDS = replace(_AVX512, streams=Streams({"f32": 32, "bf16": 16, "f16": 32}, ahead=768, gain=1.15))
-#: On 16 threads f32 that is split took 1.05 to 1.4 times as long as multiply-adds; f16 is 1.1 to 1.8 times as fast.
-#: Prefetches 768 bytes ahead leave OLMoE in bf16, widened, a twentieth slower than 3072; in f32 it is the same. Codes
-#: that meet int8 activations come a tenth faster from 4096 bytes ahead than from 1024 (q8_0 and q4_0, 1 to 16 tokens).
-_EMERALD = replace(_RAPIDS, prefetch=((1, 4096),), streams=replace(_RAPIDS.streams, ahead=3072), split={"f16": 24})
-#: LLVM takes a Granite Rapids whose hypervisor hides its model for the first processor with such features.
-_INTEL: Final = {"emeraldrapids": _EMERALD, **dict.fromkeys(("sapphirerapids", "graniterapids"), _RAPIDS)}
-#: Measured with 256-bit code on the same machine.
-_AVX2 = _Machine(
-    256,
-    16,
-    f32=_tiles("fma", {(6, 16): 0.99, (4, 24): 0.99}),
-    bf16=_tiles("widen", {(6, 16): 0.92, (3, 24): 0.89}),
-    f16=_tiles("widen", {(6, 16): 0.90, (3, 24): 0.79}),
-)
-_SSE2 = _Machine(128, 16, _tiles("fma", {(4, 8): 1.0}), _tiles("widen", {(4, 8): 1.0}), _tiles("widen", {(4, 8): 1.0}))
-#: Any other machine with vectors: rates not measured, only that nothing spills.
-_NEON = _Machine(
-    128,
-    32,
-    f32=_tiles("fma", {(6, 16): 1.0, (8, 12): 1.0, (4, 24): 1.0}),
-    bf16=_tiles("widen", {(8, 8): 1.0, (4, 16): 0.9}),
-    f16=_tiles("widen", {(6, 16): 1.0, (8, 12): 1.0}),
-)
-_SCALAR = _Machine(32, 32, _tiles("fma", {(4, 4): 1.0}), _tiles("widen", {(4, 4): 1.0}), _tiles("widen", {(4, 4): 1.0}))
-
-#: What an LLVM feature brings along, as far as the table asks.
-_IMPLIED: Final = {
-    "avx512bf16": ("avx512f",),
-    "avx512fp16": ("avx512f",),
-    "avx512bw": ("avx512f",),
-    "avx512vnni": ("avx512f",),
-    "avxvnni": ("avx2",),
-    "avx512f": ("avx2", "fma", "f16c"),
-    "amx-bf16": ("amx-tile",),
-    "amx-int8": ("amx-tile",),
-    "zvfh": ("zvfhmin",),
-    "zvfhmin": ("v",),
-}
-
-_V3: Final = ("avx2", "fma", "f16c")
-_VNNI3: Final = (*_V3, "avxvnni")
-_V4: Final = (*_V3, "avx512f", "avx512bw")
-_VNNI4: Final = (*_V4, "avx512vnni")
-_BF16: Final = (*_VNNI4, "avx512bf16")
-_FP16: Final = (*_BF16, "avx512fp16")
-_AMX: Final = (*_FP16, "amx-bf16", "amx-int8")
-_CPUS: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("x86-64-v3", "haswell", "broadwell", "skylake"), _V3),
-    **dict.fromkeys(("alderlake", "raptorlake", "meteorlake", "arrowlake", "lunarlake", "pantherlake"), _VNNI3),
-    **dict.fromkeys(("sierraforest", "grandridge", "gracemont"), _VNNI3),
-    **dict.fromkeys(("znver1", "znver2", "znver3"), _V3),
-    **dict.fromkeys(("x86-64-v4", "skylake-avx512", "skx", "cannonlake"), _V4),
-    **dict.fromkeys(("cascadelake", "icelake-client", "icelake-server", "tigerlake", "rocketlake"), _VNNI4),
-    **dict.fromkeys(("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d", "diamondrapids"), _AMX),
-    **dict.fromkeys(("cooperlake", "znver4", "znver5"), _BF16),
-    "znver6": _FP16,
-}
-
 #: What every machine of an architecture that runs Linux has, where LLVM's generic one has less.
 _BASELINES: Final = {"riscv64": ("+m", "+a", "+f", "+d", "+c")}
 _GENERIC_CPUS: Final = {"riscv64": "generic-rv64", "x86_64": "x86-64"}
@@ -502,72 +236,27 @@ def _architecture(triple: str) -> str:
 
 @cache
 def _enabled(target: Target) -> frozenset[str]:
-    """The features that are on: what the cpu has, what was added, what both imply, less what was taken away and, as in
-    LLVM, all that implies it."""
-    off = {feature[1:] for feature in target.features if feature[0] == "-"}
-    on = [*_CPUS.get(target.cpu, ()), *(feature[1:] for feature in target.features if feature[0] == "+")]
-    return frozenset(each for feature in on if not off & _closure(feature) for each in _closure(feature))
+    return enabled(target.cpu, target.features)
 
 
 @cache
-def _closure(feature: str) -> frozenset[str]:
-    """A feature, and all that it implies."""
-    return frozenset({feature}).union(*map(_closure, _IMPLIED.get(feature, ())))
-
-
-@cache
-def _machine(target: Target) -> _Machine:
-    """The row of the table that `target` stands in."""
-    has = _enabled(target)
+def _machine(target: Target) -> Machine:
+    """The row of the table that a target stands in."""
     if "-vectors" in target.features:
-        return _SCALAR
-    match target.architecture:
-        case "x86_64":
-            if "avx512f" in has:
-                if "avx512bf16" in has and target.cpu.startswith("znver"):
-                    return _AVX512_FAST_DOT
-                return _INTEL.get(target.cpu, _AVX512)
-            return _AVX2 if {"avx2", "fma"} <= has else _SSE2
-        case "riscv64":
-            return _NEON if "v" in has else _SCALAR
-        case _:
-            return _NEON
+        return SCALAR
+    return machine_of(target.architecture, target.cpu, _enabled(target))
 
 
 @cache
 def _rated(target: Target, dtype: str) -> tuple[tuple[KernelShape, float], ...]:
     """The shapes of the form that does best on a target, with their rates, the best first."""
-    machine, has = _machine(target), _enabled(target)
-    usable = [tile for tile in machine.tiles(dtype) if _NEEDS.get(tile.form, "") in {"", *has}]
-    best = max(usable, key=lambda tile: tile.rate)
     kstep, lanes = 2 if dtype == "bf16" else 1, target.lanes
-    tiles = [tile for tile in usable if tile.form == best.form]
+    tiles = _machine(target).tiles(dtype, _enabled(target))
     return tuple((KernelShape(dtype, t.form, t.rows, t.columns, kstep, lanes), t.rate) for t in tiles)
-
-
-def likely(cpu: str, features: tuple[str, ...]) -> str:
-    """The name of a processor with these features: `cpu`, unless the table has one that explains more of them, at best
-    of the same maker. Hypervisors invent model numbers, and keep tiles from processors that have them."""
-    has = {feature[1:] for feature in features if feature[0] == "+"}
-    explained = {
-        name: len(has.intersection(facts))
-        for name, facts in _CPUS.items()
-        if has.issuperset(fact for fact in facts if not fact.startswith("amx-"))
-    }
-    best = max(explained, key=lambda name: (explained[name], name[:3] == cpu[:3]), default=cpu)
-    return best if cpu in _CPUS and explained.get(cpu, 0) < explained[best] else cpu
 
 
 @cache
 def _host() -> Target:
-    from llvmlite import binding
-
     default = Target("", "")
-    features = host.usable(dict(binding.get_host_cpu_features()))
-    return Target(
-        binding.get_process_triple(),
-        likely(binding.get_host_cpu_name(), features),
-        features,
-        host.cache_bytes(1) or default.l1,
-        host.cache_bytes(2) or default.l2,
-    )
+    l1, l2 = host.cache_bytes(1) or default.l1, host.cache_bytes(2) or default.l2
+    return Target(host.triple(), *host.processor(), l1, l2)

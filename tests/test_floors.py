@@ -14,7 +14,10 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[1] / "moec"
 
-NOUNS: Final = ("dims", "target", "host", "dtypes", "diagnostics", "excerpt", "codes", "source", "asked")
+NOUNS: Final = (
+    *("dims", "target", "machines", "processors", "shapes", "host"),
+    *("dtypes", "diagnostics", "excerpt", "codes", "source", "asked"),
+)
 
 #: From the top down. A part imports those of the lines below it, and its own.
 FLOORS: Final = (
@@ -82,7 +85,7 @@ def fault(path: Path, name: str) -> str | None:
     """Why a module may not import `name`."""
     part, (top, *rest) = part_of(path), name.split(".")
     if top != "moec":
-        standard = top in sys.stdlib_module_names or (part, name) == ("target", "llvmlite")
+        standard = top in sys.stdlib_module_names or (part, name) == ("host", "llvmlite")
         return f"`{part}` is of the standard library only" if part in NOUNS and not standard else None
     other = rest[0] if rest else ""
     if part == other:

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 
 from moec import host
-from moec.target import KernelShape, PanelShape, Target, likely
+from moec.processors import likely
+from moec.shapes import KernelShape, PanelShape
+from moec.target import Target
 
 LINUX = "x86_64-unknown-linux-gnu"
 

@@ -20,7 +20,8 @@ from moec.codegen.stages import Stages
 from moec.codegen.tile_kernel import TileShape, emit_kernel
 from moec.codegen.views import View
 from moec.dialects import plan
-from moec.target import LINE, KernelShape
+from moec.shapes import KernelShape
+from moec.target import LINE
 
 #: How far ahead a panel is prefetched by a block of rows that has it for itself, in bytes (1024: 0.8 to 0.95 of that).
 _AHEAD: Final = 4096

@@ -10,7 +10,7 @@ from moec.codegen.stages import Stages
 from moec.codegen.stored import StoredMatmul, StoredTiledMatmul
 from moec.dialects import plan
 from moec.formats import FORMATS
-from moec.target import KernelShape
+from moec.shapes import KernelShape
 
 
 def choose_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:

@@ -17,7 +17,8 @@ from moec.codegen.views import View, put
 from moec.dialects import moe, plan
 from moec.dialects.types import element_name, integer
 from moec.runtime.pack import panel_bytes
-from moec.target import LINE, KernelShape
+from moec.shapes import KernelShape
+from moec.target import LINE
 
 #: Picoseconds, roughly, for a multiply-add.
 _PRODUCT_COST: Final = 20

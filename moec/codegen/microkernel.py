@@ -31,7 +31,8 @@ from llvmlite import ir
 
 from moec.codegen.floats import bf16_pairs, widen
 from moec.codegen.llvm import F16, F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
-from moec.target import LINE, KernelShape, Target
+from moec.shapes import KernelShape
+from moec.target import LINE, Target
 
 #: One k of a step: the factor of a row, given its pointer, and the factors of the columns, a vector each.
 _Product: TypeAlias = tuple[Callable[[Value], Value], list[Value]]

@@ -11,7 +11,8 @@ from moec.codegen import tiles
 from moec.codegen.floats import widen
 from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
 from moec.dtypes import DTYPES
-from moec.target import KernelShape, Target
+from moec.shapes import KernelShape
+from moec.target import Target
 
 #: How many bf16 hold a number of an element type.
 PIECES: Final = {"f32": 3, "f16": 2}

@@ -31,7 +31,8 @@ from moec.dialects.types import SelectionType, integer
 from moec.formats import FORMATS
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.pool import Line
-from moec.target import LINE, KernelShape, PanelShape, Target
+from moec.shapes import KernelShape, PanelShape
+from moec.target import LINE, Target
 
 #: The region of the workspace that a timed program's clock readings are left in.
 _CLOCK = "clock"

@@ -30,7 +30,7 @@ from moec.dtypes import DTYPES
 from moec.formats import FORMATS
 from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
-from moec.target import KernelShape
+from moec.shapes import KernelShape
 
 #: Up to so many rows codes are decoded in registers. At six rows a microkernel is a twentieth faster, and so are tiles.
 _FEW: Final = 4

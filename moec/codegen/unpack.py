@@ -23,7 +23,8 @@ from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin
 from moec.codegen.look_up import look_up_bytes
 from moec.formats.layout import BLOCK, GROUP, KINDS, Field
 from moec.formats.panels import PanelLayout
-from moec.target import KernelShape, Target
+from moec.shapes import KernelShape
+from moec.target import Target
 
 #: How far ahead of the codes that are decoded memory is read.
 _AHEAD: Final = 2048

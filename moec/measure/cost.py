@@ -21,7 +21,7 @@ from moec.dialects.types import SelectionType, element_name, integer, static_sha
 from moec.dtypes import DTYPES
 from moec.runtime import pack
 from moec.runtime.interface import Interface
-from moec.target import KernelShape
+from moec.shapes import KernelShape
 
 
 @dataclass(frozen=True, slots=True)

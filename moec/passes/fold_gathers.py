@@ -11,7 +11,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from moec.dialects import plan
-from moec.target import KernelShape
+from moec.shapes import KernelShape
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Packed
 from moec.runtime.memory import aligned_empty
-from moec.target import PanelShape
+from moec.shapes import PanelShape
 
 Array: TypeAlias = NDArray[Any]
 

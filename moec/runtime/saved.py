@@ -19,7 +19,7 @@ from moec.formats.blocks import Blocks
 from moec.runtime.interface import Interface, Packed, Storage, read_packed
 from moec.runtime.pack import all_bytes
 from moec.runtime.weights import Weights, converted
-from moec.target import PanelShape
+from moec.shapes import PanelShape
 
 #: How panels lie in memory (`moec.runtime.pack`, `moec.formats.panels`). Whoever changes that adds one.
 PANELS: Final = 4

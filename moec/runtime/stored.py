@@ -19,7 +19,7 @@ from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.memory import aligned_empty
 from moec.runtime.stack import Data, Stack, apply_step
-from moec.target import PanelShape
+from moec.shapes import PanelShape
 
 #: Where a parameter comes from.
 Source: TypeAlias = Data | Stack | Blocks

@@ -13,7 +13,7 @@ from moec.runtime.interface import Interface, Packed
 from moec.runtime.pack import all_bytes, panel_shape
 from moec.runtime.stack import apply_step
 from moec.runtime.weights import Weights, parts
-from moec.target import PanelShape
+from moec.shapes import PanelShape
 
 
 def unpack(interface: Interface, weights: Weights) -> dict[str, Data]:

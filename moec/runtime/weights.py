@@ -20,7 +20,7 @@ from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import all_bytes, pack_panels, panel_bytes
 from moec.runtime.stack import Stack, apply_step
 from moec.runtime.stored import Source, dense, look, stored_panels
-from moec.target import PanelShape
+from moec.shapes import PanelShape
 
 #: Is told how many bytes more have been packed.
 Progress: TypeAlias = Callable[[int], object]

@@ -27,7 +27,7 @@ from moec.runtime.pack import pack_panels
 from moec.runtime.saved import PANELS
 from moec.runtime.stored import decoded
 from moec.runtime.unpack import unpack
-from moec.target import PanelShape
+from moec.shapes import PanelShape
 from tests.checkpoint.models import DIMS, on_disk, weights, write_gguf
 from tests.examples import EXAMPLES, SMALL, load, random_weights
 

@@ -15,7 +15,8 @@ from moec.dialects import plan
 from moec.language.read import read
 from moec.options import Options
 from moec.pipeline import Compilation
-from moec.target import KernelShape, Target
+from moec.shapes import KernelShape
+from moec.target import Target
 from tests.examples import EXAMPLES, SMALL
 
 LINUX: Final = "x86_64-unknown-linux-gnu"

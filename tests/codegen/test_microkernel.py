@@ -18,7 +18,8 @@ import pytest
 from llvmlite import ir
 
 from moec.codegen.microkernel import emit_family, emit_microkernel
-from moec.target import KernelShape, Target
+from moec.shapes import KernelShape
+from moec.target import Target
 
 NUMPY = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16)}
 DTYPES = tuple(NUMPY)

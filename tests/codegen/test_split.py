@@ -25,7 +25,8 @@ from moec.runtime.jit import Library
 from moec.runtime.kernel import Kernel
 from moec.runtime.memory import aligned_empty
 from moec.runtime.stored import decoded
-from moec.target import KernelShape, Target
+from moec.shapes import KernelShape
+from moec.target import Target
 from tests.codegen import emulation
 from tests.examples import EXAMPLES, load, random_inputs, random_weights
 

@@ -10,7 +10,7 @@ import pytest
 
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import pack_panels, panel_bytes, panel_shape
-from moec.target import PanelShape
+from moec.shapes import PanelShape
 
 NUMPY = {"f32": np.dtype(np.float32), "bf16": np.dtype(ml_dtypes.bfloat16), "f16": np.dtype(np.float16)}
 SHAPES = {

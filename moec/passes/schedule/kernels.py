@@ -9,7 +9,8 @@ from moec.dialects import moe
 from moec.dialects.types import element_name, shape_of
 from moec.formats import FORMATS
 from moec.passes.views import WeightView, weight_view
-from moec.target import Form, KernelShape, Target
+from moec.shapes import Form, KernelShape
+from moec.target import Target
 
 
 def code_form(contract: moe.ContractOp, target: Target) -> Form | None:

@@ -15,7 +15,8 @@ from moec.passes.schedule.kernels import choose_shape, common_shapes
 from moec.passes.schedule.levels import Levels
 from moec.passes.schedule.units import Unit, find_units
 from moec.passes.views import WeightView, weight_view
-from moec.target import KernelShape, Target
+from moec.shapes import KernelShape
+from moec.target import Target
 
 
 class Program:
