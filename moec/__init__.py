@@ -26,7 +26,7 @@ from moec.target import Target
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from moec.reference import reference
+    from moec.oracle import reference
 
 __all__ = ["CompileError", "Kernel", "Source", "Target", "Weights", "__version__", "compile", "load", "reference"]
 
@@ -84,4 +84,4 @@ def load(
 def __getattr__(name: str) -> Any:
     if name != "reference":
         raise AttributeError(f"module `moec` has no attribute `{name}`")
-    return import_module("moec.reference")
+    return import_module("moec.oracle").reference

@@ -9,7 +9,7 @@ import pytest
 
 import moec
 from moec.arrays import NUMPY
-from moec.reference import reference
+from moec.oracle import reference
 from tests.examples import EXAMPLES, SMALL, load, random_inputs, random_weights
 
 #: The largest error, relative to the output's largest magnitude.

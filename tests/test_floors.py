@@ -34,7 +34,7 @@ FLOORS: Final = (
     ("passes",),
     ("elaborate",),
     ("dialects",),
-    ("runtime", "reference"),
+    ("runtime", "oracle"),
     ("checkpoint",),
     ("formats",),
     ("language",),
@@ -45,9 +45,9 @@ HEIGHT: Final = {part: -i for i, floor in enumerate(FLOORS) for part in floor}
 
 #: What a part leaves alone although it lies below.
 APART: Final = {
-    "reference": {"runtime", "checkpoint", "formats"},
-    "runtime": {"reference"},
-    **{part: {"reference"} for part in ("dialects", "elaborate", "passes", "codegen")},
+    "oracle": {"runtime", "checkpoint", "formats"},
+    "runtime": {"oracle"},
+    **{part: {"oracle"} for part in ("dialects", "elaborate", "passes", "codegen")},
 }
 
 #: Modules that take hundreds of milliseconds; none of them is needed to call a kernel that the cache holds.
@@ -127,7 +127,7 @@ def test_the_walk_sees_what_it_should() -> None:
     assert fault(ROOT / "runtime" / "pack.py", "moec.passes.views")
     assert fault(ROOT / "runtime" / "bind.py", "moec.language.parse")
     assert fault(ROOT / "target.py", "numpy")
-    assert fault(ROOT / "reference" / "values.py", "moec.dialects.types")
+    assert fault(ROOT / "oracle" / "values.py", "moec.dialects.types")
     assert not fault(ROOT / "codegen" / "rows.py", "moec.dialects.types")
 
 

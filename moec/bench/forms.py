@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from moec.reference import Reference, reference
+from moec.oracle import Reference, reference
 from moec.source import Source
 
 _Array: TypeAlias = NDArray[Any]

@@ -30,8 +30,8 @@ from moec.measure.cost import Analysis, analyse, param_bytes
 from moec.measure.feed import random_inputs, random_weights
 from moec.measure.limits import Limits
 from moec.options import Options
+from moec.oracle import reference
 from moec.pipeline import Compilation, load
-from moec.reference import reference
 from moec.runtime.stored import decoded
 from moec.source import Source
 

@@ -28,7 +28,7 @@ from moec.cli.shared import (
 
 if TYPE_CHECKING:
     from moec.options import Options
-    from moec.reference import Reference
+    from moec.oracle import Reference
     from moec.runtime.weights import Weights
     from moec.source import Source
 
@@ -192,7 +192,7 @@ class _Run:
         from rich.text import Text
 
         from moec.measure.compare import TOLERANCES, TOLERANCES_QUANTIZED, compare
-        from moec.reference import reference
+        from moec.oracle import reference
 
         quantized, dims, dtype = self.kernel.interface.quantized, dict(self.options.dims), self.options.dtype
         tolerance = (TOLERANCES_QUANTIZED if quantized else TOLERANCES)[dtype]

@@ -8,7 +8,7 @@ magnitude), rounded to nearest even. Everything is computed in f32, one rounding
 A block whose largest magnitude is below `SMALLEST` counts as zeros, since 127 ÷ it might not be a number. A block with
 an infinity or a NaN has the scale NaN, so that every sum that it is part of is NaN.
 
-`moec.codegen.quantize` computes this, and the oracle on its own account (`moec.reference.functions.quantized`).
+`moec.codegen.quantize` computes this, and the oracle on its own account (`moec.oracle.functions.quantized`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from moec.arrays import NUMPY
 from moec.codegen import native, tiles
 from moec.codegen.llvm import PTR, VOID, Emitter, i64
 from moec.measure.compare import TOLERANCES, errors
-from moec.reference import reference
+from moec.oracle import reference
 from moec.runtime.jit import Library
 from moec.runtime.kernel import Kernel
 from moec.runtime.stored import decoded

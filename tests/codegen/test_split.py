@@ -20,7 +20,7 @@ from moec.arrays import NUMPY
 from moec.codegen import native, tiles
 from moec.codegen.pieces import PIECES, emit_split_panel, emit_split_row
 from moec.measure.compare import TOLERANCES, errors
-from moec.reference import reference
+from moec.oracle import reference
 from moec.runtime.jit import Library
 from moec.runtime.kernel import Kernel
 from moec.runtime.memory import aligned_empty

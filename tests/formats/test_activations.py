@@ -19,7 +19,7 @@ from moec.formats.activations import SMALLEST
 from moec.formats.layout import Coded
 from moec.language.read import find_source
 from moec.measure.compare import TOLERANCES_QUANTIZED, errors
-from moec.reference.functions import quantized
+from moec.oracle.functions import quantized
 from moec.runtime.kernel import Kernel
 from moec.runtime.stored import Blocks, decoded
 from tests.examples import EXAMPLES

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from moec.language import syntax
-from moec.reference import Reference
+from moec.oracle import Reference
 from moec.runtime.bind import bind_weights
 from tests.examples import EXAMPLES, SMALL, Array, dimensions, load, random_inputs, random_weights
 from tests.parity.blocks import BLOCKS, build, run, state
@@ -28,7 +28,7 @@ TOLERANCE: Final = {"f32": 1e-5, "bf16": 2e-2}
 def oracle(
     file: syntax.File, dims: Mapping[str, int], weights: Mapping[str, Any], inputs: Mapping[str, Array], real: str
 ) -> Array:
-    """The reference interpreter."""
+    """What the oracle says."""
     return Reference(file, dict(dims), real).run(*inputs.values(), weights=weights).outputs[0]
 
 

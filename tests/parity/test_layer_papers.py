@@ -14,7 +14,7 @@ import moec
 from moec.language import syntax
 from moec.language.parse import parse
 from moec.language.read import read
-from moec.reference import Reference, Result
+from moec.oracle import Reference, Result
 from moec.runtime.kernel import Kernel
 from tests.examples import Array, dimensions, random_inputs, random_weights
 from tests.parity.layer_papers import BELOW, DIMS, PAPERS

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, note, seed, settings
 
 import moec
-from moec.reference import MARGINS, Reference, Result, functions, reference
-from moec.reference.values import Array, Value, constant, lift
+from moec.oracle import MARGINS, Reference, Result, functions, reference
+from moec.oracle.values import Array, Value, constant, lift
 from tests.programs.generate import Program, programs
 
 Data = np.ndarray[Any, np.dtype[Any]]

@@ -7,12 +7,10 @@ be done with it, `interpret` what each node of the syntax means; here a layer me
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
@@ -24,10 +22,10 @@ from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
 from moec.language.parse import parse
 from moec.language.read import find_source
-from moec.reference.batch import Part, Waiting
-from moec.reference.functions import ids
-from moec.reference.interpret import Deferred, Interpreter
-from moec.reference.values import Array, Data, Selection, Value, array, lift, stored
+from moec.oracle.batch import Part, Waiting
+from moec.oracle.functions import ids
+from moec.oracle.interpret import Deferred, Interpreter
+from moec.oracle.values import Array, Data, Selection, Value, array, lift, stored
 from moec.source import Source
 
 __all__ = ["Reference", "Result", "reference"]
@@ -255,19 +253,3 @@ def _checked(name: str, data: Any, dtype: DType, shape: tuple[int, ...], node: s
     if data.dtype.kind not in {"i64": "iu", "bool": "b"}.get(dtype.name, "fiuV"):
         raise fail("E0404", f"`{name}` holds {data.dtype}, not {dtype}", node.span)
     return stored(data, dtype)
-
-
-class _Callable(ModuleType):
-    """`moec.reference(…)` is `moec.reference.reference(…)`, whether or not anybody has imported this package before."""
-
-    def __call__(
-        self,
-        source: Source | Path | str,
-        dims: Mapping[str, int] | None = None,
-        dtype: str = "f32",
-        quantized: Mapping[str, int] | None = None,
-    ) -> Reference:
-        return reference(source, dims, dtype, quantized)
-
-
-sys.modules[__name__].__class__ = _Callable

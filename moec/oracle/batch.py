@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from moec.dtypes import F32, I64
-from moec.reference.functions import falling, numbers
-from moec.reference.values import Array, Builtin, Data, Fault, Value, array, lift
+from moec.oracle.functions import falling, numbers
+from moec.oracle.values import Array, Builtin, Data, Fault, Value, array, lift
 
 
 @dataclass(frozen=True, eq=False, slots=True)

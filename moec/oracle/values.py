@@ -1,4 +1,4 @@
-"""What an expression of the language can be, as the reference interpreter sees it, and how two of them combine.
+"""What an expression of the language can be, as the oracle sees it, and how two of them combine.
 
 Numbers are float64 throughout; `dtype` only says how a value would be rounded where the language rounds.
 """

@@ -15,8 +15,8 @@ import moec
 from moec.diagnostics import CompileError
 from moec.language.parse import parse
 from moec.language.read import read
-from moec.reference import reference
-from moec.reference.values import rounded
+from moec.oracle import reference
+from moec.oracle.values import rounded
 from moec.runtime.bind import bind_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

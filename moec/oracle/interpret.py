@@ -16,8 +16,8 @@ from moec.diagnostics import fail, nearest
 from moec.dtypes import DTYPES, F32, I64, REAL, DType
 from moec.language import syntax
 from moec.language.parse import prelude, takes_number
-from moec.reference import batch, functions
-from moec.reference.values import (
+from moec.oracle import batch, functions
+from moec.oracle.values import (
     Array,
     Builtin,
     Closure,

@@ -13,7 +13,7 @@ from typing import cast as typed
 import numpy as np
 
 from moec.dtypes import BF16, BOOL, F16, F32, I64, DType
-from moec.reference.values import (
+from moec.oracle.values import (
     Array,
     Builtin,
     Constant,
