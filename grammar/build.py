@@ -20,7 +20,7 @@ class Tables(BuildHookInterface):
         name = tables["file_name"](text)
         self._folder = tempfile.TemporaryDirectory()
         made = Path(self._folder.name) / name
-        tables["save"](tables["build"](text), made)
+        made.write_bytes(tables["written"](tables["build"](text)).encode())
         build_data["force_include"][str(made)] = f"moec/language/{name}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

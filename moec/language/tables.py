@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -156,7 +154,7 @@ def _digest(*parts: str) -> str:
 
 
 def _load(path: Path) -> Tables | None:
-    """The tables in a file, or None where it is absent or not what `save` wrote."""
+    """The tables in a file, or None where it is absent or not what `written` says."""
     try:
         digest, _, text = path.read_text(encoding="utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
@@ -171,18 +169,19 @@ def _load(path: Path) -> Tables | None:
     return Tables(pattern, tuple(kinds), frozenset(words), frozenset(ignored), made, tuple(states), start, end)
 
 
-def save(made: Tables, path: Path) -> None:
-    """Writes aside and renames, so that no one reads half a file. A cache that cannot be written is no error."""
+def written(made: Tables) -> str:
+    """What a file of tables holds."""
     rules = [[r.name, r.origin, r.size, r.children, r.single, r.helper] for r in made.rules]
     words, ignored = sorted(made.words), sorted(made.ignored)
     parts = [made.pattern, made.kinds, words, ignored, rules, made.states, made.start, made.end]
     text = json.dumps(parts, separators=(",", ":"))
+    return f"{_digest(text)}\n{text}"
+
+
+def save(made: Tables, path: Path) -> None:
+    """Writes the tables for others to find. A cache that cannot be written is no error."""
+    from moec.files import write_aside
+
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(f"{_digest(text)}\n{text}")
-            os.replace(aside, path)
-        except OSError:
-            Path(aside).unlink(missing_ok=True)
+        write_aside(path, lambda file: file.write(written(made).encode()))
