@@ -10,7 +10,7 @@ compiled that the cache does not have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -68,17 +68,23 @@ def load(
     storage: Mapping[str, str] | str | None = None,
     packed: Path | str | None = None,
     verify: bool = False,
+    target: Target | str | None = None,
+    aux: Sequence[str] = (),
+    activations: str = "real",
+    progress: Callable[[int, int], object] | None = None,
 ) -> tuple[Kernel, Weights]:
     """A layer compiled for the weights in a file, and these weights: `kernel(x, weights)`.
 
     `path` is a checkpoint (safetensors, GGUF, a directory with one) or what `Kernel.save` wrote; dimensions that `dims`
-    leaves out are those of the tensors. `dtype` is f32 where neither the caller nor packed weights say otherwise. The
-    rest is as for `compile` and `Kernel.load`, and so are the errors.
+    leaves out are those of the tensors. `dtype` is f32 where neither the caller nor packed weights say otherwise.
+    `threads`, `target`, `aux` and `activations` are as for `compile`; `prefix`, `bind`, `storage`, `packed`, `verify`
+    and `progress` (told how many bytes have been packed, of how many) as for `Kernel.load`; and so are the errors.
     """
     text = find_source(source)
     found, real = pipeline.fit(text, path, prefix, bind, dims)
-    kernel = pipeline.load(text, Options.of(found, dtype or real or "f32", threads))
-    return kernel, kernel.load(path, prefix, bind, storage, packed, verify)
+    options = Options.of(found, dtype or real or "f32", threads, target, aux, activations=activations)
+    kernel = pipeline.load(text, options)
+    return kernel, kernel.load(path, prefix, bind, storage, packed, verify, progress)
 
 
 def __getattr__(name: str) -> Any:

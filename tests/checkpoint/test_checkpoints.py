@@ -22,6 +22,7 @@ from moec.language.read import read
 from moec.runtime import stored
 from moec.runtime import weights as packing
 from moec.runtime.bind import needed
+from moec.target import Target
 from tests.checkpoint.models import DIMS, narrow, on_disk, weights, write_gguf, write_sharded
 from tests.examples import EXAMPLES
 
@@ -67,6 +68,24 @@ def test_a_gguf_file_end_to_end(tmp_path: Path, types: dict[str, str]) -> None:
     wanted = dense(plain)
     for found in (loaded, kernel.load(tmp_path / "layer.moepack")):
         np.testing.assert_allclose(kernel(tokens(), found), wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_what_compile_and_load_take_passes_through(tmp_path: Path) -> None:
+    """One call of `moec.load` is a call of `moec.compile` and one of `Kernel.load`."""
+    path, told = tmp_path / "m.gguf", list[tuple[int, int]]()
+    write_gguf(path, LAYERS, dict.fromkeys(("gate", "up", "down"), "Q8_0"))
+    text = OLMOE.read_text().replace("    return", "    aux probs = p\n    return", 1)
+    asked: Any = {"threads": 1, "target": Target.host().without("f16c"), "aux": ("probs",), "activations": "int8"}
+    kernel, loaded = moec.load(text, path, "blk.1", progress=lambda *so_far: told.append(so_far), **asked)
+    assert len(told) > 1 and told[-1] == (loaded.nbytes, loaded.nbytes)
+    assert [array.name for array in kernel.interface.aux] == ["probs"]
+    apart = moec.compile(text, DIMS, **asked)
+    real = moec.compile(OLMOE, DIMS, threads=1)
+    found = kernel(tokens(), loaded)
+    np.testing.assert_array_equal(found, apart(tokens(), apart.load(path, "blk.1")))
+    assert (found != real(tokens(), real.load(path, "blk.1"))).any()
+    with pytest.raises(CompileError, match="E0303"):
+        moec.load(OLMOE, path, "blk.1", target="nowhere")
 
 
 @pytest.mark.parametrize("format", [row.name for row in FORMATS.values() if row.split])
