@@ -24,9 +24,9 @@ from moec.bench.peers import Peer, all_peers
 from moec.bench.plots import draw, picture_name
 from moec.bench.results import Results
 from moec.bench.trial import copies
+from moec.host import free_memory
 from moec.language.read import read
 from moec.measure.cost import packed_bytes, param_bytes, param_count
-from moec.measure.limits import free_memory
 from moec.runtime.pool import default_threads
 
 RESULTS = Path(__file__).parent / "results"

@@ -1,10 +1,11 @@
-"""The machine that this process runs on, as LLVM and Linux tell: its name, features, caches, and what it permits."""
+"""The machine that this process runs on, as LLVM and Linux tell: what it is, and what it has left for this process."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from moec.processors import likely
@@ -59,3 +60,15 @@ def cache_bytes(level: int) -> int | None:
         except (OSError, ValueError, LookupError):
             continue
     return None
+
+
+def free_memory() -> int | None:
+    """The bytes of memory that this process may still take, where Linux says so."""
+    found: list[int] = []
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
+    with suppress(OSError, ValueError):  # `max` where the control group sets no limit
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(max(0, limit - used))
+    return min(found, default=None)

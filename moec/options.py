@@ -23,7 +23,7 @@ class Options:
 
     Two are for measuring. `without` leaves parts of the compiler out, to find what each is worth: `specialize` (the
     program reads its dimensions from memory) and `pack` (weights are read where they lie, for one row after the other).
-    A `timed` program leaves a clock's readings around its stages, for `Kernel.clock`; x86 only.
+    A `timed` program leaves a clock's readings around its stages, for `moec.bench.stages`; x86 only.
     """
 
     target: Target

@@ -143,7 +143,7 @@ def test_run_fails_where_outputs_are_wrong(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_run_asks_for_memory_before_it_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moec.measure.limits.free_memory", lambda: 1000)
+    monkeypatch.setattr("moec.host.free_memory", lambda: 1000)
     done = moec("run", MIXTRAL, *SMALL)
     assert done.exit_code == 1
     assert "error: not enough memory" in done.stderr and "--dims" in done.stderr

@@ -23,8 +23,8 @@ from moec.language.read import read
 from moec.measure.feed import random_inputs, random_weights
 from moec.options import Options
 from moec.pipeline import Compilation, load
-from moec.runtime.kernel import forget_workspace
 from moec.runtime.pool import default_threads
+from moec.runtime.workspace import WORKSPACE
 
 #: Dimensions and tokens. The first batch was 32 x 512 tokens: 16384, of which 512 are enough to keep every part busy.
 _SHAPES: Final = (
@@ -112,7 +112,7 @@ def measure_parts(parts: Sequence[str], dims: dict[str, int], tokens: int, conso
         return lambda: other(*inputs, packed)
 
     def anew() -> object:
-        forget_workspace()
+        WORKSPACE.forget()
         return kernel(*inputs, weights)
 
     scalar = whole.target.without("vectors")

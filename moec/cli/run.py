@@ -163,8 +163,8 @@ class _Run:
     def _require_memory(self) -> None:
         """What is drawn, packed, and read by the oracle in float64 has to fit."""
         from moec.cli.report import amount
+        from moec.host import free_memory
         from moec.measure.cost import packed_bytes, param_bytes, param_count
-        from moec.measure.limits import free_memory
 
         interface = self.kernel.interface
         needed = param_bytes(interface) + packed_bytes(interface) + 8 * param_count(interface)

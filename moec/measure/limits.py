@@ -11,10 +11,8 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 from llvmlite import ir
@@ -113,18 +111,6 @@ def _function(target: Target, emit: Callable[[Any], None], name: str) -> Callabl
     library = Library(native.object_code(native.parse(str(module)), target), name)
     call = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_void_p, ctypes.c_int64)(library.address(name))
     return lambda place, count, _=library: call(place, count)  # or the library's memory would be given back
-
-
-def free_memory() -> int | None:
-    """The bytes of memory that this process may still take, where Linux says so."""
-    found: list[int] = []
-    with suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    with suppress(OSError, ValueError):  # `max` where the control group sets no limit
-        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(max(0, limit - used))
-    return min(found, default=None)
 
 
 def _times(pool: ThreadPoolExecutor, threads: int, call: Callable[[int], object]) -> list[float]:

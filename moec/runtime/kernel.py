@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import struct
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
-from moec.arrays import address
 from moec.asked import aux_of
 from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.diagnostics import CompileError, Diagnostic, counted, fail
@@ -23,9 +19,9 @@ from moec.runtime.cache import Program
 from moec.runtime.interface import Array, Interface, Storage
 from moec.runtime.jit import Code
 from moec.runtime.loading import Request, Text, Told, dotted, load_checkpoint
-from moec.runtime.memory import aligned_empty
 from moec.runtime.pool import Pool
 from moec.runtime.weights import Weights
+from moec.runtime.workspace import WORKSPACE
 
 
 class IndexOutside(CompileError, IndexError):
@@ -221,11 +217,6 @@ class Kernel:
             return outputs[0] if count == 1 else tuple(outputs[:count])
         return self._with_aux(given, weights, aux, threads)
 
-    def clock(self) -> list[int]:
-        """What a program compiled with `timed` read from the processor's clock in this thread's last call: before the
-        first stage, and after each; then anything."""
-        return np.frombuffer(_workspace.memory, np.int64, 64 if _workspace.memory.nbytes > 512 else 0).tolist()
-
     def _with_aux(self, inputs: Sequence[Any], weights: Weights, aux: Sequence[str] | bool, threads: int | None) -> Any:
         names = aux_of(aux, self.interface.extras, self.name)
         runner = self._runner(names, weights.storage)
@@ -243,37 +234,6 @@ class Kernel:
 
 def _signature(array: Array) -> str:
     return f"{array.name}: {array.dtype}{list(array.shape) or ''}"
-
-
-class _Workspace(threading.local):
-    """A thread's memory for calls: grown when a call needs more, then kept."""
-
-    def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """The next call takes memory anew."""
-        self._take(64)
-
-    def at_least(self, nbytes: int) -> int:
-        if self.size < nbytes:
-            try:
-                self._take(nbytes)
-            except (MemoryError, OSError, OverflowError, ValueError):
-                raise MemoryError(f"a workspace of {nbytes:,} bytes cannot be had") from None
-        return self.address
-
-    def _take(self, nbytes: int) -> None:
-        self.memory = aligned_empty(nbytes)
-        self.address, self.size = address(self.memory), nbytes
-
-
-_workspace = _Workspace()
-
-
-def forget_workspace() -> None:
-    """Gives this thread's workspace back; its next call takes and touches it anew."""
-    _workspace.forget()
 
 
 class _Runner:
@@ -308,7 +268,7 @@ class _Runner:
         threads, workers = 1, None
         if pool is not None:
             threads, workers = pool.threads, pool.address
-        workspace = _workspace.at_least(interface.workspace(tokens, threads))
+        workspace = WORKSPACE.at_least(interface.workspace(tokens, threads))
         if self._code.run(tokens, self._pack(*places, *addresses, workspace), workers):
             which = "one that came with the inputs or the parameters, or that of an empty selection"
             text = f"an index of `{interface.name}` lies outside its table: {which}"

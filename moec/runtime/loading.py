@@ -84,7 +84,6 @@ class Loaded:
     arrays: Mapping[str, Source]
     storage: Storage
     checkpoint: Checkpoint
-    bind: str | None
 
 
 def dotted(prefix: str) -> str:
@@ -116,7 +115,7 @@ def load_checkpoint(text: Text, request: Request, dims: Mapping[str, int]) -> Lo
     storage = _formats(text, arrays, dict(request.storage or ()))
     called = text.called(bind, checkpoint)
     found = {name: _paced(checkpoint, value, called[name]) for name, value in arrays.items()}
-    return Loaded(found, storage, checkpoint, bind)
+    return Loaded(found, storage, checkpoint)
 
 
 def _formats(text: Text, arrays: dict[str, Source], chosen: dict[str, str]) -> Storage:

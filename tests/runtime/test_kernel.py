@@ -21,9 +21,10 @@ import pytest
 import moec
 from moec import CompileError
 from moec.arrays import NUMPY
-from moec.runtime.kernel import IndexOutside, forget_workspace
+from moec.runtime.kernel import IndexOutside
 from moec.runtime.memory import aligned_empty
 from moec.runtime.weights import Weights
+from moec.runtime.workspace import WORKSPACE
 from moec.target import Target
 
 H, E = 48, 6
@@ -406,9 +407,9 @@ def test_a_call_stays_in_its_workspace(monkeypatch: pytest.MonkeyPatch, dtype: s
     shapes = {array.name: (array.shape, NUMPY[array.dtype]) for array in kernel.interface.params}
     weights = kernel.pack({name: random.standard_normal(shape).astype(kind) for name, (shape, kind) in shapes.items()})
     x = random.standard_normal((2000, 256)).astype(NUMPY[dtype])
-    monkeypatch.setattr("moec.runtime.kernel.aligned_empty", fenced)
+    monkeypatch.setattr("moec.runtime.workspace.aligned_empty", fenced)
     for threads in (1, 4):
-        forget_workspace()
+        WORKSPACE.forget()
         kernel(x, weights, threads=threads)
     assert {nbytes for _, nbytes in taken} >= {kernel.interface.workspace(2000, threads) for threads in (1, 4)}
     assert all((whole[nbytes:] == 0xA5).all() for whole, nbytes in taken)
