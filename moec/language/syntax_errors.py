@@ -76,7 +76,7 @@ class Mistake:
     @property
     def names_statement(self) -> bool:
         """Whether a statement has begun with a name, and the refused token stands where its `=` should."""
-        return not self.expected ^ {"=", ","}
+        return self.expected == frozenset({"=", ","})
 
     @property
     def expected(self) -> frozenset[str]:

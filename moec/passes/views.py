@@ -13,6 +13,7 @@ from xdsl.ir import Block, BlockArgument, SSAValue
 
 from moec.dialects import moe
 from moec.dialects.types import element_name, integer, static_shape
+from moec.steps import Cast, Move, Reshape, Slice, Step, Transpose
 from moec.target import Target
 
 
@@ -25,7 +26,7 @@ class WeightView:
     """
 
     param: SSAValue
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...]
     indices: tuple[SSAValue, ...]
     lead: tuple[int, ...]
     columns: int
@@ -71,7 +72,7 @@ def _is_param(value: SSAValue) -> bool:
     return isinstance(layer, moe.LayerOp) and value.index >= len(layer.inputs)
 
 
-_Trace = tuple[SSAValue, tuple[str, ...], tuple[SSAValue, ...], tuple[int, ...]]
+_Trace = tuple[SSAValue, tuple[Step, ...], tuple[SSAValue, ...], tuple[int, ...]]
 
 
 def _trace(value: SSAValue) -> _Trace | None:
@@ -91,17 +92,17 @@ def _trace(value: SSAValue) -> _Trace | None:
             size = static_shape(owner.operand.type)[0]
             return param, steps, (*indices, owner.index), (*lead, size)
         case moe.SliceOp():
-            low, size, step = integer(owner.offset), integer(owner.size), integer(owner.step)
-            text = f"slice {owner.axis.value.data + len(lead)} {low} {low + (size - 1) * step + 1} {step}"
+            low, size, stride = integer(owner.offset), integer(owner.size), integer(owner.step)
+            step = Slice(owner.axis.value.data + len(lead), low, low + (size - 1) * stride + 1, stride)
         case moe.ReshapeOp():
-            text = "reshape " + " ".join(map(str, (*lead, *static_shape(owner.result.type))))
+            step = Reshape((*lead, *static_shape(owner.result.type)))
         case moe.TransposeOp():
-            text = "transpose"
+            step = Transpose()
         case moe.MapOp():
             if not is_cast(owner):
                 return None
-            text = f"cast {element_name(owner.results[0].type)}"
-    return param, (*steps, text), indices, lead
+            step = Cast(element_name(owner.results[0].type))
+    return param, (*steps, step), indices, lead
 
 
 def _trace_stacked(loop: moe.EachOp, row: SSAValue) -> _Trace | None:
@@ -118,9 +119,9 @@ def _trace_stacked(loop: moe.EachOp, row: SSAValue) -> _Trace | None:
     if len(places) != 1 or not 0 <= low < high <= lead[places[0]] or any(made_in(loop, index) for index in others):
         return None
     place, last = places[0], len(lead) - 1
-    moved = () if place == last else (f"move {place} {last}",)
+    moved = () if place == last else (Move(place, last),)
     whole = high - low == lead[place]
-    cut = () if whole else (f"slice {last} {low} {high} 1",)
+    cut = () if whole else (Slice(last, low, high, 1),)
     return param, (*steps, *moved, *cut), others, (*lead[:place], *lead[place + 1 :])
 
 

@@ -27,10 +27,10 @@ class Array:
 class Packed:
     """Weights that a program reads as panels: the parameters, how each becomes a stack of matrices, and the panels.
 
-    `views` has for each parameter the steps that turn it into [*lead, columns, depth] (`slice axis low high step`,
-    `move axis place`, `reshape sizes…`, `transpose`, `cast dtype`); `keys` matrices of [`n`, `k`] come of it. `panel`
-    prints a `PanelShape`, `storage` is the format of the panels, empty where they are dense. Nothing here says what is
-    computed, so programs that differ in that alone read the same weights.
+    `views` has for each parameter the steps (`moec.steps`), as they print, that turn it into [*lead, columns, depth];
+    `keys` matrices of [`n`, `k`] come of it. `panel` prints a `PanelShape`, `storage` is the format of the panels,
+    empty where they are dense. Nothing here says what is computed, so programs that differ in that alone read the same
+    weights.
     """
 
     params: tuple[str, ...]

@@ -53,19 +53,3 @@ class Stack:
         """The stack of some of the arrays."""
         shape = (len(indices), *self.shape[1:])
         return Stack(shape, self.dtype, lambda index: self.read(indices[index]), scan=self.scan)
-
-
-def apply_step(array: Data, step: str, copy: bool | None) -> Data:
-    """A step of a `Packed` in NumPy's terms. Raises `ValueError` where it would have to copy and may not."""
-    name, *words = step.split()
-    match name:
-        case "slice":
-            axis, low, high, stride = map(int, words)
-            return array[(slice(None),) * axis + (slice(low, high, stride),)]
-        case "move":
-            return np.moveaxis(array, int(words[0]), int(words[1]))
-        case "reshape":
-            return array.reshape(tuple(map(int, words)), copy=copy)
-        case _:
-            assert name == "transpose", step
-            return np.swapaxes(array, -1, -2)

@@ -18,8 +18,9 @@ from moec.formats.blocks import Blocks
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.memory import aligned_empty
-from moec.runtime.stack import Data, Stack, apply_step
+from moec.runtime.stack import Data, Stack
 from moec.shapes import PanelShape
+from moec.steps import Reshape, parse_view
 
 #: Where a parameter comes from.
 Source: TypeAlias = Data | Stack | Blocks
@@ -34,8 +35,8 @@ def stored_panels(packed: Packed, sources: list[tuple[Source, Array]], progress:
     place = PanelLayout(format.layout, shape.columns, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * place.nbytes)
     stacks = [
-        _viewed(in_format(source, param, packed.storage), steps, packed.keys, packed.n)
-        for (source, param), steps in zip(sources, packed.views, strict=True)
+        _viewed(in_format(source, param, packed.storage), view, packed.keys, packed.n)
+        for (source, param), view in zip(sources, packed.views, strict=True)
     ]
     for key in range(packed.keys):
         part = buffer[key * place.nbytes : (key + 1) * place.nbytes]
@@ -44,12 +45,13 @@ def stored_panels(packed: Packed, sources: list[tuple[Source, Array]], progress:
     return buffer
 
 
-def _viewed(source: Blocks, steps: tuple[str, ...], keys: int, n: int) -> Blocks:
-    """What the steps of a `Packed` make of a parameter: `keys` matrices of `n` rows each."""
-    rows = source.rows[..., None]  # a view never touches the last axis, so one number stands for each row
-    for step in steps:
-        name, *words = step.split()
-        rows = apply_step(rows, " ".join([name, *words[:-1], "1"]) if name == "reshape" else step, None)
+def _viewed(source: Blocks, view: tuple[str, ...], keys: int, n: int) -> Blocks:
+    """What a view of a `Packed` makes of a parameter: `keys` matrices of `n` rows each."""
+    (steps, casts), rows = parse_view(view), source.rows[..., None]
+    assert not casts, view
+    for step in steps:  # none touches the last axis, so one number stands for each row
+        of_rows = Reshape((*step.sizes[:-1], 1)) if isinstance(step, Reshape) else step
+        rows = of_rows.apply(rows, copy=None)
     return source.pick(rows.reshape(keys, n))
 
 

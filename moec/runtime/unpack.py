@@ -11,9 +11,9 @@ from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Interface, Packed
 from moec.runtime.pack import all_bytes, panel_shape
-from moec.runtime.stack import apply_step
 from moec.runtime.weights import Weights, parts
 from moec.shapes import PanelShape
+from moec.steps import Arrangement, parse_view
 
 
 def unpack(interface: Interface, weights: Weights) -> dict[str, Data]:
@@ -27,9 +27,9 @@ def unpack(interface: Interface, weights: Weights) -> dict[str, Data]:
             arrays[param.name] = np.zeros(param.shape, dtype)
     for packed in interface.packed:
         data = weights.panels[packed]
-        for place, (name, steps) in enumerate(zip(packed.params, packed.views, strict=True)):
+        for place, (name, view) in enumerate(zip(packed.params, packed.views, strict=True)):
             if name not in interface.raw:
-                _fill(arrays[name], steps, packed, (each[place] for each in _matrices(packed, data)))
+                _fill(arrays[name], view, packed, (each[place] for each in _matrices(packed, data)))
     return arrays
 
 
@@ -51,22 +51,22 @@ def _taken_apart(packed: Packed, data: Data) -> list[Data]:
     return list(rows[:, : packed.n, : packed.k])
 
 
-def _fill(array: Data, steps: tuple[str, ...], packed: Packed, matrices: Iterator[Data]) -> None:
-    """Writes matrices to where the steps of a view take them from."""
-    moves = [step for step in steps if not step.startswith("cast ")]
+def _fill(array: Data, view: tuple[str, ...], packed: Packed, matrices: Iterator[Data]) -> None:
+    """Writes matrices to where a view takes them from."""
+    steps, _ = parse_view(view)
     try:
-        view = _laid(array, moves, False)
+        laid = _laid(array, steps, False)
     except ValueError:  # a step has to copy: go by the places of the elements
-        for part, matrix in zip(parts(_laid(_places(array), moves, None), packed.keys), matrices, strict=True):
+        for part, matrix in zip(parts(_laid(_places(array), steps, None), packed.keys), matrices, strict=True):
             array.reshape(-1)[part] = matrix.reshape(part.shape)
         return
-    for part, matrix in zip(parts(view, packed.keys), matrices, strict=True):
+    for part, matrix in zip(parts(laid, packed.keys), matrices, strict=True):
         part[...] = matrix.reshape(part.shape)
 
 
-def _laid(array: Data, steps: list[str], copy: bool | None) -> Data:
+def _laid(array: Data, steps: list[Arrangement], copy: bool | None) -> Data:
     for step in steps:
-        array = apply_step(array, step, copy)
+        array = step.apply(array, copy)
     return array
 
 

@@ -18,9 +18,10 @@ from moec.runtime.arguments import suits
 from moec.runtime.interface import Array, Interface, Packed, Storage
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import all_bytes, pack_panels, panel_bytes
-from moec.runtime.stack import Stack, apply_step
+from moec.runtime.stack import Stack
 from moec.runtime.stored import Source, dense, look, stored_panels
 from moec.shapes import PanelShape
+from moec.steps import Arrangement, Slice, parse_view
 
 #: Is told how many bytes more have been packed.
 Progress: TypeAlias = Callable[[int], object]
@@ -224,8 +225,8 @@ def _panels(packed: Packed, sources: list[tuple[Source, Array]], progress: Progr
     size = panel_bytes(shape, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * size)
     stacks = [
-        matrices(dense(array, param.name) if isinstance(array, Blocks) else array, param.dtype, steps, packed)
-        for (array, param), steps in zip(sources, packed.views, strict=True)
+        matrices(dense(array, param.name) if isinstance(array, Blocks) else array, param.dtype, view, packed)
+        for (array, param), view in zip(sources, packed.views, strict=True)
     ]
     for key, group in enumerate(zip(*stacks, strict=True)):
         pack_panels(list(group), shape, buffer[key * size : (key + 1) * size])
@@ -236,21 +237,18 @@ def _panels(packed: Packed, sources: list[tuple[Source, Array]], progress: Progr
 # ── views of parameters ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def matrices(array: Data | Stack, dtype: str, steps: tuple[str, ...], packed: Packed) -> Iterator[Data]:
-    """The matrices [n, k] that the steps of a `Packed` make of a parameter of the type `dtype`, one key after another.
+def matrices(array: Data | Stack, dtype: str, view: tuple[str, ...], packed: Packed) -> Iterator[Data]:
+    """The matrices [n, k] that a view of a `Packed` makes of a parameter of the type `dtype`, one key after another.
 
-    Each is rounded as the steps say, but for the last rounding, to the panels' type, which packing does on its way. No
+    Each is rounded as the view says, but for the last rounding, to the panels' type, which packing does on its way. No
     more than one is held, unless a step mixes the first axis of an array that is not in memory with others.
     """
-    laid, casts = array, [dtype]
+    (steps, casts), laid = parse_view(view), array
     for step in steps:
-        if step.startswith("cast "):
-            casts.append(step.split()[1])
-        else:
-            laid = _lay_out(laid, step)
+        laid = _lay_out(laid, step)
     for part in parts(laid, packed.keys):
         matrix = np.asarray(part).reshape(packed.n, packed.k)
-        for cast in casts[:-1]:
+        for cast in [dtype, *casts][:-1]:
             matrix = matrix.astype(NUMPY[cast], copy=False)
         yield matrix
 
@@ -264,26 +262,16 @@ def parts(array: Any, keys: int) -> Iterator[Any]:
         yield from parts(part, keys // len(array))
 
 
-def _lay_out(array: Data | Stack, step: str) -> Data | Stack:
+def _lay_out(array: Data | Stack, step: Arrangement) -> Data | Stack:
     """One step without a copy; of a stack, or where NumPy would have to copy, later and one array at a time."""
     if isinstance(array, np.ndarray):
         try:
-            return apply_step(array, step, copy=False)
+            return step.apply(array, copy=False)
         except ValueError:
             array = Stack.of(array)
-    name, *words = step.split()
-    numbers = [int(word) for word in words]
-    match name:
-        case "slice" if numbers[0] > 0:
-            inside = f"slice {numbers[0] - 1} {' '.join(words[1:])}"
-        case "slice":
-            return array.part(range(*numbers[1:]))
-        case "move" if min(numbers) > 0:
-            inside = f"move {numbers[0] - 1} {numbers[1] - 1}"
-        case "reshape" if numbers[0] == len(array) and len(numbers) > 1:
-            inside = f"reshape {' '.join(words[1:])}"
-        case "transpose" if len(array.shape) > 2:
-            inside = step
-        case _:
-            return apply_step(np.asarray(array), step, copy=None)
-    return array.map(lambda part: apply_step(part, inside, copy=None))
+    if isinstance(step, Slice) and step.axis == 0:
+        return array.part(step.places)
+    inside = step.inside(array.shape)
+    if inside is None:
+        return step.apply(np.asarray(array), copy=None)
+    return array.map(lambda part: inside.apply(part, copy=None))

@@ -172,7 +172,7 @@ class _Body:
             ],
             properties={
                 "grouping": StringAttr(grouping),
-                "views": ArrayAttr([ArrayAttr([StringAttr(step) for step in view.steps]) for view in views if view]),
+                "views": ArrayAttr([_steps(view) for view in views if view]),
                 "keys": IntegerAttr(first.keys, 64),
                 "n": IntegerAttr(first.columns, 64),
                 "k": IntegerAttr(first.depth, 64),
@@ -254,3 +254,8 @@ class _Body:
             clone.made[contract.result] = argument
         block.add_op(plan.YieldOp.build(operands=[[clone(unit.result)]]))
         return Region(block)
+
+
+def _steps(view: WeightView) -> ArrayAttr[StringAttr]:
+    """The steps of a view as they print."""
+    return ArrayAttr([StringAttr(str(step)) for step in view.steps])
