@@ -15,7 +15,7 @@ from moec.codegen import tiles
 from moec.codegen.frame import Region
 from moec.codegen.gathered import DEPTH, STEP_BYTES, GatheredRow
 from moec.codegen.llvm import I64, SIZES, Value, i64
-from moec.codegen.matmul import Matmul, Prefetch
+from moec.codegen.matmul import Block, Matmul, Panels, Prefetch, Rows
 from moec.codegen.stages import Stages
 from moec.codegen.tile_kernel import TileShape, emit_kernel
 from moec.codegen.views import View
@@ -42,6 +42,7 @@ class Tiled(Matmul):
     def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
         super().__init__(stages, op, shape, name)
         self.block, self.grain = self.CUT_ROWS, shape.rows
+        self.row_bytes = shape.steps(self.k) * shape.kstep * 2
 
     def emit_kernels(self) -> None:
         module, target = self.stages.module, self.stages.target
@@ -54,37 +55,39 @@ class Tiled(Matmul):
         """None: rows lie where they were gathered."""
         return []
 
-    def _keys(self, begin: Value, end: Value) -> None:
+    def find_operands(self) -> None:
+        super().find_operands()
         self.rows_at = self.frame.pointer_of(self.op.vector)
-        self.row_bytes = self.shape.steps(self.k) * self.shape.kstep * 2
+
+    def _keys(self, begin: Value, end: Value) -> None:
         tiles.configure(self.e.b)
         super()._keys(begin, end)
         tiles.RELEASE.emit(self.e.b)
 
-    def _locate(self, first: Value, stop: Value) -> None:
-        """They lie in order. Where they begin and end is asked for again by gathered results."""
-        self.bounds = first, stop
+    def _locate(self, rows: Rows) -> None:
+        """Nothing: they lie in order."""
 
     # results that the next product finds gathered
 
-    def _result(self, place: Value, column: Value, width: int) -> View:
+    def _result(self, place: Value, column: Value, width: int, ready: Rows) -> View:
         if self.op.gathered is None:
-            return super()._result(place, column, width)
-        return View.dense(self._gathered(place).element(self.e, column), self.result_dtype, (width,))
+            return super()._result(place, column, width, ready)
+        return View.dense(self._gathered(place, ready).element(self.e, column), self.result_dtype, (width,))
 
-    def _gathered(self, place: Value) -> GatheredRow:
-        return GatheredRow.at(self.e, self.frame.pointer_of(self.op.value), self.result_bytes, place, *self.bounds)
+    def _gathered(self, place: Value, ready: Rows) -> GatheredRow:
+        results = self.frame.pointer_of(self.op.value)
+        return GatheredRow.at(self.e, results, self.result_bytes, place, ready.first, ready.stop)
 
-    def _finish(self, panel: Value, column: Value, low: Value, high: Value) -> None:
-        super()._finish(panel, column, low, high)
+    def _finish(self, panel: Value, column: Value, block: Block) -> None:
+        super()._finish(panel, column, block)
         if self.op.gathered is not None and self.n % DEPTH:
             with self.e.when(self.e.b.icmp_signed("==", panel, i64(self.panels - 1))):
-                self.e.loop(low, high, self._fill_up)
+                self.e.loop(block.low, block.high, lambda place: self._fill_up(place, block.ready))
 
-    def _fill_up(self, place: Value) -> None:
+    def _fill_up(self, place: Value, ready: Rows) -> None:
         """Zeros where the columns of a row have run out."""
         e, size = self.e, SIZES[self.result_dtype]
-        e.fill(self._gathered(place).element(e, i64(self.n)), -self.n % DEPTH * size)
+        e.fill(self._gathered(place, ready).element(e, i64(self.n)), -self.n % DEPTH * size)
 
     def _call(
         self, low: Value, high: Value, panel: Value, depth: Value, at: Value, sums: Value, ahead: Prefetch
@@ -132,6 +135,16 @@ class Stretches:
         return max(rows * -(-k // tiles.DEPTH) for rows, k in longest)
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """`size` k, from `first` on. Where rows are made ready for a stretch, `rows_bytes` are from one group of 16 to the
+    next."""
+
+    first: Value
+    size: Value
+    rows_bytes: Value = None
+
+
 class Stretched(Matmul, ABC):
     """How blocks of rows in tiles pass over panels.
 
@@ -172,54 +185,57 @@ class Stretched(Matmul, ABC):
         waiting = 1 if self.stretches.uncut == self.stretches.tall else self.GROUP
         self.all_sums = self.scratch.take(self.e, waiting * self.stretches.tall * self.shape.columns * 4)
 
-    def _pass(self, key: Value, low: Value, high: Value, first: Value, stop: Value) -> None:
-        """The panels `low` to `high` of a key with the rows `first` to `stop`, block after block."""
+    def _pass(self, panels: Panels, ready: Rows) -> None:
+        """Some panels of a key with its rows, block after block."""
         e = self.e
-        weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
-        rows = e.b.sub(stop, first)
+        weights = e.at(self.weights, e.b.mul(panels.key, i64(self.expert_bytes)), 1)
+        rows = e.b.sub(ready.stop, ready.first)
         blocks = self._count(rows, self.stretches.tall)
 
-        def block(at: Value) -> None:
-            begin, end = self._block(first, rows, blocks, at, 2 * tiles.ROWS)
-            stretch = self._stretch_of(e.b.sub(end, begin))
-            uncut = e.b.icmp_signed("==", stretch, i64(self.stretches.depth))
+        def turn(at: Value) -> None:
+            block = Rows(*self._block(ready.first, rows, blocks, at, 2 * tiles.ROWS))
+            depth = self._stretch_of(e.b.sub(block.stop, block.first))
+            uncut = e.b.icmp_signed("==", depth, i64(self.stretches.depth))
             group = e.b.select(uncut, i64(self.panels), i64(self.GROUP))
 
             def some(panel: Value) -> None:
-                self._group(panel, e.least(e.b.add(panel, group), high), weights, begin, end, stretch)
+                group_end = e.least(e.b.add(panel, group), panels.high)
+                self._group(Panels(panels.key, panel, group_end), weights, block, ready, depth)
 
-            e.loop(low, high, some, step=group)
+            e.loop(panels.low, panels.high, some, step=group)
 
-        e.loop(0, blocks, block)
+        e.loop(0, blocks, turn)
 
-    def _group(self, low: Value, high: Value, weights: Value, first: Value, stop: Value, stretch: Value) -> None:
-        """All products of a block of rows with the panels `low` to `high`, stretch by stretch of k."""
-        e, b = self.e, self.e.b
-        uncut = b.icmp_signed("==", stretch, i64(self.stretches.depth))
+    def _group(self, panels: Panels, weights: Value, rows: Rows, ready: Rows, depth: Value) -> None:
+        """All products of a block of rows with some panels, `depth` k after `depth` k."""
+        e, b, (first, stop) = self.e, self.e.b, (rows.first, rows.stop)
+        uncut = b.icmp_signed("==", depth, i64(self.stretches.depth))
         sum_bytes = b.mul(self._count(b.sub(stop, first), tiles.ROWS), i64(4 * tiles.ROWS * self.shape.columns))
 
         def multiply(at: Value) -> None:
-            size = e.least(b.sub(i64(self.stretches.depth), at), stretch)
-            self._prepare(first, stop, at, size)
+            size = e.least(b.sub(i64(self.stretches.depth), at), depth)
+            stretch = self._prepare(rows, at, size)
 
             def turn(panel: Value) -> None:
-                waiting = b.select(uncut, i64(0), b.sub(panel, low))
-                self.sums = e.at(self.all_sums, b.mul(waiting, sum_bytes), 1)
+                waiting = b.select(uncut, i64(0), b.sub(panel, panels.low))
+                block = Block(first, stop, ready, e.at(self.all_sums, b.mul(waiting, sum_bytes), 1))
                 place = e.at(weights, b.mul(panel, i64(self.panel_bytes)), 1)
-                self._stretch(place, first, stop, at, size)
+                self._stretch(place, block, stretch)
                 with e.when(b.icmp_signed("==", b.add(at, size), i64(self.stretches.depth))):
-                    self._finish(panel, b.mul(panel, i64(self.columns)), first, stop)
+                    self._finish(panel, b.mul(panel, i64(self.columns)), block)
 
-            e.loop(low, high, turn)
+            e.loop(panels.low, panels.high, turn)
 
-        e.loop(0, self.stretches.depth, multiply, step=stretch)
+        e.loop(0, self.stretches.depth, multiply, step=depth)
 
-    def _prepare(self, low: Value, high: Value, first: Value, size: Value) -> None:
-        """What is done with `size` k of the rows of a block, from `first` on, before a group of panels passes by."""
+    def _prepare(self, rows: Rows, first: Value, size: Value) -> Stretch:
+        """A stretch of `size` k, from `first` on, and what is done with it of a block's rows before a group of panels
+        passes by."""
+        return Stretch(first, size)
 
     @abstractmethod
-    def _stretch(self, panel: Value, low: Value, high: Value, first: Value, size: Value) -> None:
-        """The products of rows with `size` k of a panel, from `first` on."""
+    def _stretch(self, panel: Value, block: Block, stretch: Stretch) -> None:
+        """The products of a block of rows with a stretch of a panel."""
 
 
 class TiledMatmul(Tiled, Stretched):
@@ -233,12 +249,11 @@ class TiledMatmul(Tiled, Stretched):
     def take_scratch(self) -> None:
         self.take_sums()
 
-    def _key(self, key: Value, low: Value, high: Value) -> None:
-        e = self.e
-        first, stop = self._rows(key)
-        with e.when(e.b.icmp_signed("<", first, stop)):
-            self._ready(first, stop)
-            self._pass(key, low, high, first, stop)
+    def _key(self, panels: Panels) -> None:
+        e, rows = self.e, self._rows(panels.key, panels.share)
+        with e.when(e.b.icmp_signed("<", rows.first, rows.stop)):
+            self._ready(rows)
+            self._pass(panels, rows)
 
     def _few(self, count: Value, size: Value) -> Value:
         """Whether `count` rows are so few that a panel is not cut: `size` k of them, and of the next panel beside this
@@ -248,11 +263,12 @@ class TiledMatmul(Tiled, Stretched):
         fits = b.icmp_signed("<=", taken, i64(self.stages.target.l2 * 3 // 4))
         return b.and_(b.icmp_signed("<=", count, i64(_FEW * self.shape.rows)), fits)
 
-    def _stretch(self, panel: Value, low: Value, high: Value, first: Value, size: Value) -> None:
+    def _stretch(self, panel: Value, block: Block, stretch: Stretch) -> None:
         """Part after part."""
         e, b, k_bytes = self.e, self.e.b, i64(self.stretches.k_bytes)
+        first, size = stretch.first, stretch.size
         panel = e.at(panel, b.mul(first, k_bytes), 1)
-        count = b.sub(high, low)
+        count = b.sub(block.high, block.low)
         turns = self._count(count, self.shape.rows)
         alone = b.icmp_signed("==", turns, i64(1))
         cut = b.select(b.or_(alone, self._few(count, size)), size, i64(_PART))
@@ -266,8 +282,8 @@ class TiledMatmul(Tiled, Stretched):
             share, pace = b.udiv(nbytes, turns), b.udiv(b.add(i64(self.shape.step_bytes - 1), turns), turns)
 
             def turn(i: Value) -> None:
-                top, bottom = self._block(low, count, turns, i)
-                sums = e.at(self.sums, b.mul(i, i64(self.shape.rows * self.shape.columns * 4)), 1)
+                top, bottom = self._block(block.low, count, turns, i)
+                sums = e.at(block.sums, b.mul(i, i64(self.shape.rows * self.shape.columns * 4)), 1)
                 ahead = b.select(alone, e.at(start, _AHEAD, 1), e.at(following, b.mul(i, share), 1))
                 self._call(top, bottom, start, depth, b.add(first, at), sums, Prefetch(ahead, pace))
 

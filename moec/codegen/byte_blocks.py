@@ -19,7 +19,7 @@ from llvmlite import ir
 
 from moec.codegen.cells import WIDTH, Cell, CellProducts
 from moec.codegen.code_bytes import WORD
-from moec.codegen.integer import add_stretch, multiply_add
+from moec.codegen.integer import RecordPlace, add_stretch, multiply_add
 from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, begin, constant, i64
 from moec.codegen.quantize import LIFT_BITS, Record
 from moec.formats.layout import BLOCK, GROUP
@@ -76,32 +76,32 @@ class ByteBlockProducts(CellProducts):
             self.tile = b.select(same, tiles[rows], self.tile)
             self.tall_tile = b.select(same, tiles[rows + 1], self.tall_tile)
 
-    def block(self, chunk: Value, block: Value, rows: Value) -> None:
+    def block(self, place: RecordPlace) -> None:
         with self.e.either(self.e.b.icmp_signed(">=", self.count, i64(_LEAST))) as otherwise:
-            self._turns(chunk, block, rows)
+            self._turns(place)
             otherwise()
-            super().block(chunk, block, rows)
+            super().block(place)
 
-    def _turns(self, chunk: Value, block: Value, rows: Value) -> None:
+    def _turns(self, place: RecordPlace) -> None:
         """All rows pass over a record of k, made ready before."""
         e, b = self.e, self.e.b
 
         def fill(column: Value) -> None:
             to = e.at(self.cells, b.mul(b.udiv(column, i64(WIDTH)), i64(self.cell.nbytes)), 1)
-            self._fill(self.cell, chunk, block, column, to)
+            self._fill(self.cell, place, column, to)
 
         e.loop(0, self.place.columns, fill, WIDTH)
-        codes = self.codes.start(chunk, block, i64(0))
+        codes = self.codes.start(place.chunk, place.block, i64(0))
         source, ahead = codes if self.direct else self.cells, e.at(codes, _AHEAD * self.place.block, 1)
 
         def turn(i: Value) -> None:
             tall = b.icmp_signed("<", i, self.taller)
             before = b.add(b.mul(i, self.rows_each), e.least(i, self.taller))
-            records = e.at(rows, b.mul(before, i64(self.record.nbytes)), 1)
+            records = e.at(place.rows, b.mul(before, i64(self.record.nbytes)), 1)
             sums = e.at(self.sums, b.mul(before, i64(4 * self.place.columns)), 1)
             tile = b.select(tall, self.tall_tile, self.tile)
             there = e.at(ahead, b.mul(i, self.tile_pace), 1)
-            b.call(tile, [records, source, self.cells, sums, self.parts, there, self.pace])
+            b.call(tile, [records, source, self.cells, sums, place.parts, there, self.pace])
 
         e.loop(0, self.turns, turn)
 

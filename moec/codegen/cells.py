@@ -13,7 +13,7 @@ from typing import Final
 
 from llvmlite import ir
 
-from moec.codegen.integer import Products
+from moec.codegen.integer import Products, RecordPlace
 from moec.codegen.llvm import F32, Emitter, Value, constant, i64
 from moec.codegen.quantize import LIFT, Record
 from moec.target import LINE
@@ -89,19 +89,19 @@ class Cell:
 class CellProducts(Products, ABC):
     """Products that fill cells, of 512-bit vectors."""
 
-    def _fill(self, cell: Cell, chunk: Value, block: Value, column: Value, to: Value) -> None:
-        """The cell of 16 columns, from a block on."""
+    def _fill(self, cell: Cell, place: RecordPlace, column: Value, to: Value) -> None:
+        """The cell of 16 columns."""
         e, b = self.e, self.e.b
-        codes = self.codes.start(chunk, block, column)
+        codes = self.codes.start(place.chunk, place.block, column)
 
         def turn(part: Value) -> None:
             start = e.at(to, b.mul(part, i64(cell.part_bytes)), 1)
             for i, line in enumerate(self._lines(e.at(codes, b.mul(part, i64(self.place.block)), 1))):
                 b.store(line, e.at(start, i * LINE, 1), align=LINE)
 
-        e.loop(0, self.parts, turn)
+        e.loop(0, place.parts, turn)
         for stretch in range(cell.stretches):
-            scale, offset = self._factors(chunk, block, column, stretch * self.record.stretch)
+            scale, offset = self._factors(place, column, stretch * self.record.stretch)
             if scale is not None:
                 b.store(scale, e.at(to, cell.scale(stretch), 1), align=LINE)
             if cell.lifts and stretch == 0:

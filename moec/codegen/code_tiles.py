@@ -132,12 +132,12 @@ class TileProducts(CellProducts, ABC):
     def _make_ready(self, record: Value, at: Value, count: Value) -> None:
         """The cells of the k of a record, the one at place `at` of `count`."""
         e, b = self.e, self.e.b
-        chunk, inside, _ = self._from(record)
+        place = self._from(record)
 
         def turn(column: Value) -> None:
             step, group = divided(e, b.udiv(column, i64(tiles.ROWS)), self.cell.groups)
             index = b.add(b.mul(b.add(b.mul(step, count), at), i64(self.cell.groups)), group)
-            self._fill(self.cell, chunk, inside, column, e.at(self.cells, b.mul(index, i64(self.cell.nbytes)), 1))
+            self._fill(self.cell, place, column, e.at(self.cells, b.mul(index, i64(self.cell.nbytes)), 1))
 
         e.loop(0, self.place.columns, turn, step=tiles.ROWS)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from llvmlite import ir
 
-from moec.codegen.integer import Products
+from moec.codegen.integer import Products, RecordPlace
 from moec.codegen.llvm import Value, i64
 from moec.codegen.unpack import Numbers
 from moec.formats.layout import BLOCK, GROUP
@@ -46,9 +46,9 @@ class DecodedProducts(Products):
             places, there = [self._from(at) for at in (block, second)], b.icmp_signed("<", second, self.blocks)
 
             def group_turn(column: Value, group: Value) -> None:
-                self._group(*places[0], column, group)
+                self._group(places[0], column, group)
                 with e.when(there):
-                    self._group(*places[1], column, group)
+                    self._group(places[1], column, group)
 
             def column_turn(column: Value) -> None:
                 e.loop(0, BLOCK // GROUP, lambda group: group_turn(column, group))
@@ -57,18 +57,18 @@ class DecodedProducts(Products):
 
         e.loop(0, half, turn)
 
-    def _group(self, chunk: Value, block: Value, rows: Value, column: Value, group: Value) -> None:
+    def _group(self, place: RecordPlace, column: Value, group: Value) -> None:
         """32 k of a vector of columns with all rows."""
         e, b = self.e, self.e.b
-        codes = e.at(self.codes.start(chunk, block, column), b.mul(group, i64(self.place.group)), 1)
+        codes = e.at(self.codes.start(place.chunk, place.block, column), b.mul(group, i64(self.place.group)), 1)
         planes = self.codes.load(codes)
-        inside = b.add(b.mul(block, i64(BLOCK // GROUP)), group)
-        elements = e.at(rows, b.mul(group, i64(4 * GROUP)), 1)
+        inside = b.add(b.mul(place.block, i64(BLOCK // GROUP)), group)
+        elements = e.at(place.rows, b.mul(group, i64(4 * GROUP)), 1)
         for first in range(0, GROUP, _DEPTH):
             self._read_ahead(codes, first)
             values = [self.numbers.value(planes, k) for k in range(first, first + _DEPTH)]
-            total = self._total(rows, group, first)
-            scale, offset = self._factors_of(chunk, inside, column, 2 * first // GROUP)
+            total = self._total(place.rows, group, first)
+            scale, offset = self._factors_of(place.chunk, inside, column, 2 * first // GROUP)
             self._rows(e.at(elements, 4 * first, 1), total, column, values, scale, offset)
 
     def _factors_of(self, chunk: Value, group: Value, column: Value, half: int) -> tuple[Value | None, Value | None]:

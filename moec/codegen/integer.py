@@ -18,6 +18,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from llvmlite import ir
@@ -84,6 +85,17 @@ def add_stretch(
     return value if offset is None else e.overloaded("llvm.fmuladd", whole, offset, value)
 
 
+@dataclass(frozen=True)
+class RecordPlace:
+    """Where a record of k is: it meets `parts` blocks of a panel, from number `block` of the chunk at `chunk` on; the
+    rows' records begin at `rows`."""
+
+    chunk: Value
+    block: Value
+    parts: Value
+    rows: Value
+
+
 class Products:
     """The loops over blocks, columns and rows, and what integers do inside."""
 
@@ -125,18 +137,19 @@ class Products:
 
         def turn(i: Value) -> None:
             place = self._from(i)
-            e.loop(0, self.parts, lambda part: self._prefetch_fields(b.add(b.mul(i, i64(parts)), part)))
-            self.block(*place)
+            e.loop(0, place.parts, lambda part: self._prefetch_fields(b.add(b.mul(i, i64(parts)), part)))
+            self.block(place)
 
         e.loop(0, b.udiv(b.add(self.blocks, i64(parts - 1)), i64(parts)), turn)
 
-    def _from(self, i: Value) -> tuple[Value, Value, Value]:
-        """Where the chunk of a record's first block begins, the number of the block in it, and where the rows' records
-        begin; the blocks that it meets become `parts`."""
-        e, b, parts = self.e, self.e.b, self.record.parts
-        first = i if parts == 1 else b.mul(i, i64(parts))
-        self.parts = i64(1) if parts == 1 else e.least(b.sub(self.blocks, first), i64(parts))
-        return *self._find(first), e.at(self.rows, b.mul(i, b.mul(self.count, i64(self.record.nbytes))), 1)
+    def _from(self, i: Value) -> RecordPlace:
+        """Where a record is, by its number."""
+        e, b, most = self.e, self.e.b, self.record.parts
+        first = i if most == 1 else b.mul(i, i64(most))
+        parts = i64(1) if most == 1 else e.least(b.sub(self.blocks, first), i64(most))
+        chunk, block = self._find(first)
+        rows = e.at(self.rows, b.mul(i, b.mul(self.count, i64(self.record.nbytes))), 1)
+        return RecordPlace(chunk, block, parts, rows)
 
     def _find(self, block: Value) -> tuple[Value, Value]:
         """Where the chunk of a block begins, and the number of the block in it."""
@@ -144,59 +157,59 @@ class Products:
         chunk, inside = (block, i64(0)) if place.blocks == 1 else divided(e, block, place.blocks)
         return e.at(self.panel, e.b.add(e.b.mul(chunk, i64(place.chunk)), i64(place.head)), 1), inside
 
-    def block(self, chunk: Value, block: Value, rows: Value) -> None:
-        """A record of k of all columns, from a block on."""
+    def block(self, place: RecordPlace) -> None:
+        """A record of k of all columns."""
         if self.record.parts > 1:
-            self._several(chunk, block, rows)
+            self._several(place)
         else:
-            self._all_columns(lambda column: self._columns(chunk, block, rows, column))
+            self._all_columns(lambda column: self._columns(place, column))
 
     def _all_columns(self, turn: Callable[[Value], None]) -> None:
         self.e.loop(0, self.place.columns, turn, self.lanes)
 
-    def _columns(self, chunk: Value, block: Value, rows: Value, column: Value) -> None:
+    def _columns(self, place: RecordPlace, column: Value) -> None:
         """A block of k of a vector of columns, with all rows."""
         record = self.record
-        factors = [self._factors(chunk, block, column, at) for at in range(0, BLOCK, record.stretch)]
+        factors = [self._factors(place, column, at) for at in range(0, BLOCK, record.stretch)]
 
         def turn(row: Value, words: list[Value]) -> None:
-            source = self._record(rows, row)
+            source = self._record(place, row)
             self._add(source, row, column, self._row(source, words, factors))
 
-        self._pass_over(self.codes.start(chunk, block, column), turn)
+        self._pass_over(self.codes.start(place.chunk, place.block, column), turn)
 
-    def _several(self, chunk: Value, block: Value, rows: Value) -> None:
+    def _several(self, place: RecordPlace) -> None:
         """Some blocks of k, with all rows: integers are added up before they are scaled."""
         e, b, record = self.e, self.e.b, self.record
         wait = self._place(self.sums, self.count, i64(0))
 
         def begin(row: Value) -> None:
-            start = self._start(self._record(rows, row), 0)
+            start = self._start(self._record(place, row), 0)
             self._all_columns(lambda column: b.store(start, self._place(wait, row, column), align=4))
 
         def multiply(part: Value, column: Value) -> None:
             first = b.mul(part, i64(BLOCK * record.size))
-            codes = e.at(self.codes.start(chunk, block, column), b.mul(part, i64(self.place.block)), 1)
+            codes = e.at(self.codes.start(place.chunk, place.block, column), b.mul(part, i64(self.place.block)), 1)
 
             def turn(row: Value, words: list[Value]) -> None:
-                place, source = self._place(wait, row, column), e.at(self._record(rows, row), first, 1)
-                integers = b.load(place, typ=self.words, align=4)
-                b.store(self._multiply(integers, words, source, range(len(words)), _CHAINS), place, align=4)
+                to, source = self._place(wait, row, column), e.at(self._record(place, row), first, 1)
+                integers = b.load(to, typ=self.words, align=4)
+                b.store(self._multiply(integers, words, source, range(len(words)), _CHAINS), to, align=4)
 
             self._pass_over(codes, turn)
 
         def finish(column: Value) -> None:
-            factors = self._factors(chunk, block, column, 0)
+            factors = self._factors(place, column, 0)
 
             def turn(row: Value) -> None:
                 integers = b.load(self._place(wait, row, column), typ=self.words, align=4)
-                source = self._record(rows, row)
+                source = self._record(place, row)
                 self._add(source, row, column, self._scaled(source, 0, integers, factors, None))
 
             e.loop(0, self.count, turn)
 
         e.loop(0, self.count, begin)
-        e.loop(0, self.parts, lambda part: self._all_columns(lambda column: multiply(part, column)))
+        e.loop(0, place.parts, lambda part: self._all_columns(lambda column: multiply(part, column)))
         self._all_columns(finish)
 
     def _pass_over(self, codes: Value, turn: Callable[[Value, list[Value]], None]) -> None:
@@ -216,9 +229,9 @@ class Products:
         e.loop(0, paced, prefetching)
         e.loop(paced, self.count, lambda row: turn(row, words))
 
-    def _record(self, rows: Value, row: Value) -> Value:
+    def _record(self, place: RecordPlace, row: Value) -> Value:
         """The record of a row."""
-        return self.e.at(rows, self.e.b.mul(row, i64(self.record.nbytes)), 1)
+        return self.e.at(place.rows, self.e.b.mul(row, i64(self.record.nbytes)), 1)
 
     def _place(self, start: Value, row: Value, column: Value) -> Value:
         """Where a row and a column stand in 32-bit numbers [count][columns]."""
@@ -262,12 +275,12 @@ class Products:
 
     # weights
 
-    def _factors(self, chunk: Value, block: Value, column: Value, at: int) -> tuple[Value | None, Value | None]:
-        """Scale and offset of the stretch that begins at element `at` of a block; no scale where a row has one."""
+    def _factors(self, place: RecordPlace, column: Value, at: int) -> tuple[Value | None, Value | None]:
+        """Scale and offset of the stretch that begins at element `at`; no scale where a row has one."""
         if not self.layout.span:
             return None, None
-        group = self.e.b.add(self.e.b.mul(block, i64(BLOCK // GROUP)), i64(at // GROUP))
-        return self.factors.load(chunk, group, column, at % GROUP // 16)
+        group = self.e.b.add(self.e.b.mul(place.block, i64(BLOCK // GROUP)), i64(at // GROUP))
+        return self.factors.load(place.chunk, group, column, at % GROUP // 16)
 
     # rows
 

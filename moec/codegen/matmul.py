@@ -40,6 +40,35 @@ class Prefetch:
     pace: Value
 
 
+@dataclass(frozen=True)
+class Panels:
+    """The panels `low` to `high` of a key; where its rows are cut into shares, `share` is the one that passes by."""
+
+    key: Value
+    low: Value
+    high: Value
+    share: Value = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows at the places `first` to `stop` of the grouping."""
+
+    first: Value
+    stop: Value
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows that pass over a panel together: those at the places `low` to `high`, some of those that were made `ready`
+    at once. Their sums wait at `sums`."""
+
+    low: Value
+    high: Value
+    ready: Rows
+    sums: Value
+
+
 class Matmul:
     """Loops around the microkernels of one `plan.matmul`.
 
@@ -68,9 +97,6 @@ class Matmul:
         self.columns = shape.columns // self.parts
         self.panels = -(-self.n // self.columns)
         self.shares = self.SHARES if is_narrow(op, shape) and not op.storage else 1
-        self.share: Value = None
-        #: Where the sums of the rows that are multiplied wait.
-        self.sums: Value = None
         self.panel_bytes = shape.steps(self.k) * shape.step_bytes
         #: Bytes from one stream of a panel to the next.
         self.apart = self.panel_bytes // shape.streams
@@ -111,7 +137,7 @@ class Matmul:
         self.e, self.frame, self.function = e, frame, function
         self.scratch = Scratch(function.args[3])
         self.take_scratch()
-        self.weights = frame.pointer_of(("packed", self.op.value))
+        self.find_operands()
         self._keys(function.args[1], function.args[2])
         self.stages.finish(e, function, self._whole_lines(self.columns))
         products = self.n * self.k * self.parts
@@ -140,29 +166,34 @@ class Matmul:
         """Memory for them."""
         self.sums = self.scratch.take(self.e, self.sums_bytes)
 
+    def find_operands(self) -> None:
+        """Where the weights lie."""
+        self.weights = self.frame.pointer_of(("packed", self.op.value))
+
     # rows
 
-    def _rows(self, key: Value) -> tuple[Value, Value]:
-        """The first row of a key and the one after its last, in the order of the grouping."""
+    def _rows(self, key: Value, share: Value) -> Rows:
+        """The rows of a key; of all rows, where they share a matrix, those of one share."""
         e, frame = self.e, self.frame
         match self.op.grouping.data:
             case "none":
-                return self._share(frame.number_of(self.domain.keys("count")))
+                return self._share(frame.number_of(self.domain.keys("count")), share)
             case "index":
                 offsets = frame.pointer_of(self.domain.keys("offsets"))
             case _:
                 offsets = frame.pointer_of((self.op.group, "offsets"))
-        return e.load(e.at(offsets, key, 8), "i64"), e.load(e.at(offsets, e.b.add(key, i64(1)), 8), "i64")
+        first = e.load(e.at(offsets, key, 8), "i64")
+        return Rows(first, e.load(e.at(offsets, e.b.add(key, i64(1)), 8), "i64"))
 
-    def _share(self, rows: Value) -> tuple[Value, Value]:
+    def _share(self, rows: Value, share: Value) -> Rows:
         """The rows of one share of them all."""
         if self.shares == 1:
-            return i64(0), rows
+            return Rows(i64(0), rows)
         b = self.e.b
         count = self._count(b.add(rows, i64(1)), self.SHARE_ROWS)  # not 0 where there is no row
         count = self.e.least(count, i64(self.shares))
-        low, high = self._block(i64(0), rows, count, self.share)
-        return low, b.select(b.icmp_signed("<", self.share, count), high, low)
+        low, high = self._block(i64(0), rows, count, share)
+        return Rows(low, b.select(b.icmp_signed("<", share, count), high, low))
 
     def _row(self, place: Value) -> Value:
         """The row at a place of the grouping."""
@@ -174,13 +205,13 @@ class Matmul:
         """The units `begin` to `end`: share after share, panel after panel, key after key."""
         e, panels = self.e, self.e.size(self.panels)
         if self.keys == 1 and self.shares == 1:
-            self._key(i64(0), begin, end)
+            self._key(Panels(i64(0), begin, end))
             return
         if self.keys == 1:
 
             def unit(at: Value) -> None:
-                panel, self.share = e.b.udiv(at, i64(self.shares)), e.b.urem(at, i64(self.shares))
-                self._key(i64(0), panel, e.b.add(panel, i64(1)))
+                panel, share = e.b.udiv(at, i64(self.shares)), e.b.urem(at, i64(self.shares))
+                self._key(Panels(i64(0), panel, e.b.add(panel, i64(1)), share))
 
             e.loop(begin, end, unit)
             return
@@ -189,27 +220,26 @@ class Matmul:
             base = e.b.mul(key, panels)
             low, high = e.b.sub(begin, base), e.b.sub(end, base)
             low = e.b.select(e.b.icmp_signed(">", low, i64(0)), low, i64(0))
-            self._key(key, low, e.least(high, panels))
+            self._key(Panels(key, low, e.least(high, panels)))
 
         last = e.b.udiv(e.b.add(end, i64(self.panels - 1)), panels)
         e.loop(e.b.udiv(begin, panels), last, turn)
 
-    def _key(self, key: Value, low: Value, high: Value) -> None:
-        """The panels `low` to `high` of one key, if it has rows."""
-        e = self.e
-        first, stop = self._rows(key)
-        with e.when(e.b.icmp_signed("<", first, stop)):
-            self._ready(first, stop)
-            weights = e.at(self.weights, e.b.mul(key, e.size(self.expert_bytes)), 1)
-            e.loop(low, high, lambda panel: self._panel(panel, weights, first, stop))
+    def _key(self, panels: Panels) -> None:
+        """Some panels of a key, if it has rows."""
+        e, rows = self.e, self._rows(panels.key, panels.share)
+        with e.when(e.b.icmp_signed("<", rows.first, rows.stop)):
+            self._ready(rows)
+            weights = e.at(self.weights, e.b.mul(panels.key, e.size(self.expert_bytes)), 1)
+            e.loop(panels.low, panels.high, lambda panel: self._panel(panel, weights, rows))
 
-    def _ready(self, first: Value, stop: Value) -> None:
+    def _ready(self, rows: Rows) -> None:
         """Makes the rows of a key ready for the microkernels."""
-        self._locate(first, stop)
+        self._locate(rows)
 
-    def _locate(self, first: Value, stop: Value) -> None:
+    def _locate(self, rows: Rows) -> None:
         """Writes down where the vectors of rows are."""
-        self.e.loop(first, stop, self._point)
+        self.e.loop(rows.first, rows.stop, self._point)
 
     def _point(self, place: Value) -> None:
         """Writes the address of the vector of a row."""
@@ -250,26 +280,26 @@ class Matmul:
 
     # panels
 
-    def _panel(self, panel: Value, weights: Value, first: Value, stop: Value) -> None:
+    def _panel(self, panel: Value, weights: Value, ready: Rows) -> None:
         e = self.e
         start = e.at(weights, e.b.mul(panel, e.size(self.panel_bytes)), 1)
         column = e.b.mul(panel, i64(self.columns))
-        rows = e.b.sub(stop, first)
+        rows = e.b.sub(ready.stop, ready.first)
         blocks = self._count(rows, self.block)
 
-        def turn(block: Value) -> None:
-            low, high = self._block(first, rows, blocks, block)
-            self._products(start, low, high, block, blocks)
-            self._finish(panel, column, low, high)
+        def turn(at: Value) -> None:
+            block = Block(*self._block(ready.first, rows, blocks, at), ready, self.sums)
+            self._products(start, block, at, blocks)
+            self._finish(panel, column, block)
 
         e.loop(0, blocks, turn)
 
-    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
-        """The sums of the rows `low` to `high`."""
-        e = self.e
+    def _products(self, panel: Value, block: Block, at: Value, blocks: Value) -> None:
+        """The sums of a block of rows, the one at place `at` of `blocks`."""
+        e, low, high = self.e, block.low, block.high
         if self.block == self.shape.rows:
-            ahead = self._ahead(panel, i64(0), e.size(self.k), e.b.sub(high, low), block, blocks)
-            self._call(low, high, panel, self.e.size(self.k), i64(0), self.sums, ahead)
+            ahead = self._ahead(panel, i64(0), e.size(self.k), e.b.sub(high, low), at, blocks)
+            self._call(low, high, panel, self.e.size(self.k), i64(0), block.sums, ahead)
             return
         count = e.b.sub(high, low)
         turns = self._count(count, self.shape.rows)
@@ -277,21 +307,26 @@ class Matmul:
         cut = e.b.select(alone, i64(self.k), e.b.select(few, i64(self.cut), i64(self.long_cut)))
 
         def part(at: Value) -> None:
-            self._part(panel, at, e.least(e.b.add(at, cut), i64(self.k)), low, count, turns)
+            self._part(panel, at, e.least(e.b.add(at, cut), i64(self.k)), block, count, turns)
 
         e.loop(0, self.k, part, step=cut)
 
-    def _part(self, panel: Value, start: Value, stop: Value, low: Value, count: Value, turns: Value) -> None:
+    def _part(self, panel: Value, start: Value, stop: Value, block: Block, count: Value, turns: Value) -> None:
         """The products with the elements `start` to `stop` of k of a panel."""
         e, part, depth = self.e, self._place(panel, start), self.e.b.sub(stop, start)
 
         def turn(i: Value) -> None:
-            a, b = self._block(low, count, turns, i)
-            sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
+            a, b = self._block(block.low, count, turns, i)
+            sums = self._sums(block, a)
             ahead = self._ahead(panel, start, stop, e.b.sub(b, a), i, turns)
             self._call(a, b, part, depth, start, sums, ahead)
 
         e.loop(0, turns, turn)
+
+    def _sums(self, block: Block, place: Value) -> Value:
+        """Where the sums of a row of a block are, and those of the rows behind it."""
+        e = self.e
+        return e.at(block.sums, e.b.mul(e.b.sub(place, block.low), i64(self.shape.columns * 4)), 1)
 
     def _ahead(self, panel: Value, start: Value, stop: Value, rows: Value, block: Value, blocks: Value) -> Prefetch:
         """What to prefetch while a block of `rows` passes over the elements `start` to `stop` of k of a panel.
@@ -333,28 +368,28 @@ class Matmul:
 
     # what follows the sums
 
-    def _finish(self, panel: Value, column: Value, low: Value, high: Value) -> None:
+    def _finish(self, panel: Value, column: Value, block: Block) -> None:
         e = self.e
         rest = self.n % self.columns
         if not rest or self.panels == 1:
-            self._epilogue(column, low, high, rest or self.columns)
+            self._epilogue(column, block, rest or self.columns)
             return
         whole = e.b.icmp_signed("!=", panel, i64(self.panels - 1))
         with e.either(whole) as otherwise:
-            self._epilogue(column, low, high, self.columns)
+            self._epilogue(column, block, self.columns)
             otherwise()
-            self._epilogue(column, low, high, rest)
+            self._epilogue(column, block, rest)
 
-    def _epilogue(self, column: Value, low: Value, high: Value, width: int) -> None:
+    def _epilogue(self, column: Value, block: Block, width: int) -> None:
         """The region on `width` columns of the rows of a block, from their sums."""
         e = self.e
 
         def rows(passing: bool) -> None:
             def turn(place: Value) -> None:
-                sums = e.at(self.sums, e.b.mul(e.b.sub(place, low), i64(self.shape.columns * 4)), 1)
-                self._row_epilogue(place, sums, column, replace(self._result(place, column, width), passing=passing))
+                sums, to = self._sums(block, place), self._result(place, column, width, block.ready)
+                self._row_epilogue(place, sums, column, replace(to, passing=passing))
 
-            e.loop(low, high, turn)
+            e.loop(block.low, block.high, turn)
 
         if self._whole_lines(width):
             write(e, self.frame.number_of(self.domain.keys("count")), self.result_bytes, rows)
@@ -367,8 +402,8 @@ class Matmul:
         sizes = (width * size, self.columns * size, self.result_bytes)
         return ours and not any(nbytes % LINE for nbytes in sizes)
 
-    def _result(self, place: Value, column: Value, width: int) -> View:
-        """Where `width` columns of a row's result go."""
+    def _result(self, place: Value, column: Value, width: int, ready: Rows) -> View:
+        """Where `width` columns of the result of a row go, one of those made `ready` at once."""
         e = self.e
         start = e.at(self.frame.pointer_of(self.op.value), e.b.mul(self._row(place), i64(self.result_bytes)), 1)
         return View.dense(e.at(start, column, SIZES[self.result_dtype]), self.result_dtype, (width,))

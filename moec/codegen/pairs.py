@@ -19,7 +19,7 @@ from llvmlite import ir
 
 from moec.codegen.code_bytes import WORD
 from moec.codegen.floats import bf16_pairs
-from moec.codegen.integer import Products
+from moec.codegen.integer import Products, RecordPlace
 from moec.codegen.llvm import I16, I32, Value, i64
 from moec.formats.layout import BLOCK, GROUP, values
 
@@ -30,7 +30,7 @@ _HALF: Final = 16
 class PairProducts(Products):
     """`vdpbf16ps` of values that are looked up; 512-bit vectors only."""
 
-    def block(self, chunk: Value, block: Value, rows: Value) -> None:
+    def block(self, place: RecordPlace) -> None:
         """A block of k of all columns. Many rows do best where two vectors of columns share what is broadcast of them,
         16 k at a time; few where codes are read one after the other. Every sum is the same either way."""
         e = self.e
@@ -38,7 +38,7 @@ class PairProducts(Products):
 
         def pass_over(vectors: int, depth: int) -> None:
             def turn(column: Value) -> None:
-                self._columns(chunk, block, rows, column, vectors, depth)
+                self._columns(place, column, vectors, depth)
 
             e.loop(0, self.place.columns, turn, vectors * self.lanes)
 
@@ -48,21 +48,19 @@ class PairProducts(Products):
             otherwise()
             pass_over(vectors, GROUP // vectors)
 
-    def _columns(
-        self, chunk: Value, block: Value, rows: Value, column: Value, vectors: int = 1, depth: int = GROUP
-    ) -> None:
+    def _columns(self, place: RecordPlace, column: Value, vectors: int = 1, depth: int = GROUP) -> None:
         """A block of k of some vectors of columns, with all rows, `depth` k at a time: as many pairs as the registers
         hold."""
-        e = self.e
+        e, chunk, rows = self.e, place.chunk, place.rows
         columns = [e.b.add(column, i64(self.lanes * i)) for i in range(vectors)]
-        starts = [self.codes.start(chunk, block, column) for column in columns]
+        starts = [self.codes.start(chunk, place.block, column) for column in columns]
         for start in starts:
             ahead, lines = self._ahead(start)
             e.loop(0, lines, lambda line, ahead=ahead: self._prefetch(ahead, line))
 
         def turn(group: Value) -> None:
             planes = [self.codes.load(e.at(start, e.b.mul(group, i64(self.place.group)), 1)) for start in starts]
-            inside = e.b.add(e.b.mul(block, i64(BLOCK // GROUP)), group)
+            inside = e.b.add(e.b.mul(place.block, i64(BLOCK // GROUP)), group)
             for at in range(0, GROUP, depth):
                 words = range(at // WORD, (at + depth) // WORD)
                 pairs = [[pair for word in words for pair in self._pairs(each, word)] for each in planes]

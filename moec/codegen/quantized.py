@@ -21,7 +21,7 @@ from moec.codegen.code_tiles import SLACK, ByteTileProducts, TileCell
 from moec.codegen.frame import Region, row_bytes
 from moec.codegen.integer import Products, emit_products
 from moec.codegen.llvm import I8, SIZES, Value, i64
-from moec.codegen.matmul import Matmul
+from moec.codegen.matmul import Block, Matmul, Panels, Rows
 from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import Record, emit_quantize
 from moec.codegen.stages import Stage
@@ -46,9 +46,8 @@ class CodeMatmul(Matmul, ABC):
 
     #: What multiplies.
     PRODUCTS: ClassVar[type[Products]]
-    #: Rows that are made ready together, and the first of them.
+    #: Rows that are made ready together.
     together: int
-    first: Value
     #: Records behind a block's that kernels may read.
     SLACK = 0
 
@@ -123,29 +122,28 @@ class CodeMatmul(Matmul, ABC):
         super().take_scratch()
         self.records = self.scratch.take(self.e, self.together * self.row_bytes + self.SLACK * self.record.nbytes)
 
-    def _key(self, key: Value, low: Value, high: Value) -> None:
-        e = self.e
-        first, stop = self._rows(key)
-        rows = e.b.sub(stop, first)
+    def _key(self, panels: Panels) -> None:
+        e, of_key = self.e, self._rows(panels.key, panels.share)
+        rows = e.b.sub(of_key.stop, of_key.first)
         times = self._count(rows, self.together)
-        weights = e.at(self.weights, e.b.mul(key, i64(self.expert_bytes)), 1)
+        weights = e.at(self.weights, e.b.mul(panels.key, i64(self.expert_bytes)), 1)
 
         def turn(at: Value) -> None:
-            self.first, end = self._block(first, rows, times, at)
-            self._ready(self.first, end)
-            e.loop(low, high, lambda panel: self._panel(panel, weights, self.first, end))
+            ready = Rows(*self._block(of_key.first, rows, times, at))
+            self._ready(ready)
+            e.loop(panels.low, panels.high, lambda panel: self._panel(panel, weights, ready))
 
         e.loop(0, times, turn)
 
-    def _ready(self, first: Value, stop: Value) -> None:
+    def _ready(self, rows: Rows) -> None:
         """The records of blocks of rows, block after block, those of a block side by side: [records of a row][rows]."""
-        rows = self.e.b.sub(stop, first)
-        blocks = self._count(rows, self.block)
-        self.e.loop(0, blocks, lambda at: self._block_ready(*self._block(first, rows, blocks, at)))
+        count = self.e.b.sub(rows.stop, rows.first)
+        blocks = self._count(count, self.block)
+        self.e.loop(0, blocks, lambda at: self._block_ready(*self._block(rows.first, count, blocks, at), rows))
 
-    def _block_ready(self, first: Value, stop: Value) -> None:
+    def _block_ready(self, first: Value, stop: Value, ready: Rows) -> None:
         e = self.e
-        start, stride = self._records_of(first), e.b.mul(e.b.sub(stop, first), i64(self.record.nbytes))
+        start, stride = self._records_of(first, ready), e.b.mul(e.b.sub(stop, first), i64(self.record.nbytes))
 
         def turn(place: Value) -> None:
             to = e.at(start, e.b.mul(e.b.sub(place, first), i64(self.record.nbytes)), 1)
@@ -156,9 +154,9 @@ class CodeMatmul(Matmul, ABC):
 
         e.loop(first, stop, turn)
 
-    def _records_of(self, first: Value) -> Value:
-        """Where the records of the block begin whose first row this is."""
-        return self.e.at(self.records, self.e.b.mul(self.e.b.sub(first, self.first), i64(self.row_bytes)), 1)
+    def _records_of(self, first: Value, ready: Rows) -> Value:
+        """Where the records of the block begin whose first row this is, one of those that are made ready together."""
+        return self.e.at(self.records, self.e.b.mul(self.e.b.sub(first, ready.first), i64(self.row_bytes)), 1)
 
     def _copy(self, row: Value, to: Value, stride: Value) -> None:
         """The records of a row, `stride` bytes apart."""
@@ -173,10 +171,11 @@ class CodeMatmul(Matmul, ABC):
 
         e.loop(0, self.row_records, turn)
 
-    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
-        e, count = self.e, self.e.b.sub(high, low)
-        e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
-        self._multiply(count, [panel, self._records_of(low), self.sums, count, i64(self.blocks)])
+    def _products(self, panel: Value, block: Block, at: Value, blocks: Value) -> None:
+        e, count = self.e, self.e.b.sub(block.high, block.low)
+        e.fill(block.sums, e.b.mul(count, i64(4 * self.shape.columns)))
+        records = self._records_of(block.low, block.ready)
+        self._multiply(count, [panel, records, block.sums, count, i64(self.blocks)])
 
     def _multiply(self, count: Value, arguments: list[Value]) -> None:
         self.e.b.call(self.products, arguments)

@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from moec.codegen import tiles
-from moec.codegen.amx import Stretched
+from moec.codegen.amx import Stretch, Stretched
 from moec.codegen.llvm import SIZES, Value, i64
+from moec.codegen.matmul import Block, Panels, Rows
 from moec.codegen.pieces import PIECES, emit_split_panel, emit_split_row
 from moec.codegen.stored import StoredMatmul
 from moec.codegen.tile_kernel import TileShape, emit_kernel
@@ -43,9 +44,10 @@ _LEAST_PANELS: Final = 4
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a panel: where it begins in its stretch and in all of k, its turns, what follows it in memory, and the
-    lines of that to prefetch in each turn."""
+    """A part of a panel: its stretch, where it begins in that and in all of k, its turns, what follows it in memory,
+    and the lines of that to prefetch in each turn."""
 
+    stretch: Stretch
     start: Value
     at: Value
     turns: Value
@@ -80,7 +82,6 @@ class SplitMatmul(Stretched):
         self.stretches = self.choose_stretches(self.k, 2 * self.pieces, self.PART)
         #: Bytes from one 32 k of 16 split rows to the next, and from one stretch of them to that of the next 16.
         self.step = self.pieces * tiles.ROWS * tiles.BYTES
-        self.rows_bytes: Value = None
 
     @property
     def least_units(self) -> tuple[int, int]:
@@ -88,50 +89,48 @@ class SplitMatmul(Stretched):
 
     def take_scratch(self) -> None:
         super().take_scratch()
-        self.few_sums = self.sums
         self.take_sums()
         #: Whether a row of the key has infinities, or what is no number.
         self.strange = self.scratch.take(self.e, SIZES["i64"])
         self.split_rows = self.scratch.take(self.e, self.stretches.most_turns // tiles.ROWS * self.step)
         self.part = self.scratch.take(self.e, self.PART // tiles.DEPTH * self.pieces * self.shape.columns * tiles.BYTES)
 
-    def _key(self, key: Value, low: Value, high: Value) -> None:
-        e = self.e
-        first, stop = self._rows(key)
+    def _key(self, panels: Panels) -> None:
+        e, rows = self.e, self._rows(panels.key, panels.share)
         e.store(i64(0), self.strange, "i64")
-        many = e.b.icmp_signed(">=", e.b.sub(stop, first), i64(self.least))
+        many = e.b.icmp_signed(">=", e.b.sub(rows.stop, rows.first), i64(self.least))
         with e.when(many):
             tiles.configure(e.b)
-            self._pass(key, low, high, first, stop)
+            self._pass(panels, rows)
             tiles.RELEASE.emit(e.b)
         strange = e.b.icmp_signed("!=", e.load(self.strange, "i64"), i64(0))
         with e.when(e.b.or_(e.b.not_(many), strange)):
-            self.sums = self.few_sums
-            super()._key(key, low, high)
+            super()._key(panels)
 
-    def _prepare(self, low: Value, high: Value, first: Value, size: Value) -> None:
+    def _prepare(self, rows: Rows, first: Value, size: Value) -> Stretch:
         """The pieces of a stretch of the rows of a block."""
         e = self.e
-        self.rows_bytes = e.b.mul(self._count(size, tiles.DEPTH), i64(self.step))
+        stretch = Stretch(first, size, e.b.mul(self._count(size, tiles.DEPTH), i64(self.step)))
 
         def split(place: Value, strange: Sequence[Value]) -> list[Value]:
             vector = e.at(self._vector(place), first, 4)
-            found = e.b.call(self.split_row, [vector, self._split_at(e.b.sub(place, low)), size])
+            found = e.b.call(self.split_row, [vector, self._split_at(stretch, e.b.sub(place, rows.first)), size])
             return [e.b.or_(strange[0], found)]
 
-        (strange,) = e.fold(low, high, [e.load(self.strange, "i64")], split)
+        (strange,) = e.fold(rows.first, rows.stop, [e.load(self.strange, "i64")], split)
         e.store(strange, self.strange, "i64")
+        return stretch
 
-    def _split_at(self, row: Value) -> Value:
-        """Where the pieces of a row of the block begin."""
+    def _split_at(self, stretch: Stretch, row: Value) -> Value:
+        """Where the pieces of a stretch of a row of the block begin."""
         e, rows = self.e, i64(tiles.ROWS)
-        group = e.at(self.split_rows, e.b.mul(e.b.udiv(row, rows), self.rows_bytes), 1)
+        group = e.at(self.split_rows, e.b.mul(e.b.udiv(row, rows), stretch.rows_bytes), 1)
         return e.at(group, e.b.mul(e.b.urem(row, rows), i64(tiles.BYTES)), 1)
 
-    def _stretch(self, panel: Value, low: Value, high: Value, first: Value, size: Value) -> None:
+    def _stretch(self, panel: Value, block: Block, stretch: Stretch) -> None:
         """Part after part: it is split, then the rows pass over it and prefetch their shares of what follows."""
-        e, b = self.e, self.e.b
-        rows = b.sub(high, low)
+        e, b, first, size = self.e, self.e.b, stretch.first, stretch.size
+        rows = b.sub(block.high, block.low)
         blocks = self._count(rows, _ROWS)
         calls = b.mul(blocks, i64(len(self.widths)))
         lines = b.mul(b.add(b.udiv(i64(self.turn_lines - 1), b.mul(calls, i64(4))), i64(1)), i64(4))
@@ -140,8 +139,8 @@ class SplitMatmul(Stretched):
             at, depth = b.add(first, start), e.least(b.sub(size, start), i64(self.PART))
             self._split_part(panel, at, depth)
             following = self._following(panel, first, size, b.add(start, depth))
-            part = _Part(start, at, self._count(depth, tiles.DEPTH), following, lines)
-            e.loop(0, blocks, lambda block: self._pass_part(part, block, rows))
+            part = _Part(stretch, start, at, self._count(depth, tiles.DEPTH), following, lines)
+            e.loop(0, blocks, lambda i: self._pass_part(part, i, rows, block.sums))
 
         e.loop(0, size, multiply, step=self.PART)
 
@@ -161,13 +160,13 @@ class SplitMatmul(Stretched):
         """The pieces of `depth` k of a panel."""
         self.e.b.call(self.split_panel, [self._place(panel, at), self.part, depth, i64(self.apart)])
 
-    def _pass_part(self, part: _Part, block: Value, rows: Value) -> None:
+    def _pass_part(self, part: _Part, block: Value, rows: Value, sums: Value) -> None:
         """Up to 32 of so many rows pass over a part."""
         e, b, step = self.e, self.e.b, i64(self.step)
         row, pace, streams = b.mul(block, i64(_ROWS)), b.mul(part.lines, i64(tiles.BYTES // 2)), self.shape.streams
-        upper = e.at(self._split_at(row), b.mul(b.udiv(part.start, i64(tiles.DEPTH)), step), 1)
-        operands = [upper, step, e.at(upper, self.rows_bytes, 1), step]
-        sums = e.at(self.sums, b.mul(row, i64(4 * self.shape.columns)), 1)
+        upper = e.at(self._split_at(part.stretch, row), b.mul(b.udiv(part.start, i64(tiles.DEPTH)), step), 1)
+        operands = [upper, step, e.at(upper, part.stretch.rows_bytes, 1), step]
+        sums = e.at(sums, b.mul(row, i64(4 * self.shape.columns)), 1)
         half = b.mul(pace, part.turns)
         apart, share = (i64(self.apart), half) if streams == 2 else (half, b.mul(half, i64(2)))
         following = e.at(part.following, b.mul(b.mul(block, i64(len(self.widths))), share), 1)

@@ -19,7 +19,7 @@ from moec.codegen.decoded import DecodedProducts
 from moec.codegen.gathered import GatheredRow
 from moec.codegen.integer import Products, emit_products
 from moec.codegen.llvm import SIZES, Value, i64
-from moec.codegen.matmul import Matmul, Prefetch
+from moec.codegen.matmul import Block, Matmul, Prefetch, Rows
 from moec.codegen.microkernel import emit_family
 from moec.codegen.quantize import Record, emit_quantize
 from moec.codegen.stages import Stages
@@ -102,20 +102,21 @@ class StoredMatmul(Matmul):
             way.records = self.scratch.take(self.e, (way.most * self.blocks + way.slack) * way.record.nbytes)
             way.own = self.scratch.take(self.e, way.scratch) if way.scratch else None
 
-    def _ready(self, first: Value, stop: Value) -> None:
-        super()._ready(first, stop)
-        self._record(first, stop)
+    def _ready(self, rows: Rows) -> None:
+        super()._ready(rows)
+        self._record(rows)
 
-    def _record(self, first: Value, stop: Value) -> None:
+    def _record(self, rows: Rows) -> None:
         """The records of the rows of a key, if they are few, side by side: [blocks of k][rows]."""
-        e, count = self.e, self.e.b.sub(stop, first)
+        e, first, stop = self.e, rows.first, rows.stop
+        count = e.b.sub(stop, first)
 
         def few(way: _Way) -> None:
             nbytes = i64(way.record.nbytes)
 
             def turn(place: Value) -> None:
                 to = e.at(way.records, e.b.mul(e.b.sub(place, first), nbytes), 1)
-                e.b.call(way.ready, [*self._elements(place), to, e.b.mul(count, nbytes)])
+                e.b.call(way.ready, [*self._elements(place, rows), to, e.b.mul(count, nbytes)])
 
             e.loop(first, stop, turn)
 
@@ -138,21 +139,22 @@ class StoredMatmul(Matmul):
             otherwise()
             self._choose(count, few, many, ways[1:])
 
-    def _elements(self, place: Value) -> tuple[Value, Value]:
-        """Where the vector of a row begins, and the bytes from one 32 k of it to the next."""
+    def _elements(self, place: Value, rows: Rows) -> tuple[Value, Value]:
+        """Where the vector of one of a key's rows begins, and the bytes from one 32 k of it to the next."""
         return self._vector(place), i64(GROUP * SIZES[self.dtype])
 
-    def _products(self, panel: Value, low: Value, high: Value, block: Value, blocks: Value) -> None:
-        count = self.e.b.sub(high, low)
-        self._choose(count, lambda way: self._multiply(way, panel, count), lambda: self._parts(panel, low, count))
+    def _products(self, panel: Value, block: Block, at: Value, blocks: Value) -> None:
+        count = self.e.b.sub(block.high, block.low)
+        few: Callable[[_Way], None] = lambda way: self._multiply(way, panel, count, block.sums)  # noqa: E731
+        self._choose(count, few, lambda: self._parts(panel, block, count))
 
-    def _multiply(self, way: _Way, panel: Value, count: Value) -> None:
+    def _multiply(self, way: _Way, panel: Value, count: Value, sums: Value) -> None:
         """The products of a few rows with a panel."""
         e, own = self.e, [] if way.own is None else [way.own]
-        e.fill(self.sums, e.b.mul(count, i64(4 * self.shape.columns)))
-        e.b.call(way.products, [panel, way.records, self.sums, count, i64(self.blocks), *own])
+        e.fill(sums, e.b.mul(count, i64(4 * self.shape.columns)))
+        e.b.call(way.products, [panel, way.records, sums, count, i64(self.blocks), *own])
 
-    def _parts(self, panel: Value, low: Value, count: Value) -> None:
+    def _parts(self, panel: Value, block: Block, count: Value) -> None:
         """Part after part of a panel is decoded, and all rows pass over it."""
         e = self.e
         turns = self._count(count, self.shape.rows)
@@ -161,7 +163,7 @@ class StoredMatmul(Matmul):
             depth = e.least(e.b.sub(i64(self.k), at), i64(self.cut))
             first, blocks = e.b.udiv(at, i64(BLOCK)), e.b.udiv(e.b.add(depth, i64(BLOCK - 1)), i64(BLOCK))
             e.b.call(self.unpack, [panel, self.dense, first, blocks])
-            self._rows_over(at, depth, low, count, turns, self._codes(panel, e.b.add(first, blocks)))
+            self._rows_over(at, depth, block, count, turns, self._codes(panel, e.b.add(first, blocks)))
 
         e.loop(0, self.k, part, step=self.cut)
 
@@ -172,14 +174,14 @@ class StoredMatmul(Matmul):
         start = e.at(panel, b.add(b.mul(chunk, i64(place.chunk)), i64(place.head + place.lead)), 1)
         return e.at(start, b.mul(inside, i64(place.block)), 1)
 
-    def _rows_over(self, at: Value, depth: Value, low: Value, count: Value, turns: Value, following: Value) -> None:
-        """Blocks of rows pass over the decoded part; each prefetches its share of the codes that follow."""
+    def _rows_over(self, at: Value, depth: Value, block: Block, count: Value, turns: Value, following: Value) -> None:
+        """Tiles of rows pass over the decoded part; each prefetches its share of the codes that follow."""
         e, step = self.e, self.shape.kstep * self.place.block // BLOCK
         size = self.cut // self.shape.kstep * step
 
         def turn(i: Value) -> None:
-            a, b = self._block(low, count, turns, i)
-            sums = e.at(self.sums, e.b.mul(e.b.sub(a, low), i64(self.shape.columns * 4)), 1)
+            a, b = self._block(block.low, count, turns, i)
+            sums = self._sums(block, a)
             ahead = e.at(following, e.b.mul(i, e.b.udiv(i64(size), turns)), 1)
             self._call(a, b, self.dense, depth, at, sums, Prefetch(ahead, e.b.udiv(i64(step), turns)))
 
@@ -197,11 +199,11 @@ class StoredTiledMatmul(Tiled, StoredMatmul):
         some.scratch = TileCell(some.record, self.shape.columns).scratch(self.stages.target.l1)
         return [self._way(_FEWEST, "f32", DecodedProducts), some]
 
-    def _elements(self, place: Value) -> tuple[Value, Value]:
-        row = GatheredRow.at(self.e, self.rows_at, self.row_bytes, place, *self.bounds)
+    def _elements(self, place: Value, rows: Rows) -> tuple[Value, Value]:
+        row = GatheredRow.at(self.e, self.rows_at, self.row_bytes, place, rows.first, rows.stop)
         return row.start, row.step
 
-    def _multiply(self, way: _Way, panel: Value, count: Value) -> None:
-        super()._multiply(way, panel, count)
+    def _multiply(self, way: _Way, panel: Value, count: Value, sums: Value) -> None:
+        super()._multiply(way, panel, count, sums)
         if way.scratch:
             tiles.configure(self.e.b)  # which it did for itself
