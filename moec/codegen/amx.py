@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from moec.codegen import tiles
-from moec.codegen.frame import Region
+from moec.codegen.frame import Region, Word
 from moec.codegen.gathered import DEPTH, STEP_BYTES, GatheredRow
 from moec.codegen.llvm import I64, SIZES, Value, i64
 from moec.codegen.matmul import Block, Matmul, Panels, Prefetch, Rows
@@ -57,7 +57,7 @@ class Tiled(Matmul):
 
     def find_operands(self) -> None:
         super().find_operands()
-        self.rows_at = self.frame.pointer_of(self.op.vector)
+        self.rows_at = self.frame.pointer_of(Word("rows", self.op.vector))
 
     def _keys(self, begin: Value, end: Value) -> None:
         tiles.configure(self.e.b)
@@ -75,7 +75,7 @@ class Tiled(Matmul):
         return View.dense(self._gathered(place, ready).element(self.e, column), self.result_dtype, (width,))
 
     def _gathered(self, place: Value, ready: Rows) -> GatheredRow:
-        results = self.frame.pointer_of(self.op.value)
+        results = self.frame.pointer_of(Word("rows", self.op.value))
         return GatheredRow.at(self.e, results, self.result_bytes, place, ready.first, ready.stop)
 
     def _finish(self, panel: Value, column: Value, block: Block) -> None:

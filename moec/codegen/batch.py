@@ -15,7 +15,7 @@ from typing import Final
 
 from llvmlite import ir
 
-from moec.codegen.frame import row_layout
+from moec.codegen.frame import Word, row_layout
 from moec.codegen.llvm import F32, I32, I64, SIZES, Emitter, Value, constant, i64, vector, width_of
 from moec.codegen.rows.reductions import combine, start
 from moec.codegen.selections import order_bits
@@ -56,8 +56,8 @@ def emit_batch(stages: Stages, op: plan.BatchOp, name: str) -> Stage:
     """The stage of a `plan.batch`. It is cut among threads by columns, or by rows where it compares rows."""
     e, frame, function = stages.begin(name)
     domain = stages.domains[op.domain]
-    source, to = (_columns(e, value, frame.pointer_of(value)) for value in (op.source, op.value))
-    rows = frame.number_of(domain.keys("count"))
+    source, to = (_columns(e, value, frame.pointer_of(Word("rows", value))) for value in (op.source, op.value))
+    rows = frame.number_of(domain.word("count"))
     begin, end = function.args[1:3]
     blocks, kind = -(-source.count // _WIDTH), op.kind.data
     if kind == "rank":

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from xdsl.ir import SSAValue
 
@@ -22,27 +22,56 @@ from moec.dialects.types import SelectionType, element_name, integer, static_sha
 
 ALIGNMENT = 64
 
-#: The word of the frame with the address of the flag, which is set when an index that the call alone knows lies outside
-#: its table.
-FLAG = "flag"
+#: What a word has of a domain: the number of its rows, or the address of an array.
+OfDomain: TypeAlias = Literal["count", "parent", "position", "offsets"]
+#: The address of an array that a word has of another value: its rows, a parameter as it is read or as panels, the order
+#: of a group and where its keys begin in it, where a product's vectors are, and their records.
+OfValue: TypeAlias = Literal["rows", "param", "panels", "order", "offsets", "pointers", "records"]
+#: The address of what there is once in a call.
+OfCall: TypeAlias = Literal["workspace", "scratch", "flag", "clock"]
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of the frame, by what it has, and of which value."""
+
+    has: OfDomain | OfValue | OfCall
+    value: SSAValue | None = None
+
+
+WORKSPACE: Final = Word("workspace")
+#: The scratch memory of a pool's threads.
+SCRATCH: Final = Word("scratch")
+#: What is set when an index that the call alone knows lies outside its table.
+FLAG: Final = Word("flag")
+#: The clock's readings of a timed program.
+CLOCK: Final = Word("clock")
 
 
 @dataclass
 class Frame:
-    """The words of the frame: each key has one."""
+    """The words of the frame: declared by who has them filled in, numbered in the order in which they are first asked
+    for."""
 
-    words: dict[object, int] = field(default_factory=dict[object, int])
+    declared: set[Word] = field(default_factory=set[Word])
+    numbers: dict[Word, int] = field(default_factory=dict[Word, int])
 
-    def word(self, key: object) -> int:
-        """The number of a key's word; of a new one where it has none yet."""
-        return self.words.setdefault(key, len(self.words))
+    def declare(self, *words: Word) -> None:
+        """Words that `moec_run` will fill in before a stage reads them."""
+        self.declared.update(words)
+
+    def number(self, word: Word) -> int:
+        """The number of a word. Raises `LookupError` where nobody has declared it: nobody would fill it in."""
+        if word not in self.declared:
+            raise LookupError(f"nobody fills in {word}")
+        return self.numbers.setdefault(word, len(self.numbers))
 
 
 @dataclass(frozen=True)
 class Region:
-    """Workspace of `bytes_per_token` for each token and `fixed` bytes besides."""
+    """Workspace of `bytes_per_token` for each token and `fixed` bytes besides; `word` has its address."""
 
-    key: object
+    word: Word
     bytes_per_token: int
     fixed: int = 0
 
@@ -61,9 +90,9 @@ class Domain:
     slots: int = 1
     indices: int = 1
 
-    def keys(self, name: str) -> tuple[SSAValue, str]:
-        """The frame's key for one of the domain's arrays: `count`, `parent`, `position`, `offsets`."""
-        return self.value, name
+    def word(self, has: OfDomain) -> Word:
+        """A word of the frame about the domain."""
+        return Word(has, self.value)
 
 
 def row_layout(type: Any) -> tuple[str, tuple[int, ...]]:
@@ -87,22 +116,22 @@ class StageFrame:
         self.frame = frame
         self.pointer = pointer
         self._entry = e.b.block
-        self._loaded: dict[tuple[object, bool], Value] = {}
+        self._loaded: dict[tuple[Word, bool], Value] = {}
 
-    def pointer_of(self, key: object) -> Value:
+    def pointer_of(self, word: Word) -> Value:
         """The address in a word."""
-        return self._load(key, PTR)
+        return self._load(word, PTR)
 
-    def number_of(self, key: object) -> Value:
+    def number_of(self, word: Word) -> Value:
         """The number in a word."""
-        return self._load(key, I64)
+        return self._load(word, I64)
 
-    def _load(self, key: object, type: Any) -> Value:
-        found = (key, type is PTR)
+    def _load(self, word: Word, type: Any) -> Value:
+        found = (word, type is PTR)
         if found not in self._loaded:
-            b, word = self.e.b, self.frame.word(key)
+            b, number = self.e.b, self.frame.number(word)
             with b.goto_block(self._entry):
-                address = self.e.at(self.pointer, i64(word), 8)
+                address = self.e.at(self.pointer, i64(number), 8)
                 self._loaded[found] = b.load(address, typ=type, align=8)
         return self._loaded[found]
 
@@ -115,27 +144,27 @@ class RunFrame:
         self.frame = frame
         self.pointer = pointer
 
-    def pointer_of(self, key: object) -> Value:
+    def pointer_of(self, word: Word) -> Value:
         """The address in a word."""
-        return self.e.b.load(self._place(key), typ=PTR, align=8)
+        return self.e.b.load(self._place(word), typ=PTR, align=8)
 
-    def number_of(self, key: object) -> Value:
+    def number_of(self, word: Word) -> Value:
         """The number in a word."""
-        return self.e.b.load(self._place(key), typ=I64, align=8)
+        return self.e.b.load(self._place(word), typ=I64, align=8)
 
-    def put(self, key: object, value: Value) -> None:
+    def put(self, word: Word, value: Value) -> None:
         """Writes a word."""
-        self.e.b.store(value, self._place(key), align=8)
+        self.e.b.store(value, self._place(word), align=8)
 
-    def _place(self, key: object) -> Value:
-        return self.e.at(self.pointer, i64(self.frame.word(key)), 8)
+    def _place(self, word: Word) -> Value:
+        return self.e.at(self.pointer, i64(self.frame.number(word)), 8)
 
 
 def ascend(e: Emitter, frame: StageFrame | RunFrame, domain: Domain, target: Domain, index: Value) -> Value:
     """The row of an outer domain that a row was expanded from."""
     while domain is not target:
         assert domain.outer is not None
-        index = e.load(e.at(frame.pointer_of(domain.keys("parent")), index, 8), "i64")
+        index = e.load(e.at(frame.pointer_of(domain.word("parent")), index, 8), "i64")
         domain = domain.outer
     return index
 

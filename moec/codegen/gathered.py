@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from moec.codegen import tiles
-from moec.codegen.frame import StageFrame, ascend, row_bytes
+from moec.codegen.frame import StageFrame, Word, ascend, row_bytes
 from moec.codegen.llvm import Emitter, Value, i64
 from moec.codegen.stages import BYTE_COST, Stage, Stages, write
 from moec.dialects import plan
@@ -57,10 +57,10 @@ def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
     source = stages.domains[plan.domain_of(op.vector)]
     assert isinstance(op.vector.type, plan.RowsType) and isinstance(op.value.type, plan.RowsType)
     size, padded = row_bytes(op.vector.type.row), row_bytes(op.value.type.row)
-    vectors, gathered = frame.pointer_of(op.vector), frame.pointer_of(op.value)
+    vectors, gathered = (frame.pointer_of(Word("rows", value)) for value in (op.vector, op.value))
     stop = function.args[2]
     if op.group is not None:  # a key that no matrix has: its row has no place, and the call fails
-        placed = e.load(e.at(frame.pointer_of((op.group, "offsets")), i64(integer(op.keys)), 8), "i64")
+        placed = e.load(e.at(frame.pointer_of(Word("offsets", op.group)), i64(integer(op.keys)), 8), "i64")
         stop = e.least(stop, placed)
 
     def rows(passing: bool) -> None:
@@ -71,7 +71,7 @@ def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
 
         e.loop(function.args[1], stop, turn)
 
-    write(e, frame.number_of(domain.keys("count")), padded, rows)
+    write(e, frame.number_of(domain.word("count")), padded, rows)
     stages.finish(e, function, passing=True)
     return Stage(name, domain, None, 0, 2 * BYTE_COST * padded)
 
@@ -95,15 +95,15 @@ def _place(e: Emitter, frame: StageFrame, stages: Stages, op: plan.GatherOp, pla
     domain, row = stages.domains[op.domain], place
     match op.grouping.data:
         case "none":
-            return row, i64(0), frame.number_of(domain.keys("count"))
+            return row, i64(0), frame.number_of(domain.word("count"))
         case "index":
             assert domain.expand is not None
-            offsets, keys, at = domain.keys("offsets"), domain.expand.index, place
+            offsets, keys, at = domain.word("offsets"), domain.expand.index, place
         case _:
             assert op.group is not None and isinstance(op.group.owner, plan.GroupOp)
-            offsets, keys = (op.group, "offsets"), op.group.owner.key
-            row = e.load(e.at(frame.pointer_of((op.group, "order")), place, 8), "i64")
+            offsets, keys = Word("offsets", op.group), op.group.owner.key
+            row = e.load(e.at(frame.pointer_of(Word("order", op.group)), place, 8), "i64")
             at = ascend(e, frame, domain, stages.domains[plan.domain_of(keys)], row)
-    key = e.load(e.at(frame.pointer_of(keys), at, 8), "i64")
+    key = e.load(e.at(frame.pointer_of(Word("rows", keys)), at, 8), "i64")
     bounds = (e.load(e.at(frame.pointer_of(offsets), e.b.add(key, i64(i)), 8), "i64") for i in (0, 1))
     return row, *bounds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from moec.codegen.frame import Region, ascend, row_bytes
+from moec.codegen.frame import Region, Word, ascend, row_bytes
 from moec.codegen.llvm import SIZES, Emitter, Value, i64
 from moec.codegen.microkernel import emit_family
 from moec.codegen.rows import RULES
@@ -126,7 +126,7 @@ class Matmul:
 
     def regions(self) -> list[Region]:
         """The workspace that the stages need besides their result: where each row's vector is."""
-        return [Region((self.op.value, "pointers"), 8 * self.domain.per_token)]
+        return [Region(Word("pointers", self.op.value), 8 * self.domain.per_token)]
 
     def emit_all(self) -> list[Stage]:
         """The stages of the product, in order."""
@@ -168,7 +168,7 @@ class Matmul:
 
     def find_operands(self) -> None:
         """Where the weights lie."""
-        self.weights = self.frame.pointer_of(("packed", self.op.value))
+        self.weights = self.frame.pointer_of(Word("panels", self.op.value))
 
     # rows
 
@@ -177,11 +177,11 @@ class Matmul:
         e, frame = self.e, self.frame
         match self.op.grouping.data:
             case "none":
-                return self._share(frame.number_of(self.domain.keys("count")), share)
+                return self._share(frame.number_of(self.domain.word("count")), share)
             case "index":
-                offsets = frame.pointer_of(self.domain.keys("offsets"))
+                offsets = frame.pointer_of(self.domain.word("offsets"))
             case _:
-                offsets = frame.pointer_of((self.op.group, "offsets"))
+                offsets = frame.pointer_of(Word("offsets", self.op.group))
         first = e.load(e.at(offsets, key, 8), "i64")
         return Rows(first, e.load(e.at(offsets, e.b.add(key, i64(1)), 8), "i64"))
 
@@ -199,7 +199,7 @@ class Matmul:
         """The row at a place of the grouping."""
         if self.op.grouping.data != "key":
             return place
-        return self.e.load(self.e.at(self.frame.pointer_of((self.op.group, "order")), place, 8), "i64")
+        return self.e.load(self.e.at(self.frame.pointer_of(Word("order", self.op.group)), place, 8), "i64")
 
     def _keys(self, begin: Value, end: Value) -> None:
         """The units `begin` to `end`: share after share, panel after panel, key after key."""
@@ -250,7 +250,7 @@ class Matmul:
         e, source = self.e, self.op.vector
         assert isinstance(source.type, plan.RowsType)
         size = i64(row_bytes(source.type.row))
-        return e.at(self.frame.pointer_of(source), e.b.mul(self._source_row(place), size), 1)
+        return e.at(self.frame.pointer_of(Word("rows", source)), e.b.mul(self._source_row(place), size), 1)
 
     def _source_row(self, place: Value) -> Value:
         """The row of the vector's domain that a row was expanded from."""
@@ -259,7 +259,7 @@ class Matmul:
 
     def _pointer(self, place: Value) -> Value:
         """Where the address of a row's vector is kept; threads that share a key write the same there."""
-        return self.e.at(self.frame.pointer_of((self.op.value, "pointers")), place, 8)
+        return self.e.at(self.frame.pointer_of(Word("pointers", self.op.value)), place, 8)
 
     # blocks of rows
 
@@ -392,7 +392,7 @@ class Matmul:
             e.loop(block.low, block.high, turn)
 
         if self._whole_lines(width):
-            write(e, self.frame.number_of(self.domain.keys("count")), self.result_bytes, rows)
+            write(e, self.frame.number_of(self.domain.word("count")), self.result_bytes, rows)
         else:
             rows(False)
 
@@ -405,7 +405,8 @@ class Matmul:
     def _result(self, place: Value, column: Value, width: int, ready: Rows) -> View:
         """Where `width` columns of the result of a row go, one of those made `ready` at once."""
         e = self.e
-        start = e.at(self.frame.pointer_of(self.op.value), e.b.mul(self._row(place), i64(self.result_bytes)), 1)
+        results = self.frame.pointer_of(Word("rows", self.op.value))
+        start = e.at(results, e.b.mul(self._row(place), i64(self.result_bytes)), 1)
         return View.dense(e.at(start, column, SIZES[self.result_dtype]), self.result_dtype, (width,))
 
     def _row_epilogue(self, place: Value, sums: Value, column: Value, to: View) -> None:

@@ -12,11 +12,15 @@ from moec.codegen.batch import emit_batch
 from moec.codegen.choose_matmul import choose_matmul
 from moec.codegen.frame import (
     ALIGNMENT,
+    CLOCK,
     FLAG,
+    SCRATCH,
+    WORKSPACE,
     Domain,
     Frame,
     Region,
     RunFrame,
+    Word,
     row_bytes,
     row_layout,
     workspace_bytes,
@@ -33,9 +37,6 @@ from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.pool import Line
 from moec.shapes import KernelShape, PanelShape
 from moec.target import LINE, Target
-
-#: The region of the workspace that a timed program's clock readings are left in.
-_CLOCK = "clock"
 
 
 def emit(module: ModuleOp, target: Target, special: bool = True, timed: bool = False) -> tuple[Any, Interface]:
@@ -58,33 +59,33 @@ class _Program:
         if not special:
             read_sizes(self.module)
         self.frame = Frame()
-        self.arguments: list[object] = []
+        self.arguments: list[Word] = []
         self.regions: list[Region] = []
         self.domains: dict[SSAValue, Domain] = {}
         self.packed: list[Packed] = []
         self.block = program.body.block
         self.count = len(program.inputs)
-        tokens = self.block.args[0]
-        self.domains[tokens] = Domain(tokens, 1)
+        self._add_domain(Domain(self.block.args[0], 1))
         self.stages = Stages(self.module, target, self.frame, self.domains, program)
         self.outputs = self.stages.outputs
 
     def emit(self) -> tuple[Any, Interface]:
-        self.arguments += self.block.args[1 : 1 + self.count]
-        self.arguments += self.outputs
+        self.arguments += [Word("rows", value) for value in (*self.block.args[1 : 1 + self.count], *self.outputs)]
         raw = self._raw_params()
-        self.arguments += [("param", value) for value in raw]
+        self.arguments += [Word("param", value) for value in raw]
         matmuls = [op for op in self.block.ops if isinstance(op, plan.MatmulOp)]
-        self.arguments += [("packed", op.value) for op in matmuls]
+        self.arguments += [Word("panels", op.value) for op in matmuls]
+        self.arguments.append(WORKSPACE)
         self.packed = [self._pack(op) for op in matmuls]
+        self.frame.declare(*self.arguments, FLAG)
         if self.timed:
-            self.regions.append(Region(_CLOCK, 0, 8 * (1 + len(list(self.block.ops)))))
+            self._reserve(Region(CLOCK, 0, 8 * (1 + len(list(self.block.ops)))))
         stages = [found for at, op in enumerate(self.block.ops) if (found := self._steps(op, at))]
         steps = [step for stage in stages for step in stage]
         scratch = max((step.scratch for step in steps if isinstance(step, Stage)), default=0)
         self.scratch = -(-scratch // ALIGNMENT) * ALIGNMENT
-        self.regions.append(Region(FLAG, 0, 64))
-        self.regions.append(Region("scratch", 0, scratch))  # the last one: a pool's threads have theirs behind it
+        self._reserve(Region(FLAG, 0, 64))
+        self._reserve(Region(SCRATCH, 0, scratch))  # the last one: a pool's threads have theirs behind it
         self._run(stages)
         return self.module, self._interface(raw)
 
@@ -124,8 +125,8 @@ class _Program:
                 return [self._expand(op)]
             case plan.GroupOp():
                 domain = self.domains[op.domain]
-                self.regions.append(Region((op.result, "order"), 8 * domain.per_token))
-                self.regions.append(Region((op.result, "offsets"), 0, 8 * (integer(op.keys) + 2)))
+                self._reserve(Region(Word("order", op.result), 8 * domain.per_token))
+                self._reserve(Region(Word("offsets", op.result), 0, 8 * (integer(op.keys) + 2)))
                 return [op]
             case plan.RowsOp():
                 for value in op.values:
@@ -135,7 +136,7 @@ class _Program:
                 domain = self.domains[op.domain]
                 self._buffer(op.value, domain, SLACK if op.gathered else 0)
                 matmul = choose_matmul(self.stages, op, name)
-                self.regions += matmul.regions()
+                self._reserve(*matmul.regions())
                 return matmul.emit_all()
             case plan.GatherOp():
                 self._buffer(op.value, self.domains[op.domain], SLACK)
@@ -149,7 +150,16 @@ class _Program:
     def _buffer(self, value: SSAValue, domain: Domain, slack: int = 0) -> None:
         if value not in self.outputs:
             assert isinstance(value.type, plan.RowsType)
-            self.regions.append(Region(value, row_bytes(value.type.row) * domain.per_token, slack))
+            self._reserve(Region(Word("rows", value), row_bytes(value.type.row) * domain.per_token, slack))
+
+    def _reserve(self, *regions: Region) -> None:
+        """Regions of the workspace, behind those that there are."""
+        self.frame.declare(*(region.word for region in regions))
+        self.regions += regions
+
+    def _add_domain(self, domain: Domain) -> None:
+        self.frame.declare(domain.word("count"))
+        self.domains[domain.value] = domain
 
     def _expand(self, op: plan.ExpandOp) -> plan.ExpandOp:
         outer = self.domains[op.domain]
@@ -157,10 +167,10 @@ class _Program:
         type = op.slots.type.row
         slots, indices = integer(type.size), integer(type.domain)
         domain = Domain(op.rows, outer.per_token * slots, outer, op, slots, indices)
-        self.domains[op.rows] = domain
-        for key in (op.index, op.slot, domain.keys("parent"), domain.keys("position")):
-            self.regions.append(Region(key, 8 * domain.per_token))
-        self.regions.append(Region(domain.keys("offsets"), 0, 8 * (indices + 2)))
+        self._add_domain(domain)
+        for word in (Word("rows", op.index), Word("rows", op.slot), domain.word("parent"), domain.word("position")):
+            self._reserve(Region(word, 8 * domain.per_token))
+        self._reserve(Region(domain.word("offsets"), 0, 8 * (indices + 2)))
         return op
 
     # the call
@@ -170,18 +180,18 @@ class _Program:
         tokens, arguments, pool = function.args
         tokens.name, arguments.name, pool.name = "tokens", "arguments", "pool"
         e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), self.target)
-        for key in (*self.arguments, "workspace", *(region.key for region in self.regions)):
-            self.frame.word(key)
+        for word in (*self.arguments, *(region.word for region in self.regions)):
+            self.frame.number(word)
         for domain in self.domains.values():
-            self.frame.word(domain.keys("count"))
-        words = e.b.alloca(I64, size=len(self.frame.words))
+            self.frame.number(domain.word("count"))
+        words = e.b.alloca(I64, size=len(self.frame.numbers))
         words.type = PTR  # llvmlite would have it point to i64
         frame = RunFrame(e, self.frame, words)
-        for position, key in enumerate([*self.arguments, "workspace"]):
+        for position, word in enumerate(self.arguments):
             pointer = e.b.load(e.at(arguments, i64(position), 8), typ=PTR, align=8)
-            frame.put(key, pointer)
+            frame.put(word, pointer)
         self._lay_out(frame, tokens)
-        frame.put(self.domains[self.block.args[0]].keys("count"), tokens)
+        frame.put(self.domains[self.block.args[0]].word("count"), tokens)
         e.b.store(i64(0), frame.pointer_of(FLAG), align=8)
         self._read_clock(frame, 0)
         for position, steps in enumerate(stages, 1):
@@ -193,14 +203,14 @@ class _Program:
     def _read_clock(self, frame: RunFrame, position: int) -> None:
         if self.timed:
             e = frame.e
-            place = e.at(frame.pointer_of(_CLOCK), position, 8)
+            place = e.at(frame.pointer_of(CLOCK), position, 8)
             e.b.store(e.call("llvm.readcyclecounter", I64), place, align=8)
 
     def _lay_out(self, frame: RunFrame, tokens: Value) -> None:
         """Hands out the workspace: each part aligned, one after the other."""
-        e, place = frame.e, frame.e.b.ptrtoint(frame.pointer_of("workspace"), I64)
+        e, place = frame.e, frame.e.b.ptrtoint(frame.pointer_of(WORKSPACE), I64)
         for region in self.regions:
-            frame.put(region.key, e.b.inttoptr(place, PTR))
+            frame.put(region.word, e.b.inttoptr(place, PTR))
             used = e.b.add(e.b.mul(tokens, i64(region.bytes_per_token)), i64(region.fixed + ALIGNMENT - 1))
             place = e.b.add(place, e.b.and_(used, i64(-ALIGNMENT)))
 
@@ -215,9 +225,9 @@ class _Program:
 
     def _stage(self, frame: RunFrame, step: Stage, pool: Value) -> None:
         """Runs a stage: alone, or cut among a pool's threads where it is long enough to be worth it."""
-        e, b, rows = frame.e, frame.e.b, frame.number_of(step.domain.keys("count"))
+        e, b, rows = frame.e, frame.e.b, frame.number_of(step.domain.word("count"))
         units = rows if step.units is None else i64(step.units)
-        stage, scratch = self.module.globals[step.name], frame.pointer_of("scratch")
+        stage, scratch = self.module.globals[step.name], frame.pointer_of(SCRATCH)
         matrices = e.least(rows, i64(step.keys))
         cost = b.add(b.mul(rows, i64(step.row_cost)), b.mul(matrices, i64(step.key_cost)))
         null = ir.Constant(PTR, None)

@@ -18,7 +18,7 @@ from moec.codegen import tiles
 from moec.codegen.byte_blocks import ByteBlockProducts
 from moec.codegen.cells import WIDTH, Cell
 from moec.codegen.code_tiles import SLACK, ByteTileProducts, TileCell
-from moec.codegen.frame import Region, row_bytes
+from moec.codegen.frame import Region, Word, row_bytes
 from moec.codegen.integer import Products, emit_products
 from moec.codegen.llvm import I8, SIZES, Value, i64
 from moec.codegen.matmul import Block, Matmul, Panels, Rows
@@ -69,7 +69,8 @@ class CodeMatmul(Matmul, ABC):
         self.together = max(self.block, min(stages.target.l2 // 2 // self.row_bytes, self.CUT_ROWS))
         self.vector_bytes = row_bytes(op.vector.type.row)
         self.source = stages.domains[plan.domain_of(op.vector)]
-        self.key = op.value, "records"
+        #: Where the records that a stage of its own makes are.
+        self.made_records = Word("records", op.value)
 
     @property
     @abstractmethod
@@ -92,7 +93,7 @@ class CodeMatmul(Matmul, ABC):
 
     def regions(self) -> list[Region]:
         """The workspace that a call needs: where rows' records are made once, those."""
-        return [Region(self.key, self.row_bytes * self.source.per_token)] if self.once else []
+        return [Region(self.made_records, self.row_bytes * self.source.per_token)] if self.once else []
 
     def emit_all(self) -> list[Stage]:
         return [self._make_records(), self.emit()] if self.once else [self.emit()]
@@ -101,7 +102,7 @@ class CodeMatmul(Matmul, ABC):
         """The stage that makes the records of every row of the vector's domain."""
         name = f"{self.name}_records"
         e, frame, function = self.stages.begin(name)
-        vectors, records = frame.pointer_of(self.op.vector), frame.pointer_of(self.key)
+        vectors, records = frame.pointer_of(Word("rows", self.op.vector)), frame.pointer_of(self.made_records)
 
         def turn(row: Value) -> None:
             vector = e.at(vectors, e.b.mul(row, i64(self.vector_bytes)), 1)
@@ -161,7 +162,7 @@ class CodeMatmul(Matmul, ABC):
     def _copy(self, row: Value, to: Value, stride: Value) -> None:
         """The records of a row, `stride` bytes apart."""
         e, nbytes, piece = self.e, self.record.nbytes, ir.VectorType(I8, _PIECE)
-        records = e.at(self.frame.pointer_of(self.key), e.b.mul(row, i64(self.row_bytes)), 1)
+        records = e.at(self.frame.pointer_of(self.made_records), e.b.mul(row, i64(self.row_bytes)), 1)
 
         def turn(i: Value) -> None:
             source, target = e.at(records, e.b.mul(i, i64(nbytes)), 1), e.at(to, e.b.mul(i, stride), 1)

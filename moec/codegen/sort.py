@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from xdsl.ir import SSAValue
 
-from moec.codegen.frame import FLAG, Domain, RunFrame, ascend
+from moec.codegen.frame import FLAG, Domain, RunFrame, Word, ascend
 from moec.codegen.llvm import Emitter, Value, i64
 from moec.dialects import plan
 from moec.dialects.types import integer
@@ -20,11 +20,11 @@ def sort_slots(frame: RunFrame, domains: Domains, op: plan.ExpandOp) -> None:
     e, domain = frame.e, domains[op.rows]
     outer = domain.outer
     assert outer is not None
-    slots, rows = domain.slots, frame.number_of(outer.keys("count"))
-    ids = frame.pointer_of(op.slots)
-    offsets = frame.pointer_of(domain.keys("offsets"))
-    parent, position = (frame.pointer_of(domain.keys(name)) for name in ("parent", "position"))
-    index_at, slot_at = frame.pointer_of(op.index), frame.pointer_of(op.slot)
+    slots, rows = domain.slots, frame.number_of(outer.word("count"))
+    ids = frame.pointer_of(Word("rows", op.slots))
+    offsets = frame.pointer_of(domain.word("offsets"))
+    parent, position = frame.pointer_of(domain.word("parent")), frame.pointer_of(domain.word("position"))
+    index_at, slot_at = (frame.pointer_of(Word("rows", value)) for value in (op.index, op.slot))
     total = e.b.mul(rows, i64(slots))
 
     def index_of(i: Value) -> Value:
@@ -38,14 +38,15 @@ def sort_slots(frame: RunFrame, domains: Domains, op: plan.ExpandOp) -> None:
         e.store(to, e.at(position, i, 8), "i64")
 
     count = _counting_sort(e, index_of, offsets, total, domain.indices, place)
-    frame.put(domain.keys("count"), count)
+    frame.put(domain.word("count"), count)
 
 
 def sort_rows(frame: RunFrame, domains: Domains, op: plan.GroupOp) -> None:
     """Orders rows by key. A key that no matrix has comes from an input: then the call fails."""
     e, domain = frame.e, domains[op.domain]
-    rows = frame.number_of(domain.keys("count"))
-    keys, offsets, order = (frame.pointer_of(key) for key in (op.key, (op.result, "offsets"), (op.result, "order")))
+    rows = frame.number_of(domain.word("count"))
+    keys = frame.pointer_of(Word("rows", op.key))
+    offsets, order = frame.pointer_of(Word("offsets", op.result)), frame.pointer_of(Word("order", op.result))
     source = domains[plan.domain_of(op.key)]
 
     def key_of(i: Value) -> Value:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from llvmlite import ir
 from xdsl.ir import Operation, SSAValue
 
-from moec.codegen.frame import Domain, Frame, StageFrame, row_bytes, row_value
+from moec.codegen.frame import Domain, Frame, StageFrame, Word, row_bytes, row_value
 from moec.codegen.llvm import I64, PTR, VOID, Emitter, Value, i64
 from moec.codegen.rows import RULES
 from moec.codegen.rows.row import Row, Scratch
@@ -119,7 +119,7 @@ class Stages:
         self, e: Emitter, frame: StageFrame, op: plan.RowsOp, last: Operation, index: Value
     ) -> list[tuple[SSAValue, Any]]:
         return [
-            (value, row_value(e, value.type, frame.pointer_of(result), index))
+            (value, row_value(e, value.type, frame.pointer_of(Word("rows", result)), index))
             for value, result in zip(last.operands, op.values, strict=True)
         ]
 

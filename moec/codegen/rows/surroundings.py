@@ -7,7 +7,7 @@ from typing import Any
 
 from xdsl.ir import Block, SSAValue
 
-from moec.codegen.frame import FLAG, Domain, StageFrame, ascend, row_layout, row_value
+from moec.codegen.frame import FLAG, Domain, StageFrame, Word, ascend, row_layout, row_value
 from moec.codegen.llvm import Emitter, Value, i64
 from moec.codegen.views import View
 from moec.dialects import plan
@@ -31,7 +31,7 @@ class Surroundings:
         """A parameter as it lies in memory: a view, or the scalar."""
         assert isinstance(value.owner, Block), value
         dtype, shape = row_layout(value.type)
-        pointer = self._frame.pointer_of(("param", value))
+        pointer = self._frame.pointer_of(Word("param", value))
         return View.dense(pointer, dtype, shape) if shape else self._e.load(pointer, dtype)
 
     def read(self, source: SSAValue, row: SSAValue, index: Value) -> Any:
@@ -39,7 +39,7 @@ class Surroundings:
         target = self._domains[plan.domain_of(source)]
         index = ascend(self._e, self._frame, self._domain(row), target, index)
         assert isinstance(source.type, plan.RowsType)
-        found = row_value(self._e, source.type.row, self._frame.pointer_of(source), index)
+        found = row_value(self._e, source.type.row, self._frame.pointer_of(Word("rows", source)), index)
         if isinstance(found, View) and not found.shape:
             return self._e.load(found.pointer, found.dtype)
         return found
@@ -55,7 +55,7 @@ class Surroundings:
         """The row of an expanded domain that stands for a slot of `row`."""
         inner, e = self._domains[domain], self._e
         place = e.b.add(e.b.mul(row, i64(inner.slots)), slot)
-        return e.load(e.at(self._frame.pointer_of(inner.keys("position")), place, 8), "i64")
+        return e.load(e.at(self._frame.pointer_of(inner.word("position")), place, 8), "i64")
 
     def flag_outside(self) -> None:
         """Makes the call fail: an index that the call alone knows lies outside its table."""
