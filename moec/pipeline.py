@@ -299,7 +299,7 @@ def fit(
     from moec.checkpoint.moepack import Moepack, is_moepack
     from moec.language.parse import parse
     from moec.runtime import saved
-    from moec.runtime.bind import choose_bind
+    from moec.runtime.bind import asked_for, choose_bind
     from moec.runtime.fit_dims import fit_dimensions
     from moec.runtime.loading import open_below
 
@@ -307,7 +307,7 @@ def fit(
     if is_moepack(path):
         found, real = saved.packed_for(Moepack(path), file.layers[0].name.id)
         return {**found, **given}, real
-    tensors = open_below(path, prefix)
+    tensors = open_below(path, prefix, lambda: asked_for(file, bind))
     return fit_dimensions(file, bind or choose_bind(file, tensors, tensors.kind), tensors, given), None
 
 
@@ -334,6 +334,11 @@ class _Text:
         from moec.runtime.bind import choose_bind
 
         return choose_bind(self._compilation.ast, tensors, kind)
+
+    def needed(self, bind: str | None) -> Collection[str]:
+        from moec.runtime.bind import asked_for
+
+        return asked_for(self._compilation.ast, bind)
 
     def storable(self) -> frozenset[str]:
         return self._compilation.storable()

@@ -35,6 +35,8 @@ def fit(value: Any, array: Array, tokens: int | None) -> Data:
 
     Raises `CompileError` (E0403, E0404).
     """
+    if isinstance(value, int | float) and not isinstance(value, np.generic):
+        raise no_array(value, array, tokens)
     data = as_numpy(value, array.name, array.dtype)
     wanted = NUMPY[array.dtype]
     check_shape(data.shape, array, tokens)
@@ -92,12 +94,29 @@ def check_shape(shape: tuple[int, ...], array: Array, tokens: int | None) -> Non
         return
     message = f"`{array.name}` has the shape {_show(shape)}, not {_show(wanted)}"
     if shape == array.shape:
-        help = f"the first axis counts tokens: `{array.name}[None]` is one token"
-        raise fail("E0403", message, help=help)
+        raise fail("E0403", message, help=f"the first axis counts tokens: {_for_tokens(array, tokens)}")
     if len(shape) == len(wanted):
         axis = next(i for i, (a, b) in enumerate(zip(shape, wanted, strict=True)) if b not in ("T", a))
         message += f": axis {axis} is {shape[axis]}, not {wanted[axis]}"
     raise fail("E0403", message)
+
+
+def _for_tokens(array: Array, tokens: int | None) -> str:
+    """What makes the input of one token that of so many."""
+    if tokens in (None, 1):
+        return f"`{array.name}[None]` is one token"
+    shape = _show((tokens or 0, *array.shape)).replace("[", "(").replace("]", ")" if array.shape else ",)")
+    return f"`np.broadcast_to({array.name}, {shape})` is the same for all"
+
+
+def no_array(value: float, array: Array, tokens: int | None) -> CompileError:
+    """The error for a number of Python's in place of an array."""
+    text = f"`{array.name}` is `{value}`, not an array"
+    if array.shape:
+        return fail("E0404", text, help=f"it is {_show(('T', *array.shape))}, and the first axis counts tokens")
+    count = "T" if tokens is None else tokens
+    help = f"`np.full({count}, {array.name}, {spelling(array.dtype)})` is the same for {count} tokens"
+    return fail("E0404", text, help=help if count != 1 else help.removesuffix("s"))
 
 
 def wrong_type(given: np.dtype[Any], array: Array, torch: bool) -> CompileError:

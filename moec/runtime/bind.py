@@ -8,7 +8,7 @@ stays so (`Blocks`) in every view that keeps rows whole.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -23,6 +23,7 @@ from moec.formats.blocks import Blocks, join_blocks
 from moec.formats.origins import ORIGINS, Misfit, Origin
 from moec.language import syntax
 from moec.runtime.arguments import suits
+from moec.runtime.loading import Below, elsewhere, nothing_below, where
 from moec.runtime.stack import Data, Stack
 from moec.runtime.stored import Source, dense
 from moec.source import Span
@@ -41,6 +42,8 @@ def bind_weights(file: syntax.File, name: str | None, tensors: Tensors, dims: Di
     parameter is the tensor of its name), `dims` has the value of every dimension. Raises `CompileError` (E0405) where
     they do not fit, with every mistake there is."""
     params, entries = parameters(file), entries_of(file, name)
+    if isinstance(tensors, Below) and not len(tensors):
+        raise nothing_below("the checkpoint", tensors.prefix, tensors.whole, needed(file, name))
     found, mistakes = dict[str, Source](), list[Diagnostic]()
     for param, type in params.items():
         try:
@@ -86,28 +89,14 @@ def choose_bind(file: syntax.File, tensors: Collection[str], kind: str) -> str |
     fitting = [name for name in names if not lacking[name]]
     if len(fitting) == 1 or (kind in fitting):
         return fitting[0] if len(fitting) == 1 else kind
-    if len(names) == 1 and not (fitting or _elsewhere(lacking.values(), tensors)):
+    apart = elsewhere((missing[0] for missing in lacking.values() if missing), tensors)
+    if len(names) == 1 and not (fitting or apart):
         return names[0]  # binding says all that is missing, and where it stands
     if fitting:
         listed = ", ".join(f"`{name}`" for name in fitting)
         raise fail("E0405", f"{where(tensors)} fits several binds: {listed}", help="name one (`bind=`, `--bind`)")
     lost = ", ".join(f"`{name}` needs `{missing[0]}`" for name, missing in lacking.items())
-    raise fail("E0405", f"{where(tensors)} fits no bind: {lost}", help=_elsewhere(lacking.values(), tensors))
-
-
-def _elsewhere(lacking: Iterable[Sequence[str]], tensors: Collection[str]) -> str | None:
-    """The help that tells below which prefix a tensor is."""
-    ends = tuple(f".{missing[0]}" for missing in lacking)
-    found = next((name for name in tensors if name.endswith(ends)), None)
-    if found is None:
-        return None
-    end = max((end for end in ends if found.endswith(end)), key=len)
-    return f"`{end[1:]}` is below `{found.removesuffix(end)}` (`prefix=`, `--prefix`)"
-
-
-def where(tensors: Collection[str]) -> str:
-    """What a message calls a checkpoint."""
-    return str(tensors) if isinstance(tensors, Checkpoint) else "the checkpoint"
+    raise fail("E0405", f"{where(tensors)} fits no bind: {lost}", help=apart)
 
 
 def needed(file: syntax.File, name: str | None) -> Iterator[str]:
@@ -122,6 +111,12 @@ def needed(file: syntax.File, name: str | None) -> Iterator[str]:
                 yield first
             else:
                 yield from (each for part, each in origin.names(first).items() if part not in origin.optional)
+
+
+def asked_for(file: syntax.File, name: str | None) -> list[str]:
+    """The tensors that a `bind` block cannot do without; those of all blocks where none is named."""
+    names = [name] if name else [block.name.id for block in file.binds]
+    return [tensor for block in names or [None] for tensor in needed(file, block)]
 
 
 def called(file: syntax.File, name: str | None, tensors: Collection[str]) -> dict[str, str]:
@@ -370,7 +365,8 @@ class Binding:
     def _find(self, name: str, node: syntax.Node | None) -> Any:
         if name not in self.tensors:
             message = f"`{self.param}` needs the tensor `{name}`, which {where(self.tensors)} lacks"
-            help = nearest(name, list(self.tensors)) or ("" if node else "a `bind` says which tensor a weight is")
+            help = (node and elsewhere([name], self.tensors)) or nearest(name, list(self.tensors))
+            help = help or (None if node else "a `bind` says which tensor a weight is")
             raise fail("E0405", message, node.span if node else None, help=help)
         return self.tensors[name]
 

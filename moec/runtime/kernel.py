@@ -18,7 +18,7 @@ from moec.runtime.arguments import Argument
 from moec.runtime.cache import Program
 from moec.runtime.interface import Array, Interface, Storage
 from moec.runtime.jit import Code
-from moec.runtime.loading import Request, Text, Told, dotted, load_checkpoint
+from moec.runtime.loading import Below, Request, Text, Told, dotted, load_checkpoint
 from moec.runtime.pool import Pool
 from moec.runtime.weights import Weights
 from moec.runtime.workspace import WORKSPACE
@@ -98,9 +98,8 @@ class Kernel:
         """
         packing.require_names(self.interface, arrays)
         if bind is not None:
-            prefix = dotted(prefix)
-            below = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-            arrays = self._layer_text.bind(bind, below, self.dims)
+            tensors = Below(arrays, dotted(prefix)) if prefix else arrays
+            arrays = self._layer_text.bind(bind, tensors, self.dims)
         elif arrays and not any(param.name in arrays for param in self.interface.params):
             self._refuse_unbound(len(arrays))
         chosen = self._storage if storage is None else storage_of(storage)

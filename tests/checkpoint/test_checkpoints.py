@@ -173,9 +173,14 @@ def refused(*arguments: Any, spec: Path = OLMOE) -> str:
 def test_what_does_not_fit_names_tensor_and_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", LAYERS, {})
     write_sharded(tmp_path, LAYERS)
-    assert "`blk.7.`" in refused(tmp_path / "m.gguf", "blk.7")
+    text = refused(tmp_path / "m.gguf", "blk.7")
+    assert "no tensor below `blk.7.`" in text and "is below `blk.0`" in text
     text = refused(tmp_path / "m.gguf")
     assert "m.gguf" in text and "`ffn_gate_inp.weight` is below `blk.0`" in text
+    text = refused(tmp_path, "model.layers.0")
+    assert "below `model.layers.0.`" in text and "`gate.weight` is below `model.layers.0.mlp` (`prefix=`" in text
+    text = refused(tmp_path, "model.layer.0.mlp")
+    assert "no tensor below `model.layer.0.mlp.`" in text and "is below `model.layers." in text
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
     assert "E0001" in (text := refused(tmp_path, "model.layers.0.mlp")) and "model-00002" in text
 

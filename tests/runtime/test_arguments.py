@@ -167,8 +167,19 @@ def test_the_help_says_how_to_convert() -> None:
     assert "x.astype(ml_dtypes.bfloat16)" in rejected(np.zeros((2, 4)), Array("x", "bf16", (4,)))[1]
     assert "x[None]" in rejected(np.zeros(4, np.float32))[1]
     assert "np.asarray(x, np.float32)" in rejected([[0.0] * 4])[1]
-    assert "np.asarray(id, np.int64)" in rejected(3, Array("id", "i64", ()))[1]
-    assert "np.asarray(flag, np.bool)" in rejected(True, Array("flag", "bool", ()))[1]
+    assert "np.full(T, id, np.int64)" in rejected(3, Array("id", "i64", ()))[1]
+    assert "np.full(T, flag, np.bool)" in rejected(True, Array("flag", "bool", ()))[1]
+
+
+def test_the_help_for_a_scalar_works() -> None:
+    scalar = Array("id", "i64", ())
+    assert "`np.full(5, id, np.int64)` is the same for 5 tokens" in rejected(3, scalar, tokens=5)[1]
+    assert fit(np.full(5, 3, np.int64), scalar, 5).shape == (5,)
+    assert "`np.broadcast_to(id, (5,))` is the same for all" in rejected(np.asarray(3), scalar, tokens=5)[1]
+    assert fit(np.broadcast_to(np.asarray(3), (5,)), scalar, 5).tolist() == [3] * 5
+    assert "`np.broadcast_to(x, (5, 4))`" in rejected(np.zeros(4, np.float32), tokens=5)[1]
+    assert fit(np.broadcast_to(np.zeros(4, np.float32), (5, 4)), X, 5).shape == (5, 4)
+    assert "[T, 4], and the first axis counts tokens" in rejected(3.0)[1]
 
 
 def test_a_shape_is_told_by_its_axis() -> None:

@@ -449,6 +449,27 @@ def test_a_checkpoint_is_packed_by_a_bind_of_the_text(kernel: Any) -> None:
     with pytest.raises(CompileError) as error:
         bound.pack(tensors, bind="there")
     assert codes(error) == ["E0405"] * 3  # each weight is missing
+    assert "`router` needs the tensor `router`, which the checkpoint lacks" in str(error.value)
+
+
+def test_a_prefix_that_is_wrong_is_named() -> None:
+    bound = moec.compile(f'{TEXT}bind there {{ router = "gate" up = "ups" down = "{{e}}.w" }}', threads=1)
+    tensors = dict.fromkeys(("a.block.gate", "a.block.ups", "a.block.0.w", "a.other"))
+    with pytest.raises(CompileError) as error:
+        bound.pack(tensors, bind="there", prefix="a.blokc")
+    (found,) = error.value.diagnostics
+    assert found.message == "the checkpoint has no tensor below `a.blokc.`"
+    assert found.help == "`gate` is below `a.block` (`prefix=`, `--prefix`)"
+    with pytest.raises(CompileError) as error:
+        bound.pack({"b.c": None}, bind="there", prefix="a")
+    assert error.value.diagnostics[0].help == "it has `b.c`, …"
+    with pytest.raises(CompileError) as error:
+        bound.pack(tensors, bind="there", prefix="a")
+    assert codes(error) == ["E0405"] * 3
+    assert "which the checkpoint below `a.` lacks" in error.value.diagnostics[0].message
+    assert error.value.diagnostics[0].help == "`gate` is below `a.block` (`prefix=`, `--prefix`)"
+    with pytest.raises(CompileError, match="did you mean `there`"):
+        bound.pack(tensors, bind="ther", prefix="a.block")
 
 
 def test_a_call_says_its_threads(kernel: Any) -> None:
