@@ -230,9 +230,14 @@ def test_unknown_code() -> None:
         fail("E9999", "wrong")
 
 
-@pytest.mark.parametrize(("name", "expected"), [("ruoter", "did you mean `router`?"), ("zebra", None)])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("ruoter", "router"), ("Gate", "gate"), ("rms", "rmsnorm"), ("gates", "gate"), ("HH", "H"), ("cros", "cross")]
+    + [(name, None) for name in ("zebra", "cos", "sign", "shift", "sin", "e", "x")],
+)
 def test_nearest(name: str, expected: str | None) -> None:
-    assert nearest(name, ["router", "down", "gate"]) == expected
+    names = ["router", "down", "gate", "cross", "swiglu", "split", "min", "exp", "rmsnorm", "H"]
+    assert nearest(name, names) == (f"did you mean `{expected}`?" if expected else None)
 
 
 PLACES = st.tuples(st.integers(0, len(TEXT)), st.integers(0, len(TEXT))).map(lambda pair: Span(SOURCE, *sorted(pair)))

@@ -14,7 +14,7 @@ from moec.dims import ONE, ZERO, Dim, ceiling, product
 from moec.elaborate.builder import LEAST, dims_attr
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.selections import whole
-from moec.elaborate.values import Array, Bounds, Number, Scope, Selection, kind_of, shape_origin, show
+from moec.elaborate.values import Array, Bounds, Number, Scope, Selection, by_rows, kind_of, shape_origin, show
 from moec.language import syntax
 from moec.source import Span
 
@@ -23,8 +23,15 @@ def transpose(builder: Evaluator, node: syntax.Transpose, scope: Scope) -> Array
     """`A.T`."""
     array = builder.array(builder.evaluate(node.operand, scope), node.operand.span)
     if len(array.shape) < 2:
-        raise fail("E0207", f"`.T` needs two axes, this has shape {show(array.shape)}", node.span)
+        text = f"`.T` needs two axes, this has shape {show(array.shape)}"
+        raise fail("E0207", text, node.span, help=_products(array) if array.shape else None)
     return Array(builder.emit(moe.TransposeOp.make(builder.masked(array).ssa)), array.origin)
+
+
+def _products(vector: Array) -> str:
+    """The help for a vector that is transposed: what that would be for."""
+    outer = by_rows(vector, "a[i] * b")
+    return f"a vector is no matrix: `{outer}` is an outer product, `a @ b` an inner one"
 
 
 def split(builder: Evaluator, node: syntax.Split, scope: Scope) -> Array:

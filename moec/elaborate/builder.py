@@ -185,14 +185,22 @@ class Builder:
             if other.shape != first.shape:
                 raise self.mismatch(first, other, span)
 
-    def mismatch(self, left: Array, right: Array, span: Span, differ: tuple[Dim, Dim] | None = None) -> CompileError:
+    def mismatch(
+        self,
+        left: Array,
+        right: Array,
+        span: Span,
+        differ: tuple[Dim, Dim] | None = None,
+        help: str | None = None,
+    ) -> CompileError:
         """The error of two shapes that do not fit, to be raised: at the lengths that `differ`, else at the first that
         do."""
         pairs = zip(left.shape, right.shape, strict=False)
         differ = differ or next((pair for pair in pairs if pair[0] != pair[1]), None)
         what = f": `{differ[0]}` and `{differ[1]}`" if differ else ""
         causes = [shape_origin(array) for array in (left, right)]
-        return fail("E0201", f"shapes {show(left.shape)} and {show(right.shape)} do not fit{what}", span, causes=causes)
+        text = f"shapes {show(left.shape)} and {show(right.shape)} do not fit{what}"
+        return fail("E0201", text, span, causes=causes, help=help)
 
     def common_restriction(self, arrays: Sequence[Array], span: Span) -> Selection | None:
         """The selection that arrays are restricted to. Raises `CompileError` (E0204) where there are several."""
@@ -262,7 +270,7 @@ class Builder:
             return False
         what = f"index in {bounds.low}..{bounds.high} can lie outside an axis of {axis}"
         of_slots = index.slot is not None and index.slot[0].size == axis
-        help = "`slot(e)` is the position of `e` in its selection" if of_slots else None
+        help = f"write `slot({span.text})` for the position of `{span.text}` in its selection" if of_slots else None
         raise fail("E0205", what, span, causes=[shape_origin(array)], help=help)
 
     def slot_in(self, index: Array, target: Selection) -> SSAValue | None:

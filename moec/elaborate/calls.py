@@ -8,10 +8,20 @@ from typing import Final, TypeAlias
 from moec.diagnostics import CompileError, Diagnostic, Label, counted, fail, nearest, spoken
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.functions import FUNCTIONS, Called, Operand
-from moec.elaborate.values import Array, Function, Scope, Selection, Value, kind_of
+from moec.elaborate.values import (
+    Array,
+    Function,
+    Scope,
+    Selection,
+    Value,
+    by_rows,
+    definitions,
+    kind_of,
+    shape_origin,
+)
 from moec.language import syntax
-from moec.language.foreign import FOREIGN_NAMES
-from moec.language.parse import takes_number
+from moec.language.foreign import FOREIGN_NAMES, OF_VECTORS, unquoted, without_axis
+from moec.language.parse import prelude, takes_number
 from moec.source import Span
 
 #: How deep functions may call each other before one is said to need itself.
@@ -26,8 +36,11 @@ _BESIDE: Final = {
     "max": "`max` gives the value; `argmax` is its index",
 }
 
-#: The functions that are of a vector, whole.
-_OF_VECTORS: Final = ("softmax", "logsumexp", "rmsnorm", "layernorm", "argmax")
+#: The way out where a name is used above its definition.
+_MOVE_UP: Final = "a name is visible below its definition: move it up"
+
+#: Names for the results of a function, in a help.
+_SPARE: Final = ("a", "b", "c", "d")
 
 #: The norms that have weights elsewhere.
 _NORMS: Final = ("rmsnorm", "layernorm")
@@ -45,7 +58,9 @@ def call(builder: Evaluator, node: syntax.Call, scope: Scope) -> Value:
     results = _results(builder, node, scope)
     if len(results) != 1:
         found = counted(len(results), "value")
-        raise fail("E0106", f"`{node.function.id}` returns {found}, one is needed", node.span)
+        names = ", ".join(_SPARE[: len(results)] if len(results) <= len(_SPARE) else (*_SPARE[:2], "…"))
+        help = f"name them first: `{names} = {node.function.id}(…)`"
+        raise fail("E0106", f"`{node.function.id}` returns {found}, one is needed", node.span, help=help)
     return results[0]
 
 
@@ -56,12 +71,15 @@ def _results(builder: Evaluator, node: syntax.Call, scope: Scope) -> Sequence[Va
     callee = found if isinstance(found, Function) else builder.functions.find(name)
     if isinstance(callee, Function) and callee.node is not None:
         names = [parameter.name for parameter in callee.node.parameters]
-        return _inline(builder, callee, _operands(builder, name, names, node, scope), node)
+        operands = _operands(builder, name, names, node, scope)
+        if callee.node.span.source is prelude().span.source:
+            _whole_vector(name, operands)
+        return _inline(builder, callee, operands, node)
     row_name = callee.name if isinstance(callee, Function) else name
     if row_name not in FUNCTIONS:
         if found is not None:
             raise fail("E0204", f"`{name}` is {kind_of(found)}, not a function", node.function.span)
-        raise unknown(builder, node.function, [*builder.functions.names(), *FUNCTIONS])
+        raise unknown(builder, node.function, scope, [*builder.functions.names(), *FUNCTIONS])
     return [_builtin(builder, row_name, _operands(builder, row_name, FUNCTIONS[row_name].named, node, scope), node)]
 
 
@@ -74,8 +92,39 @@ def _operands(builder: Evaluator, name: str, names: Sequence[str], node: syntax.
             text = f"`{name}` has no parameter `{label.id}`"
             raise fail("E0104", text, label.span, help=_other_name(name, names, label.id))
     for label, argument in zip(labels, node.arguments, strict=True):
+        if isinstance(argument.value, syntax.String):
+            raise no_string(argument.value, name)
+        if name == "sum":
+            _no_binder(argument.value, scope)
         operands.append((label, Operand(builder.evaluate(argument.value, scope), argument.value.span)))
     return operands
+
+
+def _whole_vector(name: str, operands: Operands) -> None:
+    """Raises `CompileError` (E0201) where a function of the prelude that is of a vector gets more axes."""
+    value = operands[0][1].value if operands else None
+    if name not in OF_VECTORS or not isinstance(value, Array) or len(value.shape) < 2:
+        return
+    place = operands[0][1].span
+    matrix = place.text if place.text.isidentifier() else "m"
+    help = f"`{by_rows(value, f'{name}({matrix}[i])')}` is of every row"
+    text = f"`{name}` is of a vector, not of {kind_of(value)}"
+    raise fail("E0201", text, place, causes=[shape_origin(value)], help=help)
+
+
+def _no_binder(node: syntax.Expr, scope: Scope) -> None:
+    """Raises `CompileError` (E0101) for the argument of `sum(e in s) * …`, whose `e` is yet to be bound."""
+    match node:
+        case syntax.Binary(op="in", left=syntax.Name(id=name) as left) if scope.find(name) is None:
+            help = f"write `sum {node.span.text}: …`, without parentheses"
+            raise fail("E0101", f"`{name}` is not defined", left.span, help=help)
+        case _:
+            pass
+
+
+def no_string(node: syntax.String, called: str = "") -> CompileError:
+    """The error of a string in an expression, an argument of `called` if that is a name."""
+    return fail("E0204", "a string stands only in a `bind`", node.span, help=unquoted(node.value, called))
 
 
 def _label(argument: syntax.Argument) -> syntax.Name | None:
@@ -92,17 +141,20 @@ def _other_name(name: str, names: Sequence[str], label: str) -> str | None:
         return "write `axis=…`"
     if label in _KEEPING and "axis" in names:
         return "leave it out: the axis goes, and a scalar fits every shape"
-    if label in _AXIS and name in _OF_VECTORS:
-        return f"leave it out: `{name}` is of a vector; `each i in 0..n: {name}(m[i])` is of every row"
+    if label in _AXIS and name in OF_VECTORS:
+        return without_axis(name)
     if name in FUNCTIONS:
         others = f", but for {spoken(names)}" if names else ""
         return f"its arguments stand in order, without names{others}"
     return nearest(label, names) or f"its parameters are {spoken(names)}"
 
 
-def unknown(builder: Evaluator, node: syntax.Name, names: Sequence[str]) -> CompileError:
-    """The error of a name that stands for nothing: what this language has instead, or where it is bound, or the nearest
-    of the names that stand for something."""
+def unknown(builder: Evaluator, node: syntax.Name, scope: Scope, names: Sequence[str]) -> CompileError:
+    """The error of a name that stands for nothing: where it is defined below or bound, or what this language has
+    instead, or the nearest of the names that stand for something."""
+    if place := scope.below(node):
+        cause = Label(place, "defined here, below")
+        return fail("E0101", f"`{node.id}` is not defined yet", node.span, causes=[cause], help=_MOVE_UP)
     if node.id in FOREIGN_NAMES:
         return fail("E0101", f"`{node.id}` is not in the language", node.span, help=FOREIGN_NAMES[node.id])
     binders = (binder for binder in builder.binders() if binder.name.id == node.id)
@@ -147,6 +199,7 @@ def _inline(builder: Evaluator, callee: Function, operands: Operands, node: synt
         elif parameter.default is not None:
             scope.values[parameter.name] = builder.evaluate(parameter.default, scope)
         scope.places[parameter.name] = parameter.span
+    scope.defined = definitions(function.body)
     builder.calls.append(node.span)
     try:
         return _run(builder, function.body, scope)
@@ -171,7 +224,8 @@ def _by_name(function: syntax.Function, operands: Operands, node: syntax.Call) -
     positional = [operand for label, operand in operands if label is None]
     if len(positional) > len(names):
         what = f"`{name}` takes {counted(len(names), 'argument')}, not {len(positional)}"
-        raise fail("E0104", what, node.span, causes=declared)
+        help = without_axis(name) if name in OF_VECTORS else None
+        raise fail("E0104", what, node.span, causes=declared, help=help)
     given = dict(zip(names, positional, strict=False))
     for label, operand in operands:
         if label is None:

@@ -13,7 +13,7 @@ from moec.dialects import moe
 from moec.dialects.types import I64
 from moec.dims import ZERO, Dim
 from moec.elaborate import axes
-from moec.elaborate.calls import call, unknown
+from moec.elaborate.calls import call, no_string, unknown
 from moec.elaborate.evaluator import Evaluator, Rule
 from moec.elaborate.functions import FUNCTIONS
 from moec.elaborate.match import match
@@ -21,7 +21,6 @@ from moec.elaborate.operators import binary, holds, truth_of, unary
 from moec.elaborate.selections import as_selection, listed, whole
 from moec.elaborate.values import Array, Batch, Bounds, Function, Number, Scope, Value
 from moec.language import syntax
-from moec.language.foreign import unquoted
 
 _CONSTANTS: Final = ("inf", "pi")
 
@@ -40,11 +39,11 @@ def _name(builder: Evaluator, node: syntax.Name, scope: Scope) -> Value:
         return Function(node.id)
     if node.id == "batch":
         return Batch()
-    raise unknown(builder, node, [*scope.names(), *builder.functions.names(), *FUNCTIONS])
+    raise unknown(builder, node, scope, [*scope.names(), *builder.functions.names(), *FUNCTIONS])
 
 
 def _string(builder: Evaluator, node: syntax.String, scope: Scope) -> Value:
-    raise fail("E0204", "a string stands only in a `bind`", node.span, help=unquoted(node.value))
+    raise no_string(node)
 
 
 def _group(builder: Evaluator, node: syntax.Group, scope: Scope) -> Value:

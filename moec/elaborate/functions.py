@@ -24,6 +24,7 @@ from moec.elaborate.values import (
     Number,
     Selection,
     Value,
+    by_rows,
     kind_of,
     show,
 )
@@ -68,7 +69,10 @@ class Called:
         """An argument of one axis, in f32 or integers."""
         array = self.numbers(position)
         if len(array.shape) != 1:
-            raise fail("E0204", f"`{self.name}` takes a vector, not {kind_of(array)}", self.operands[position].span)
+            span, rows = self.operands[position].span, len(array.shape) > 1 and self.name == "argmax"
+            name = span.text if span.text.isidentifier() else "m"
+            help = f"`{by_rows(array, f'{self.name}({name}[i])')}` is of every row" if rows else None
+            raise fail("E0204", f"`{self.name}` takes a vector, not {kind_of(array)}", span, help=help)
         return array
 
     def selection(self, position: int) -> Selection:
@@ -287,8 +291,18 @@ def _choose(call: Called, vector: Array, count: Dim) -> Selection:
     return call.builder.chosen(inner, vector, call.span)
 
 
+def _count(call: Called) -> Dim:
+    """How many `topk` selects. Raises `CompileError` (E0204) where that is computed, with what selects so many."""
+    value, span = call.operands[1].value, call.operands[1].span
+    if isinstance(value, Array) and not value.shape:
+        most = call.vector(0).shape[0]
+        help = f"with `top = topk(v, {most})`, `where(each e in top: slot(e) < {span.text})` is the first of these"
+        raise fail("E0204", f"the count is a compile-time number, not {kind_of(value)}", span, help=help)
+    return call.integer(1, "the count", 1)
+
+
 def _topk(call: Called) -> Selection:
-    vector, count = call.vector(0), call.integer(1, "the count", 1)
+    vector, count = call.vector(0), _count(call)
     _enough(call, count, vector.shape[0], vector)
     return _choose(call, vector, count)
 

@@ -19,7 +19,7 @@ from moec.elaborate.binds import check_binds, once
 from moec.elaborate.calls import define, give_name
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.expressions import RULES
-from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, shape_origin, show
+from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, definitions, shape_origin, show
 from moec.language import syntax
 from moec.language.parse import prelude
 from moec.source import Span
@@ -114,7 +114,7 @@ class _Layer(Evaluator):
     def __init__(self, file: syntax.File, layer: syntax.Layer, binding: dict[str, int]) -> None:
         super().__init__(binding, _functions(file), RULES, file)
         self._layer = layer
-        self._scope = Scope()
+        self._scope = Scope(defined=definitions(layer.body))
         self._params: list[tuple[str, SSAValue]] = []
         self._aux: list[tuple[str, SSAValue]] = []
 
@@ -205,11 +205,19 @@ class _Layer(Evaluator):
     def _element_type(self, type: syntax.Type) -> Attribute:
         name = type.dtype or "real"
         if name not in ELEMENTS:
-            integer = re.fullmatch(r"i(nt)?(8|16|32)?|long", name)
-            help = "write `i64`" if integer else nearest(name, [*ELEMENTS])
-            listed = f"the element types are {spoken([*ELEMENTS])}"
-            raise fail("E0107", f"`{name}` is not an element type", type.span, help=help or listed)
+            help = self._other_type(name, type) or f"the element types are {spoken([*ELEMENTS])}"
+            raise fail("E0107", f"`{name}` is not an element type", type.span, help=help)
         return ELEMENTS[name]
+
+    def _other_type(self, name: str, type: syntax.Type) -> str | None:
+        """The help for a name that is no element type: a dimension, or what such a type is called elsewhere."""
+        if isinstance(self._scope.values.get(name), Number) and type.shape is None:
+            return f"write `[{name}]`"
+        if re.fullmatch(r"u?i(nt)?(8|16|32)?|int64|long", name):
+            return "write `i64`"
+        if floating := re.fullmatch(r"(b?)f(?:loat|p)?(16|32)", name):
+            return f"write `{floating[1]}f{floating[2]}`"
+        return nearest(name, [*ELEMENTS])
 
     def _auxiliary(self, statement: syntax.Aux) -> None:
         value = self.evaluate(statement.value, self._scope)

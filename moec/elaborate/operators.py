@@ -16,7 +16,7 @@ from moec.dialects.types import BOOL, I64, element_of
 from moec.dims import ONE, ZERO, Dim, power
 from moec.elaborate.builder import Builder, index_bounds
 from moec.elaborate.selections import as_selection
-from moec.elaborate.values import Array, Number, Selection, Value, kind_of, show
+from moec.elaborate.values import Array, Number, Selection, Value, by_rows, kind_of, show
 from moec.language import syntax
 from moec.language.foreign import JOINED
 from moec.source import Span
@@ -49,6 +49,9 @@ _LIMITS: Final[dict[str, Callable[[float, float], float]]] = {
     "*": float.__mul__,
     "/": float.__truediv__,
 }
+
+#: The most characters of an operand that a help repeats.
+_LONG: Final = 24
 
 #: How many binary digits a compile-time number, or its denominator, may have.
 _MAX_BITS: Final = 8192
@@ -96,7 +99,31 @@ def _arithmetic(builder: Builder, node: syntax.Binary, left: Value, right: Value
     if node.op == "%":
         raise fail("E0204", "`%` works on integers", node.span)
     pair = (builder.f32(left, node.left.span), builder.f32(right, node.right.span))
+    _require_same_shape(builder, node, *pair)
     return builder.pointwise(pair, node.span, _FLOAT_OPS[node.op])
+
+
+def _require_same_shape(builder: Builder, node: syntax.Binary, left: Array, right: Array) -> None:
+    """Raises `CompileError` (E0201) where arrays differ in shape."""
+    if left.shape and right.shape and left.shape != right.shape:
+        raise builder.mismatch(left, right, node.span, help=_row_by_row(node, left, right))
+
+
+def _row_by_row(node: syntax.Binary, left: Array, right: Array) -> str | None:
+    """The help for a matrix beside a vector that fits its rows, or has an element for each."""
+    matrix, vector = (left, right) if len(left.shape) > len(right.shape) else (right, left)
+    if len(matrix.shape) != 2 or vector.shape not in (matrix.shape[1:], matrix.shape[:1]):
+        return None
+    items = ["[i]" if array is matrix or vector.shape != matrix.shape[1:] else "" for array in (left, right)]
+    first, second = _short(node.left, "a") + items[0], _short(node.right, "b") + items[1]
+    return f"`{by_rows(matrix, f'{first} {node.op} {second}')}` is of every row"
+
+
+def _short(node: syntax.Expr, other: str) -> str:
+    """An operand as a help writes it, behind which brackets may stand: as it is, or by another name."""
+    text = node.span.text
+    plain = isinstance(node, syntax.Name | syntax.Index | syntax.Call | syntax.Group)
+    return text if plain and len(text) <= _LONG and "\n" not in text else other
 
 
 def _fold(builder: Builder, node: syntax.Binary, left: Dim, right: Dim) -> Number:

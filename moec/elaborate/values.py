@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.ir import SSAValue
@@ -100,11 +101,13 @@ ANYWHERE = Bounds(-Dim.symbol("inf"), Dim.symbol("inf"))
 
 @dataclass(eq=False, slots=True)
 class Scope:
-    """Names, with the place where each was given its value, and the scope around."""
+    """Names, with the place where each was given its value, and the scope around. `defined` has every name that the
+    body defines, above or below."""
 
     outer: Scope | None = None
     values: dict[str, Value] = field(default_factory=dict[str, Value])
     places: dict[str, Span] = field(default_factory=dict[str, Span])
+    defined: Mapping[str, Span] = field(default_factory=dict[str, Span])
 
     def find(self, name: str) -> Value | None:
         """What a name stands for, here or in a scope around."""
@@ -115,14 +118,42 @@ class Scope:
             scope = scope.outer
         return None
 
+    def below(self, name: syntax.Name) -> Span | None:
+        """Where a name gets its value further down, in the body here or in one around."""
+        place = self.defined.get(name.id)
+        if place is not None and place.source is name.span.source and place.start > name.span.start:
+            return place
+        return self.outer.below(name) if self.outer else None
+
     def names(self) -> list[str]:
         """All names that are known here."""
         return [*self.values, *(self.outer.names() if self.outer else [])]
 
 
+def definitions(body: Sequence[syntax.Statement]) -> dict[str, Span]:
+    """The names that statements define, with the place of each; of one that is defined twice the first."""
+    found: dict[str, Span] = {}
+    for statement in body:
+        match statement:
+            case syntax.Param() | syntax.Assign():
+                names = statement.names
+            case syntax.Aux() | syntax.Function():
+                names = (statement.name,)
+            case syntax.Return():
+                names = ()
+        for name in names:
+            found.setdefault(name.id, name.span)
+    return found
+
+
 def shape_origin(array: Array) -> Label:
     """Where an array's shape comes from, as the cause of an error."""
     return Label(array.origin, f"{show(array.shape)} comes from here")
+
+
+def by_rows(matrix: Array, body: str) -> str:
+    """What is written for a computation of every row `i` of a matrix, or every element of a vector."""
+    return f"each i in 0..{matrix.shape[0]}: {body}"
 
 
 def kind_of(value: Value) -> str:

@@ -75,7 +75,44 @@ FOREIGN_NAMES: Final = {
     "int": "no number becomes an integer; `f32(n)` is the integer `n` as a number",
     "einsum": "write `W @ v` for the last axis of `W` against `v`",
     **dict.fromkeys(("matmul", "dot"), "write `W @ v`"),
-    "pow": "write `v ** p`",
+    **dict.fromkeys(("pow", "power"), "write `v ** p`"),
+    "square": "write `v * v`",
+    "exp2": "write `2 ** v`",
+    "log2": "write `log(v) / log(2)`",
+    "log10": "write `log(v) / log(10)`",
+    "log1p": "write `log(1 + v)`",
+    "expm1": "write `exp(v) - 1`",
+    **dict.fromkeys(("mod", "fmod", "remainder"), "of integers, write `a % b`"),
+    **dict.fromkeys(("sin", "cos", "tan"), "the language has none; a table of its values can be an input or a `param`"),
+    "sinh": "write `(exp(v) - exp(-v)) / 2`",
+    "cosh": "write `(exp(v) + exp(-v)) / 2`",
+    **dict.fromkeys(
+        ("floor", "ceil", "round", "trunc"), "the language rounds no number to an integer; of indices `/` rounds down"
+    ),
+    "sign": "write `if v > 0 then 1 else if v < 0 then -1 else 0`",
+    "argmin": "write `argmax(-v)`",
+    **dict.fromkeys(("minimum", "reduce_min"), "write `min(a, b)`, or `min(v)` along an axis"),
+    **dict.fromkeys(("maximum", "reduce_max"), "write `max(a, b)`, or `max(v)` along an axis"),
+    "prod": "the language has no product along an axis; of positive numbers it is `exp(sum(log(v)))`",
+    "cumprod": "the language has none; of positive numbers it is `exp` of a cumulative sum of `log(v)`",
+    **dict.fromkeys(("roll", "rotate"), "write `each i in 0..n: v[(i + k) % n]`"),
+    "shift": "write `concat(0, v[:-1])`",
+    **dict.fromkeys(("flip", "reverse", "reversed"), "write `each i in 0..n: v[n - 1 - i]`"),
+    "diff": "write `v[1:] - v[:-1]`",
+    "var": "write `mean((v - mean(v)) ** 2)`",
+    "std": "write `mean((v - mean(v)) ** 2) ** 0.5`",
+    "any": "write `max(f32(c)) > 0`",
+    "all": "write `min(f32(c)) > 0`",
+    "outer": "write `each i in 0..n: a[i] * b`",
+    **dict.fromkeys(("gather", "take", "index_select"), "write `v[s]`, of a selection or an index"),
+    **dict.fromkeys(("tile", "repeat", "expand", "unsqueeze"), "`each i in 0..n: v` has an axis of `n` in front"),
+    **dict.fromkeys(("reshape", "view"), "write `split v as [A, B]`"),
+    **dict.fromkeys(("transpose", "permute"), "write `.T`"),
+    "log_softmax": "write `v - logsumexp(v)`",
+    "swish": "write `silu(v)`",
+    "leaky_relu": "write `if v > 0 then v else a * v`",
+    "elu": "write `if v > 0 then v else exp(v) - 1`",
+    "mish": "write `v * tanh(softplus(v))`",
     **dict.fromkeys(("cat", "stack"), "`concat(a, b)` joins along an axis, `each e in s: …` makes one"),
     **dict.fromkeys(("one_hot", "scatter"), "write `each e in 0..n: if e in s then 1 else 0`"),
 }
@@ -97,6 +134,18 @@ FOREIGN_COMMENTS: Final = {
 JOINED: Final = "selections are not joined: add a sum over each"
 
 
-def unquoted(text: str) -> str | None:
-    """The help for a string that stands where none may: without its quotes it may be a name or a number."""
-    return f"write `{text}`, without quotes" if re.fullmatch(r"-?[A-Za-z_0-9.]+", text) else None
+#: The functions that are of a vector, whole.
+OF_VECTORS: Final = ("softmax", "logsumexp", "rmsnorm", "layernorm", "argmax")
+
+
+def without_axis(name: str) -> str:
+    """The help for a function of a vector that is given an axis."""
+    return f"leave it out: `{name}` is of a vector; `each i in 0..n: {name}(m[i])` is of every row"
+
+
+def unquoted(text: str, called: str = "") -> str | None:
+    """The help for a string that stands where none may, as an argument of `called` if that is a name: without its
+    quotes it may be a name or a number."""
+    if called in OF_VECTORS:
+        return without_axis(called)
+    return f"write `{text}`, without quotes" if re.fullmatch(r"-?[A-Za-z_0-9.]+", text) else FOREIGN_NAMES.get(called)

@@ -16,7 +16,6 @@ from moec.diagnostics import CompileError, Label, fail
 from moec.language.foreign import (
     FOREIGN_COMMENTS,
     FOREIGN_FIELDS,
-    FOREIGN_NAMES,
     FOREIGN_SIGNS,
     FOREIGN_WORDS,
     JOINED,
@@ -152,7 +151,7 @@ def _string(mistake: Mistake) -> CompileError | None:
         if mistake.in_bind:
             return mistake.fail("a string has double quotes", span, help=f'write `"{quoted[1]}"`', code="E0012")
         called = mistake.before(mistake.opened[-1]).text if mistake.opened else ""
-        help = unquoted(quoted[1]) or FOREIGN_NAMES.get(called)
+        help = unquoted(quoted[1], called)
         return mistake.fail("a string stands only in a `bind`", span, help=help, code="E0012")
     return None
 
@@ -343,6 +342,30 @@ def _local(mistake: Mistake) -> CompileError | None:
     return mistake.fail("`=` gives a name its value", None, "not in an expression", help)
 
 
+def _colon(mistake: Mistake) -> CompileError | None:
+    """`p := x`, `router: [E, H]`, `p: [H] = x`."""
+    token, after = mistake.token, mistake.at(1)
+    if not mistake.names_statement or token.kind != ":":
+        return None
+    if after.kind == "=" and after.start == token.end:
+        return mistake.fail("`:=` is not in the language", mistake.span(token, after), help="write `=`")
+    type = re.compile(r"[ \t]*(\w*[ \t]*\[[^]{}\n]*\]|\w++(?![ \t]*[\w(\[]))").match(mistake.source.text, token.end)
+    if type is None:
+        return None
+    names = mistake.source.text[_first_name(mistake).start : mistake.previous.end]
+    if mistake.source.text[type.end() :].lstrip().startswith("="):
+        return mistake.fail("a name is given no type", help=f"write `{names} = …`")
+    return mistake.fail("expected `=` after a name", help=f"write `param {names}: {type[1]}` for weights")
+
+
+def _first_name(mistake: Mistake) -> Token:
+    """The first of the names, joined by commas, that stand before the refused token."""
+    place = -1
+    while mistake.at(place - 1).kind == "," and mistake.at(place - 2).kind == "NAME":
+        place -= 2
+    return mistake.at(place)
+
+
 def _equals(mistake: Mistake) -> CompileError | None:
     token, after = mistake.token, mistake.at(1)
     if token.kind != "=":
@@ -354,6 +377,22 @@ def _equals(mistake: Mistake) -> CompileError | None:
     if "COMPARE" in mistake.expected:
         return mistake.fail("`=` gives a name its value", None, "not in an expression", "write `==` to compare")
     return None
+
+
+def _lambda(mistake: Mistake) -> CompileError | None:
+    """`f = lambda v: v * 2`, `gated(lambda v: v, …)`."""
+    place = -1
+    while mistake.at(place).kind in ("NAME", ",") and mistake.at(place).text != "lambda":
+        place -= 1
+    word = mistake.at(place)
+    if word.text != "lambda" or mistake.token.kind not in (":", "NAME"):
+        return None
+    named = mistake.at(place - 1).kind == "=" and mistake.at(place - 2).kind == "NAME"
+    name = mistake.at(place - 2).text if named else "f"
+    head = re.compile(r"[\w \t,]*(?=:)").match(mistake.source.text, word.end)
+    parameters = head[0].strip() if head else ""
+    help = f"write a local `fn {name}({parameters or 'v'}) = …`"
+    return mistake.fail("`lambda` is not in the language", mistake.span(word), help=help)
 
 
 def _target(mistake: Mistake) -> CompileError | None:
@@ -397,17 +436,33 @@ def _not_in(mistake: Mistake) -> CompileError | None:
 
 
 def _binder(mistake: Mistake) -> CompileError | None:
-    """`sum(e in s: …)`, `each (e in s: …)`."""
+    """`sum(e in s: …)`, `each (e in s: …)`, `sum(e in s) w[e] * …`."""
     if mistake.token.kind == ":" and mistake.opened:
-        word = mistake.before(mistake.opened[-1])
-    elif mistake.token.kind == "(":
-        word = mistake.previous
+        opened, marked = mistake.opened[-1], mistake.token
+    elif mistake.token.kind == "(" and mistake.previous.kind in ("sum", "each"):
+        opened = marked = mistake.token
     else:
+        opened = marked = _summed(mistake)
+    if opened is None or marked is None or mistake.before(opened).kind not in ("sum", "each"):
         return None
-    if word.kind not in ("sum", "each"):
+    head = re.compile(r"\(\s*([A-Za-z_]\w*\s+in\s+[\w.]+)\s*[:)]").match(mistake.source.text, opened.start)
+    help = f"write `{mistake.before(opened).text} {head[1] if head else 'e in s'}: …`, without parentheses"
+    return mistake.fail(f"unexpected `{marked.text}`", mistake.span(marked), help=help)
+
+
+def _summed(mistake: Mistake) -> Token | None:
+    """The parenthesis of a `sum(e in s)`, a call as it reads, that ends before the refused token or the name before."""
+    last = -2 if mistake.names_statement else -1
+    if mistake.at(last).kind != ")":
         return None
-    help = f"write `{word.text} e in s: …`, without parentheses"
-    return mistake.fail(f"unexpected `{mistake.token.text}`", help=help)
+    depth, place = 0, last
+    while mistake.at(place).text:
+        depth += {")": 1, "(": -1}.get(mistake.at(place).kind, 0)
+        if depth == 0:
+            break
+        place -= 1
+    binds = [mistake.at(place + step).kind for step in range(3)] == ["(", "NAME", "in"]
+    return mistake.at(place) if binds else None
 
 
 def _generator(mistake: Mistake) -> CompileError | None:
@@ -510,16 +565,18 @@ RULES: tuple[Callable[[Mistake], CompileError | None], ...] = (
     _unclosed,
     _keyword,
     _foreign,
+    _binder,
+    _lambda,
     _list,
     _dangling,
     _local,
+    _colon,
     _equals,
     _target,
     _number,
     _beside,
     _comparison,
     _not_in,
-    _binder,
     _generator,
     _signature,
     _split,

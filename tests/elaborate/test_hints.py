@@ -6,7 +6,9 @@ import pytest
 
 from moec.diagnostics import CompileError
 from moec.elaborate import elaborate
-from moec.language.parse import parse
+from moec.elaborate.functions import FUNCTIONS
+from moec.language.foreign import FOREIGN_NAMES
+from moec.language.parse import parse, prelude
 from moec.source import Source
 
 LAYER = (
@@ -64,7 +66,7 @@ HINTS: list[tuple[str, str, str, str, str | None]] = [
         "return sum e in s: w[e]",
         "e",
         "index in 0..E can lie outside an axis of K",
-        "`slot(e)` is the position of `e` in its selection",
+        "write `slot(e)` for the position of `e` in its selection",
     ),
     ("f32", "return sum e in {0, 4}: p[e]", "e", "index in 0..5 can lie outside an axis of E", None),
     (
@@ -200,6 +202,111 @@ HINTS: list[tuple[str, str, str, str, str | None]] = [
         "shapes [3, 5] and [E] do not fit: `5` and `E`",
         None,
     ),
+    (
+        "[K]",
+        "return p[topk(p, id)]",
+        "id",
+        "the count is a compile-time number, not an index",
+        "with `top = topk(v, E)`, `where(each e in top: slot(e) < id)` is the first of these",
+    ),
+    (
+        "f32",
+        "return sum(e in s) * p[e]",
+        "e",
+        "`e` is not defined",
+        "write `sum e in s: …`, without parentheses",
+    ),
+    # rows
+    (
+        "[E]",
+        'return softmax(p, "last")',
+        '"last"',
+        "a string stands only in a `bind`",
+        "leave it out: `softmax` is of a vector; `each i in 0..n: softmax(m[i])` is of every row",
+    ),
+    (
+        "[E]",
+        "return softmax(p, -1)",
+        "softmax(p, -1)",
+        "`softmax` takes 1 argument, not 2",
+        "leave it out: `softmax` is of a vector; `each i in 0..n: softmax(m[i])` is of every row",
+    ),
+    (
+        "[3, E]",
+        "m = each i in 0..3: p return softmax(m)",
+        "m",
+        "`softmax` is of a vector, not of an array of shape [3, E]",
+        "`each i in 0..3: softmax(m[i])` is of every row",
+    ),
+    (
+        "i64[3]",
+        "return argmax(each i in 0..3: p)",
+        "each i in 0..3: p",
+        "`argmax` takes a vector, not an array of shape [3, E]",
+        "`each i in 0..3: argmax(m[i])` is of every row",
+    ),
+    (
+        "[3, E]",
+        "m = each i in 0..3: p return m * p",
+        "m * p",
+        "shapes [3, E] and [E] do not fit: `3` and `E`",
+        "`each i in 0..3: m[i] * p` is of every row",
+    ),
+    (
+        "[3, E]",
+        "m = each i in 0..3: p return (p + 1) - m",
+        "(p + 1) - m",
+        "shapes [E] and [3, E] do not fit: `E` and `3`",
+        "`each i in 0..3: (p + 1) - m[i]` is of every row",
+    ),
+    (
+        "[E, 3]",
+        "m = each e in 0..E: each i in 0..3: 1 return m / p",
+        "m / p",
+        "shapes [E, 3] and [E] do not fit",
+        "`each i in 0..E: m[i] / p[i]` is of every row",
+    ),
+    (
+        "[H, H]",
+        "return x * x.T",
+        "x.T",
+        "`.T` needs two axes, this has shape [H]",
+        "a vector is no matrix: `each i in 0..H: a[i] * b` is an outer product, `a @ b` an inner one",
+    ),
+    # several results
+    (
+        "[E]",
+        "fn two(a) { return a, a + 1 } fn same(a) { return two(a) } a, b = same(p) return a",
+        "two(a)",
+        "`two` returns 2 values, one is needed",
+        "name them first: `a, b = two(…)`",
+    ),
+    # names that nothing has
+    (
+        "[E]",
+        "return sign(p)",
+        "sign",
+        "`sign` is not in the language",
+        "write `if v > 0 then 1 else if v < 0 then -1 else 0`",
+    ),
+    *(
+        (
+            "[E]",
+            f"return {name}(p)",
+            name,
+            f"`{name}` is not in the language",
+            "the language has none; a table of its values can be an input or a `param`",
+        )
+        for name in ("sin", "cos", "tan")
+    ),
+    (
+        "[E]",
+        "return floor(p)",
+        "floor",
+        "`floor` is not in the language",
+        "the language rounds no number to an integer; of indices `/` rounds down",
+    ),
+    ("[E]", "return cost(p)", "cost", "`cost` is not defined", None),
     ("i64", "return sum e in s: 1", "sum e in s: 1", "the output is `f32`, not `i64`", None),
     ("[E]", "return p > 0", "p > 0", "the output is `bool`, not `real`", "`f32(…)` converts it"),
     ("f32", "return id", "id", "the output is `i64`, not `f32`", "`f32(…)` converts it"),
@@ -231,11 +338,72 @@ def test_a_name_outside_of_what_binds_it_is_shown_that(body: str) -> None:
     assert [(cause.span.text, cause.text) for cause in found.causes] == [("e", "bound only inside this `sum`")]
 
 
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ("y = f(p) fn f(v) = v * 2 return y", "f"),
+        ("y = norm1(p) fn norm1(v) = v * 2 return y", "norm1"),
+        ("y = v + p v = p return y", "v"),
+        ("y = q + p param q: [E] return y", "q"),
+        ("fn g(v) = f(v) y = g(p) fn f(v) = v return y", "f"),
+        ("fn g(v) { u = f(v) fn f(v) = v return u } return g(p)", "f"),
+        ("fn g(v) { u = cos + v cos = v return u } return g(p)", "cos"),
+    ],
+)
+def test_a_name_above_its_definition_is_shown_that(body: str, name: str) -> None:
+    text = LAYER % ("[E]", body)
+    with pytest.raises(CompileError) as error:
+        elaborate(parse(Source("m.moe", text)))
+    (found,) = error.value.diagnostics
+    assert found.span is not None and found.span.text == name
+    assert (found.code, found.message) == ("E0101", f"`{name}` is not defined yet")
+    assert found.help == "a name is visible below its definition: move it up"
+    (cause,) = found.causes
+    assert (cause.span.text, cause.text) == (name, "defined here, below")
+    assert cause.span.start > found.span.start
+
+
+def test_a_name_in_its_own_definition_is_not_below() -> None:
+    with pytest.raises(CompileError) as error:
+        elaborate(parse(Source("m.moe", LAYER % ("[E]", "z = z + p return z"))))
+    assert error.value.diagnostics[0].message == "`z` is not defined"
+
+
+#: What a help of `FOREIGN_NAMES` says to write is in the language: the name, with what stands for its letters.
+WRITTEN = [
+    ("roll", "each i in 0..E: p[(i + 1) % E]"),
+    ("shift", "concat(0, p[:-1])"),
+    ("flip", "each i in 0..E: p[E - 1 - i]"),
+    ("sign", "if p > 0 then 1 else if p < 0 then -1 else 0"),
+    ("var", "p + mean((p - mean(p)) ** 2)"),
+    ("any", "p * (if max(f32(p > 0)) > 0 then 1 else 0)"),
+    ("all", "p * (if min(f32(p > 0)) > 0 then 1 else 0)"),
+    ("prod", "p * exp(sum(log(p)))"),
+    ("mish", "p * tanh(softplus(p))"),
+    ("elu", "if p > 0 then p else exp(p) - 1"),
+    ("log_softmax", "p - logsumexp(p)"),
+    ("argmin", "p + argmax(-p)"),
+]
+
+
+@pytest.mark.parametrize(("name", "written"), WRITTEN, ids=[row[0] for row in WRITTEN])
+def test_what_is_to_be_written_is_in_the_language(name: str, written: str) -> None:
+    assert name in FOREIGN_NAMES
+    elaborate(parse(Source("m.moe", LAYER % ("[E]", f"return {written}"))))
+
+
+def test_no_help_is_for_a_name_of_the_language() -> None:
+    taken = {*FUNCTIONS, *(function.name.id for function in prelude().functions)}
+    assert not taken & set(FOREIGN_NAMES)
+
+
 #: The type of an input, and the message and the help.
 TYPES = [
     ("i32", "`i32` is not an element type", "write `i64`"),
     ("int", "`int` is not an element type", "write `i64`"),
-    ("float32", "`float32` is not an element type", "did you mean `f32`?"),
+    ("float32", "`float32` is not an element type", "write `f32`"),
+    ("bfloat16[H]", "`bfloat16` is not an element type", "write `bf16`"),
+    ("H", "`H` is not an element type", "write `[H]`"),
     *(
         (kind, f"`{kind}` is not an element type", "the element types are `real`, `f32`, `bf16`, `f16`, `i64`, `bool`")
         for kind in ("float", "Tensor", "u8")

@@ -77,7 +77,7 @@ def warn() -> object:
 
 def bind() -> object:
     file = parse(Source("layer.moe", SMALL + 'bind checkpoint {\n    w = "norm.weight"\n}\n'))
-    return bind_weights(file, "checkpoint", {"norm.bias": np.ones(4)}, {"H": 4})
+    return bind_weights(file, "checkpoint", {"norm.weights": np.ones(4)}, {"H": 4})
 
 
 def checkpoint(write: Callable[[Path], object]) -> Callable[[], object]:

@@ -172,6 +172,19 @@ MISTAKES: list[tuple[str, str, str, str | None]] = [
     # names and values
     (LAYER + "    let p = a\n}", "let", "`let` is not in the language", "a name needs no keyword: write `x = …`"),
     (LAYER + "    p a\n}", "a", "expected `,` or `=`, found `a`", None),
+    (LAYER + "    p := a\n}", ":=", "`:=` is not in the language", "write `=`"),
+    (LAYER + "    b: [H]\n}", ":", "expected `=` after a name", "write `param b: [H]` for weights"),
+    (LAYER + "    b, c: f32[E, H]\n}", ":", "expected `=` after a name", "write `param b, c: f32[E, H]` for weights"),
+    (LAYER + "    b: real = a\n}", ":", "a name is given no type", "write `b = …`"),
+    (LAYER + "    f = lambda v: v * 2\n}", "lambda", "`lambda` is not in the language", "write a local `fn f(v) = …`"),
+    (
+        LAYER + "    f = lambda v, w: v\n}",
+        "lambda",
+        "`lambda` is not in the language",
+        "write a local `fn f(v, w) = …`",
+    ),
+    ("fn f(x) = g(lambda: x)", "lambda", "`lambda` is not in the language", "write a local `fn f(v) = …`"),
+    ("fn g(x) = h(lambda v: v)", "lambda", "`lambda` is not in the language", "write a local `fn f(v) = …`"),
     (LAYER + "    p == a\n}", "==", "expected `,` or `=`, found `==`", "write `=`"),
     (LAYER + "    p += a\n}", "+=", "`+=` is not in the language", "give the new value a name of its own"),
     (LAYER + "    p[0] = a\n}", "[", "expected `=` after a name", None),
@@ -189,6 +202,18 @@ MISTAKES: list[tuple[str, str, str, str | None]] = [
     (LAYER + "    p = each e s: a[e]\n}", "s", "expected `in`, found `s`", "write `each e in s: …`"),
     (LAYER + "    p = sum(e in s: a)\n}", ":", "unexpected `:`", "write `sum e in s: …`, without parentheses"),
     (LAYER + "    p = each (e in s: a)\n}", "(", "unexpected `(`", "write `each e in s: …`, without parentheses"),
+    (LAYER + "    p = sum(e in t: a)\n}", ":", "unexpected `:`", "write `sum e in t: …`, without parentheses"),
+    *(
+        (
+            LAYER + f"    p = {word}(e in top) {rest}\n}}",
+            "(",
+            "unexpected `(`",
+            f"write `{word} e in top: …`, without parentheses",
+        )
+        for word in ("sum", "each")
+        for rest in ("w[e] * a", "2 * a", "(w[e] * a)", "f(a)", "w * a", "\n    w[e] * a")
+    ),
+    (LAYER + "    p = sum(f(a)) w[e]\n}", "[", "expected `=` after a name", None),
     (LAYER + "    p = a +\n    q = a\n}", "+", "expected an expression after `+`", None),
     (LAYER + "    return a *\n}", "*", "expected an expression after `*`", None),
     ("fn f(x) =", "=", "expected an expression after `=`", None),
