@@ -33,7 +33,11 @@ _EXAMPLES: Final = (
 
 _CODES: Final = """\b
 Exit codes:
-  0  done      1  the input is wrong      2  the command line is wrong
+  0   done
+  1   the input is wrong
+  2   the command line is wrong
+  70  moec itself failed
+  130 interrupted
 """
 
 
