@@ -91,22 +91,24 @@ def fail(
     return CompileError(Diagnostic(code, message, span, label, tuple(causes), help))
 
 
-#: How much two names have in common, from 0 to 1, of which one is suggested for the other: above `cos` and `cross`.
-_NEAR: Final = 0.76
-#: The same where one begins with the other: `rms` and `rmsnorm` are 0.6.
+#: How much two names have in common (difflib's ratio) of which one is suggested for the other. Where their lengths
+#: differ by more than a third (`cos`, `cross`), neither is a slip of the other.
+_NEAR: Final = 0.75
+#: The same where one begins with the other (`rms`, `rmsnorm`).
 _BEGINS: Final = 0.6
 
 
 def nearest(name: object, names: Sequence[str]) -> str | None:
-    """The help line that suggests the name most like `name`, if that is one and another is near: but for case the same,
-    or of its letters in order (`_NEAR` of them), or the one the beginning of the other, and not much shorter."""
+    """The help line that suggests the name most like `name`, if that is a text and one is near: the same but for case,
+    else by `_NEAR`, else by `_BEGINS`."""
     from difflib import get_close_matches
 
     if not isinstance(name, str):
         return None
     matches = [other for other in names if other.lower() == name.lower()]
-    matches += get_close_matches(name, names, n=1, cutoff=_NEAR)
-    alike = get_close_matches(name, names, n=3, cutoff=_BEGINS)
+    near = get_close_matches(name, names, cutoff=_NEAR)
+    matches += [other for other in near if abs(len(other) - len(name)) <= len(name) / 3]
+    alike = get_close_matches(name, names, cutoff=_BEGINS)
     matches += [other for other in alike if other.startswith(name) or name.startswith(other)]
     return f"did you mean `{matches[0]}`?" if matches else None
 

@@ -233,6 +233,7 @@ def test_unknown_code() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [("ruoter", "router"), ("Gate", "gate"), ("rms", "rmsnorm"), ("gates", "gate"), ("HH", "H"), ("cros", "cross")]
+    + [("gaet", "gate"), ("gato", "gate")]
     + [(name, None) for name in ("zebra", "cos", "sign", "shift", "sin", "e", "x")],
 )
 def test_nearest(name: str, expected: str | None) -> None:
