@@ -104,7 +104,7 @@ class YieldOp(IRDLOperation):
 
     name = "moe.yield"
     values = var_operand_def()
-    traits = traits_def(IsTerminator())
+    traits = traits_def(IsTerminator(), Pure())  # pure, or what it ends would never count as such
 
 
 def yielded(region: Region) -> Sequence[SSAValue]:

@@ -3,7 +3,8 @@ the product that is scaled.
 
 A parameter, or a view of one, is packed, and multiplied with the vectors of many tokens at once. What is computed from
 parameters would be made anew for every token: `(base + up[e]) @ x`, `(up[e] * scale[e]) @ x`, `up[top] @ x`,
-`(sum e in s: p[e] * up[e]) @ x`. So what is done to matrices is done to their products with the vector.
+`(sum e in s: p[e] * up[e]) @ x`. So what is done to matrices is done to their products with the vector; what scales the
+columns of one, as in `(each i in 0..N: up[e, i] * g) @ x`, to the vector.
 """
 
 from __future__ import annotations
@@ -21,9 +22,20 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
-from moec.dialects.types import F32, I64, element_of, integer, static_shape
+from moec.dialects.types import F32, I64, element_of, static_shape
 from moec.passes.hoist_invariants import hoist
-from moec.passes.schedule.units import captured
+from moec.passes.loops import (
+    column,
+    contract,
+    forget,
+    is_linear,
+    is_widening,
+    over_range,
+    stack,
+    varies,
+    widened,
+)
+from moec.passes.sums_of_products import gather_sum
 from moec.passes.views import is_cast, made_in, stacks, weight_view
 
 
@@ -34,19 +46,19 @@ class DistributeProducts(ModulePass):
     name: ClassVar[str] = "distribute-products"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        loops = [
-            loop for loop in op.walk() if isinstance(loop, moe.EachOp) and isinstance(loop.slots.owner, moe.RangeOp)
-        ]
-        for loop in reversed(loops):
-            _gather_rows(loop)
+        for operation in reversed(list(op.walk())):
+            if isinstance(operation, moe.SumOp | moe.ReduceOp):
+                gather_sum(operation)
+            elif isinstance(operation, moe.EachOp) and over_range(operation):
+                _gather_rows(operation)
         while (product := next(filter(_is_open, op.walk()), None)) is not None:
             assert isinstance(product, moe.ContractOp)
             weight = product.weight
             if weight_view(weight) is not None:
                 _settle(product)
             else:
-                Rewriter.replace_op(product, [], [_Rule(product, product.vector).apply(weight)])
-                _forget(weight)
+                Rewriter.replace_op(product, [], [_Rule(InsertPoint.before(product), product.vector).apply(weight)])
+                forget(weight)
 
 
 # ── products that are written row by row ──────────────────────────────────────────────────────────────────────────────
@@ -61,12 +73,12 @@ def _gather_rows(loop: moe.EachOp) -> None:
         pairs = [pair for pair in _factors(op) if _row_opens(loop, pair[0]) and not made_in(loop, pair[1])]
         if pairs:
             row, vector = pairs[0]
-            rule = _Rule(loop, vector)
-            product = rule.product(rule.each(loop, row))
+            rule = _Rule(InsertPoint.before(loop), vector)
+            product = rule.product(stack(loop, row, rule.before))
             read, item = tuple(op.operands), moe.ExtractOp.make(product, loop.body.block.args[1])
             Rewriter.replace_op(op, item)
             for operand in read:
-                _forget(operand)
+                forget(operand)
             if moe.yielded(loop.body)[0] is item.result:
                 Rewriter.replace_op(loop, [], [product])
                 return
@@ -101,19 +113,9 @@ def _is_open(operation: Operation) -> bool:
     return _opens(operation.weight)
 
 
-def _forget(value: SSAValue) -> None:
-    """Erases what made a value that nobody reads any more."""
-    owner = value.owner
-    if isinstance(owner, Operation) and not any(result.first_use for result in owner.results):
-        read = captured(owner)
-        Rewriter.erase_op(owner)
-        for operand in read:
-            _forget(operand)
-
-
 def _settle(product: moe.ContractOp) -> None:
     """Widens a matrix whose vector was not rounded to its type."""
-    wide = _widened(product.weight)
+    wide = widened(product.weight)
     Rewriter.insert_op(wide, InsertPoint.before(product))
     product.operands[0] = wide.results[0]
 
@@ -129,7 +131,7 @@ def _opens(weight: SSAValue) -> bool:
         return True
     match weight.owner:
         case moe.MapOp() as op:
-            return (_is_linear(op) or _is_widening(op)) and all(map(_opens, op.arrays))
+            return (is_linear(op) or is_widening(op)) and all(map(_opens, op.arrays))
         case moe.ConcatOp() as op:
             return all(map(_opens, op.arrays))
         case moe.SumOp() as op:
@@ -149,16 +151,29 @@ def _opens(weight: SSAValue) -> bool:
 
 def _row_opens(loop: moe.EachOp, row: SSAValue) -> bool:
     """`_opens` of the rows that a loop over a range makes of a vector inside it."""
-    if stacks(loop, row):
+    if static_shape(row.type) and stacks(loop, row):
         return True
     op = row.owner
-    return (
-        isinstance(loop.slots.owner, moe.RangeOp)
-        and isinstance(op, moe.MapOp)
-        and op.parent is loop.body.block
-        and _is_linear(op)
-        and all(_row_opens(loop, array) for array in op.arrays)
-    )
+    if not (over_range(loop) and isinstance(op, moe.MapOp) and op.parent is loop.body.block):
+        return False
+    if is_linear(op):
+        return all(_row_opens(loop, array) for array in op.arrays)
+    return _scaled_columns(loop, op) is not None
+
+
+def _scaled_columns(loop: moe.EachOp, op: moe.MapOp) -> tuple[SSAValue, SSAValue] | None:
+    """The rows that open, and the vector that is the same for all of them, of `w[i] * g` or `w[i] / g`."""
+    first = op.body.block.first_op
+    array_of: dict[SSAValue, SSAValue] = dict(zip(op.body.block.args, op.arrays, strict=True))
+    if not isinstance(first, arith.MulfOp | arith.DivfOp) or len(op.body.block.ops) != 2:
+        return None
+    read = [array_of[operand] for operand in first.operands if operand in array_of]
+    if len(read) != 2:
+        return None
+    for row, vector in (read, reversed(read)) if isinstance(first, arith.MulfOp) else (read,):
+        if not varies(loop, vector) and _row_opens(loop, row):
+            return row, vector
+    return None
 
 
 def _gathered_columns(op: moe.TransposeOp) -> moe.GatherOp | None:
@@ -169,42 +184,15 @@ def _gathered_columns(op: moe.TransposeOp) -> moe.GatherOp | None:
     return None
 
 
-def _is_linear(op: moe.MapOp) -> bool:
-    """Whether a map leaves a sum of what it reads, each times a factor that is the same for all elements."""
-    linear: set[SSAValue] = set(op.body.block.args)
-    for inner in op.body.block.ops:
-        reads = [operand in linear for operand in inner.operands]
-        match inner:
-            case arith.AddfOp() | arith.SubfOp():
-                fits = all(reads) or not any(reads)
-            case arith.MulfOp():
-                fits = not all(reads)
-            case arith.DivfOp():
-                fits = not reads[1]
-            case arith.NegfOp():
-                fits = True
-            case arith.SelectOp():
-                fits = not reads[0] and reads[1] == reads[2]
-            case moe.YieldOp():
-                fits = all(reads)
-            case _:
-                fits = not any(reads)
-        if not fits:
-            return False
-        if any(reads):
-            linear.update(inner.results)
-    return bool(op.arrays)
-
-
 # ── what becomes of it ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Rule:
     """Takes a product one level into its weight."""
 
-    def __init__(self, before: Operation, vector: SSAValue) -> None:
+    def __init__(self, before: InsertPoint, vector: SSAValue) -> None:
         self.vector = vector
-        self.before = InsertPoint.before(before)
+        self.before = before
 
     def apply(self, weight: SSAValue) -> SSAValue:
         """What the product with a weight that opens is instead."""
@@ -231,14 +219,7 @@ class _Rule:
         return operation.results[0]
 
     def product(self, weight: SSAValue) -> SSAValue:
-        return self._add(self._contract(weight, self.vector))
-
-    def _contract(self, weight: SSAValue, vector: SSAValue) -> moe.ContractOp:
-        """The product with a part of the weight. Where both are merely widened, it is that of what they were before."""
-        narrow, thin = _unwidened(weight), _unwidened(vector)
-        if element_of(narrow.type) == element_of(thin.type):
-            weight, vector = narrow, thin
-        return moe.ContractOp.make(weight, vector)
+        return self._add(contract(weight, self.vector))
 
     def _map(self, op: moe.MapOp, products: Sequence[SSAValue], columns: Mapping[SSAValue, SSAValue]) -> SSAValue:
         """The map of products instead of matrices; `columns` are the arrays of scalars that differ from row to row."""
@@ -256,7 +237,7 @@ class _Rule:
         for array in op.arrays:
             size = static_shape(array.type)[axis]
             part = self._add(moe.SliceOp.make(self.vector, axis=0, offset=offset, size=size, step=1))
-            product = self._add(self._contract(array, part))
+            product = self._add(contract(array, part))
             total = product if total is None else self._add(moe.map_of([total, product], arith.AddfOp))
             offset += size
         assert total is not None
@@ -268,7 +249,7 @@ class _Rule:
         for region in new.regions:
             last = region.block.last_op
             assert last is not None
-            product = self._contract(last.operands[0], self.vector)
+            product = contract(last.operands[0], self.vector)
             Rewriter.insert_op(product, InsertPoint.before(last))
             last.operands[0] = product.result
         new.update_types()
@@ -279,40 +260,23 @@ class _Rule:
         hoist(loop)
         op = moe.yielded(loop.body)[0].owner
         assert isinstance(op, moe.MapOp)
-        products = [self.product(self.each(loop, array)) for array in op.arrays]
+        if (columns := _scaled_columns(loop, op)) is not None:
+            row, factors = columns
+            times = arith.MulfOp if isinstance(op.body.block.first_op, arith.MulfOp) else arith.DivfOp
+            vector = self._add(moe.map_of([self.vector, factors], times))
+            return _Rule(self.before, vector).product(stack(loop, row, self.before))
+        products = [self.product(stack(loop, array, self.before)) for array in op.arrays]
         read = {operand: None for inner in op.body.block.ops for operand in inner.operands}
         own = {*op.body.block.args, *(value for inner in op.body.block.ops for value in inner.results)}
-        columns = {value: self._column(loop, value) for value in read if value not in own and made_in(loop, value)}
+        inside = [value for value in read if value not in own and made_in(loop, value)]
+        columns = {value: column(loop, value, self.before) for value in inside}
         return self._map(op, products, columns)
-
-    def each(self, loop: moe.EachOp, value: SSAValue) -> SSAValue:
-        """A value inside a loop, along a new first axis."""
-        made: dict[SSAValue, SSAValue] = {}
-        new = loop.clone(made)
-        last = new.body.block.last_op
-        assert last is not None
-        whole, last.operands[0] = last.operands[0], made[value]
-        _forget(whole)
-        new.update_types()
-        return self._add(new)
-
-    def _column(self, loop: moe.EachOp, scalar: SSAValue) -> SSAValue:
-        """`each` of a scalar: where it is an element of a vector, that vector."""
-        owner, span = scalar.owner, loop.slots.owner
-        assert isinstance(span, moe.RangeOp)
-        if isinstance(owner, arith.ExtFOp):
-            return self._add(_widened(self._column(loop, owner.input)))
-        if isinstance(owner, moe.ExtractOp) and owner.index is loop.body.block.args[0]:
-            whole = (integer(span.low), integer(span.high)) == (0, static_shape(owner.operand.type)[0])
-            if whole and not made_in(loop, owner.operand):
-                return owner.operand
-        return self.each(loop, scalar)
 
     def _gather(self, op: moe.GatherOp) -> SSAValue:
         """`w[s] @ v` is `each e in s: w[e] @ v`."""
         body = Block(arg_types=[I64, I64])
         part = moe.ExtractOp.make(op.operand, body.args[0])
-        product = self._contract(part.result, self.vector)
+        product = contract(part.result, self.vector)
         return self._add(moe.EachOp.make(op.slots, regions=[moe.region_of([part, product], [product.result], body)]))
 
     def _columns(self, op: moe.TransposeOp) -> SSAValue:
@@ -320,26 +284,11 @@ class _Rule:
         gather = _gathered_columns(op)
         assert gather is not None
         body = Block(arg_types=[I64, I64])
-        vector = self.vector if element_of(self.vector.type) == F32 else self._add(_widened(self.vector))
+        vector = self.vector if element_of(self.vector.type) == F32 else self._add(widened(self.vector))
         made: list[Operation] = [moe.ExtractOp.make(gather.operand, body.args[0])]
         if element_of(gather.operand.type) != F32:
-            made.append(_widened(made[0].results[0]))
+            made.append(widened(made[0].results[0]))
         row, factor = made[-1].results[0], moe.ExtractOp.make(vector, body.args[1])
         scaled = moe.map_of([row], partial(arith.MulfOp, operand2=factor.result))
         region = moe.region_of([*made, factor, scaled], scaled.results, body)
         return self._add(moe.SumOp.make(gather.slots, regions=[region]))
-
-
-def _widened(array: SSAValue) -> Operation:
-    """An array in f32."""
-    return moe.map_of([array], partial(arith.ExtFOp, target_type=F32))
-
-
-def _is_widening(op: moe.MapOp) -> bool:
-    return is_cast(op) and element_of(op.results[0].type) == F32
-
-
-def _unwidened(array: SSAValue) -> SSAValue:
-    """What an array was before it became f32, if that is all that was done to it."""
-    owner = array.owner
-    return owner.arrays[0] if isinstance(owner, moe.MapOp) and _is_widening(owner) else array

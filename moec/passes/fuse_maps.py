@@ -13,6 +13,7 @@ from xdsl.rewriter import Rewriter
 
 from moec.dialects import moe
 from moec.dialects.types import element_of
+from moec.passes.loops import is_copy
 
 
 @dataclass(frozen=True)
@@ -24,15 +25,10 @@ class FuseMaps(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for operation in list(op.walk()):
             if isinstance(operation, moe.MapOp):
-                if _is_copy(operation):
+                if is_copy(operation):
                     Rewriter.replace_op(operation, [], [operation.arrays[0]])
                 else:
                     _absorb(operation)
-
-
-def _is_copy(operation: moe.MapOp) -> bool:
-    """Whether a map leaves its array as it is, as a cast does that turned out to be none."""
-    return moe.yielded(operation.body)[0] is operation.body.block.args[0]
 
 
 def _absorb(consumer: moe.MapOp) -> None:

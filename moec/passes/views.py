@@ -105,7 +105,7 @@ def _trace(value: SSAValue) -> _Trace | None:
     return param, (*steps, step), indices, lead
 
 
-def _trace_stacked(loop: moe.EachOp, row: SSAValue) -> _Trace | None:
+def _trace_stacked(loop: moe.SumOp | moe.EachOp, row: SSAValue) -> _Trace | None:
     """`each i in a..b: row`, where the row is a part at `i` of a view: the axis of `i`, behind those of the other
     indices, as in `each i in 0..N: w[i, e]`."""
     found, span = _trace(row), loop.slots.owner
@@ -133,9 +133,9 @@ def made_in(loop: moe.SumOp | moe.EachOp, value: SSAValue) -> bool:
     return block is not None
 
 
-def stacks(loop: moe.EachOp, row: SSAValue) -> bool:
-    """Whether the rows that a loop makes of a value inside it are a view of a parameter."""
-    return len(static_shape(row.type)) > 0 and _trace_stacked(loop, row) is not None
+def stacks(loop: moe.SumOp | moe.EachOp, row: SSAValue) -> bool:
+    """Whether what a loop makes of a row inside it, or of an element of one, is a view of a parameter."""
+    return _trace_stacked(loop, row) is not None
 
 
 def is_cast(operation: moe.MapOp) -> bool:

@@ -26,6 +26,9 @@ WEIGHTS: Final = {
     "mixed of some": "sum j in few: p[j] * w[j]",
     "rows scaled": "each i in 0..N: w[e, i] * r[e, i]",
     "rows scaled and numbered": "each i in 0..N: w[e, i] * f32(r[e, i] + slot(i) + p[e]) - base[i]",
+    "columns scaled": "each i in 0..N: w[e, i] * x",
+    "columns divided": "each i in 0..N: 2 * w[e, i] / (1.5 + tanh(c[e]))",
+    "rows and columns scaled": "each i in 0..N: c[e] * (w[e, i] * r[e, i]) + base[i] * c[0]",
     "rows by their norm": "each i in 1..N + 1: t[e, i] / (1 + norm(t[e, i]))",
     "joined rows": "concat(half[e], other)",
     "joined columns": "concat(left, right[e], axis=1)",
@@ -45,6 +48,7 @@ moe m[H=24, N=20, E=5, D=7](x: [H]) -> [N] {{
     param base:       [N, H]
     param s:          [E]
     param r:          [E, N]
+    param c:          [E, H]
     param half:       [E, N - 3, H]
     param other:      [3, H]
     param left:       [N, D]
@@ -114,7 +118,9 @@ KEPT: Final = {
     "a square": "w * w",
     "rounded": "real(w * 3)",
     "an activation": "silu(w)",
-    "of the token": "each i in 0..N: w[i] * x",
+    "rows of the token": "each i in 0..N: x * i",
+    "columns by rows": "each i in 0..N: w[i] * exp(w[i])",
+    "divided by its columns": "each i in 0..N: (1 + x * x) / (2 + w[i])",
     "a constant": "w + 1",
 }
 
@@ -158,6 +164,64 @@ def test_rows_are_multiplied_together(real: str) -> None:
         Program(ROWS, dims, real, (1, 19, 0), 0, 0.0, {}, frozenset()),
         lambda aux: moec.compile(ROWS, dims, real, 2, aux=aux),
     )
+
+
+#: Products that are written as sums.
+SUMS: Final = {
+    "rows": "sum j in 0..H: x[j] * t[e, j]",
+    "some rows": "sum j in 2..H: t[e, j] * z[j] * s[e]",
+    "rows, scaled twice": "sum j in 0..H: x[j] * (s[e] * t[e, j])",
+    "rows along an axis": "sum((each j in 0..H: t[e, j] * z[j]), axis=0)",
+    "elements": "each i in 0..N: sum j in 0..H: w[e, i, j] * x[j]",
+    "elements of columns": "each i in 0..N: sum j in 0..H: z[j] * t[e, j, i] * p[e]",
+    "elements along an axis": "each i in 0..N: sum(each j in 0..H: w[e, i, j] * z[j])",
+}
+SUM: Final = """\
+moe m[H=24, N=20, E=5](x: [H]) -> [N] {{
+    param router: [E, H]
+    param w:      [E, N, H]
+    param t:      [E, H, N]
+    param s:      [E]
+    p = softmax(router @ x)
+    z = x / (1 + norm(x))
+    return sum e in topk(p, 2): p[e] * ({sum})
+}}
+"""
+
+
+@pytest.mark.parametrize("real", ["f32", "bf16"])
+@pytest.mark.parametrize("total", SUMS.values(), ids=list(SUMS))
+def test_sums_are_products(total: str, real: str) -> None:
+    text, dims = SUM.format(sum=total), {"H": 24, "N": 20, "E": 5}
+    (program,) = Compilation(Source("m", text), Options.of({}, real, 1)).schedule().body.block.ops
+    assert isinstance(program, plan.ProgramOp)
+    _, _, _, w, t, _ = program.body.block.args
+    readers = [use.operation for use in (*w.uses, *t.uses)]
+    assert readers and all(isinstance(reader, plan.MatmulOp) for reader in readers)
+    agree(
+        Program(text, dims, real, (1, 19, 0), 0, 0.0, {}, frozenset()),
+        lambda aux: moec.compile(text, dims, real, 2, aux=aux),
+    )
+
+
+#: Sums that are none.
+NO_PRODUCTS: Final = {
+    "all with one factor": "sum j in 0..H: t[j] * s",
+    "of the token": "sum j in 0..H: x[j] * (each i in 0..N: x[j] * i)",
+    "of functions of rows": "sum j in 0..H: x[j] * tanh(t[j])",
+    "of chosen rows": "sum j in where(x > 0): x[j] * t[j]",
+    "squares": "each i in 0..N: sum j in 0..H: t[j, i] * t[j, i]",
+}
+
+
+@pytest.mark.parametrize("total", NO_PRODUCTS.values(), ids=list(NO_PRODUCTS))
+def test_other_sums_stay(total: str) -> None:
+    text = f"moe m[H=24, N=20](x: [H], s: f32) -> [N] {{ param t: [H, N] return {total} }}"
+    module = Compilation(Source("m", text), Options.of({}, "f32", 1)).simplify()
+    weights = [op for op in module.walk() if isinstance(op, moe.ContractOp) and len(op.weight.type.get_shape()) > 1]
+    assert not weights
+    program = Program(text, {"H": 24, "N": 20}, "f32", (1, 19, 0), 0, 0.0, {}, frozenset())
+    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 1, aux=aux))
 
 
 #: A matrix of the token, and its transpose.

@@ -658,8 +658,26 @@ class Writer:
         if self.chance(12) and self.room([length, "3"], [width]):
             flat = call("sum", Expr(f"{self.weight(length, '3', width).at(POWER)} @ {v.at(PREFIX)}"), shape=(length,))
             return flat
+        if self.chance(12) and self.size(length) * self.size(width) <= 600:
+            return self.written_out(length, v)
         rows = self.brought(length, width) if self.chance(8) else self.weight(length, width).at(POWER)
         return Expr(f"{rows} @ {v.at(PREFIX, True)}", CONTRACT, (length,), reaches=v.reaches)
+
+    def written_out(self, length: str, v: Expr) -> Expr:
+        """A contraction as loops write it, of a weight whose columns may be scaled."""
+        width, i, j = v.shape[0], self.name("i"), self.name("j")
+        u, g = self.let(v).text, self.leaf(width).at(PREFIX)
+        w, t = self.weight(length, width).at(POSTFIX), self.weight(width, length).at(POSTFIX)
+        text = self.pick(
+            f"each {i} in 0..{length}: {w}[{i}] @ {u}",
+            f"each {i} in 0..{length}: sum({u} * {w}[{i}])",
+            f"(each {i} in 0..{length}: {w}[{i}] * {g}) @ {u}",
+            f"sum {j} in 0..{width}: {u}[{j}] * {t}[{j}]",
+            f"sum((each {j} in 0..{width}: {t}[{j}] * {u}[{j}]), axis=0)",
+            f"each {i} in 0..{length}: sum {j} in 0..{width}: {u}[{j}] * {w}[{i}, {j}]",
+            f"each {i} in 0..{length}: sum(each {j} in 0..{width}: {t}[{j}, {i}] * {u}[{j}])",
+        )
+        return Expr(text, PREFIX, (length,), reaches=True)
 
     def brought(self, length: str, width: str) -> str:
         """A matrix that every token brings itself."""

@@ -1,0 +1,98 @@
+"""Products that are written as sums: `sum i in 0..N: v[i] * w[i]` is `w.T @ v` where `w[i]` is a row of a parameter,
+and `w @ v` where it is an element of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from xdsl.dialects import arith
+from xdsl.ir import Operation, SSAValue
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from moec.dialects import moe
+from moec.dialects.types import F32, element_of, static_shape
+from moec.passes.loops import column, contract, forget, is_copy, is_widening, over_range, stack, varies, widened
+from moec.passes.views import stacks
+
+
+def gather_sum(total: moe.SumOp | moe.ReduceOp) -> None:
+    """Makes a product of a sum over a range, also of `sum((each i in 0..N: …), axis=0)`, whose parts are rows or
+    elements of a parameter, each times a factor of its own."""
+    loop = total if isinstance(total, moe.SumOp) else _reduced(total)
+    if loop is None or not over_range(loop):
+        return
+    part = moe.yielded(loop.body)[0]
+    found = _scaled_row(loop, part) if static_shape(part.type) else _scaled_element(loop, part)
+    if found is None or not any(varies(loop, factor) for factor in found[1]):
+        return
+    row, factors = found
+    before, last = InsertPoint.before(total), loop.body.block.last_op
+    assert last is not None
+    factor, *others = factors
+    for other in others:
+        Rewriter.insert_op(times := arith.MulfOp(factor, other), InsertPoint.before(last))
+        factor = times.result
+    vector = column(loop, factor, before)
+    weight = stack(loop, row, before) if static_shape(row.type) else column(loop, row, before)
+    if static_shape(row.type):
+        weight = _add(moe.TransposeOp.make(weight), before)
+    if element_of(weight.type) != F32:
+        weight = _add(widened(weight), before)
+    Rewriter.replace_op(total, contract(weight, vector))
+    if loop is not total:
+        forget(loop.results[0])
+
+
+def _add(operation: Operation, before: InsertPoint) -> SSAValue:
+    Rewriter.insert_op(operation, before)
+    return operation.results[0]
+
+
+def _reduced(op: moe.ReduceOp) -> moe.EachOp | None:
+    """The loop whose parts alone a reduction adds up."""
+    loop = op.operand.owner
+    adds = op.kind.data == "sum" and op.axis.value.data == 0 and op.slots is None
+    return loop if adds and isinstance(loop, moe.EachOp) and op.operand.has_one_use() else None
+
+
+def _scaled_row(loop: moe.SumOp | moe.EachOp, part: SSAValue) -> tuple[SSAValue, list[SSAValue]] | None:
+    """The row of a parameter that a vector inside a loop is, and the scalars that it is multiplied with."""
+    if len(static_shape(part.type)) != 1:
+        return None
+    op = part.owner
+    if isinstance(op, moe.MapOp) and (is_copy(op) or is_widening(op)):
+        return _scaled_row(loop, op.arrays[0])
+    if isinstance(op, moe.MapOp) and (factor := _factor(op)) is not None:
+        found = _scaled_row(loop, op.arrays[0])
+        return found and (found[0], [*found[1], factor])
+    return (part, []) if stacks(loop, part) else None
+
+
+def _factor(op: moe.MapOp) -> SSAValue | None:
+    """What a map multiplies all elements of its array with, if that is all that it does."""
+    first, own = op.body.block.first_op, op.body.block.args[0]
+    if len(op.arrays) != 1 or len(op.body.block.ops) != 2 or not isinstance(first, arith.MulfOp):
+        return None
+    others = [operand for operand in first.operands if operand is not own]
+    return others[0] if len(others) == 1 else None
+
+
+def _scaled_element(loop: moe.SumOp | moe.EachOp, part: SSAValue) -> tuple[SSAValue, list[SSAValue]] | None:
+    """The element of a parameter that a scalar inside a loop is, and those that it is multiplied with."""
+    factors = list(_factors(loop, part)) if element_of(part.type) == F32 else []
+    for at, factor in enumerate(factors):
+        owner = factor.owner
+        element = owner.input if isinstance(owner, arith.ExtFOp) else factor
+        if stacks(loop, element):
+            return element, [*factors[:at], *factors[at + 1 :]]
+    return None
+
+
+def _factors(loop: moe.SumOp | moe.EachOp, value: SSAValue) -> Iterator[SSAValue]:
+    """What is multiplied inside a loop to make a scalar."""
+    owner = value.owner
+    if isinstance(owner, arith.MulfOp) and owner.parent is loop.body.block:
+        yield from _factors(loop, owner.lhs)
+        yield from _factors(loop, owner.rhs)
+    else:
+        yield value
