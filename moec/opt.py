@@ -31,6 +31,7 @@ PASSES: Final = (
     "distribute-products",
     "fold-gathers",
     "fuse-maps",
+    "gather-constants",
     "hoist-invariants",
     "infer-shapes",
     "keep-aux",

@@ -64,6 +64,7 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     from moec.passes.choose_storage import ChooseStorage
     from moec.passes.distribute_products import DistributeProducts
     from moec.passes.fuse_maps import FuseMaps
+    from moec.passes.gather_constants import GatherConstants
     from moec.passes.hoist_invariants import HoistInvariants
     from moec.passes.infer_shapes import InferShapes
     from moec.passes.keep_aux import KeepAux
@@ -89,6 +90,7 @@ def passes(options: Options, binding: Mapping[str, int]) -> Iterator[ModulePass]
     yield CanonicalizePass()
     yield DeadCodeElimination()
     yield HoistInvariants()
+    yield GatherConstants()
     yield FuseMaps()
     yield MergeEqual()
 

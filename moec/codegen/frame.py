@@ -78,7 +78,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Domain:
-    """A set of rows: at most `per_token` for each token.
+    """A set of rows: at most `per_token` for each token, or a `single` one for all.
 
     `outer` is the domain that it was expanded from, by a selection of `slots` out of `indices`.
     """
@@ -89,6 +89,7 @@ class Domain:
     expand: plan.ExpandOp | None = None
     slots: int = 1
     indices: int = 1
+    single: bool = False
 
     def word(self, has: OfDomain) -> Word:
         """A word of the frame about the domain."""
@@ -161,7 +162,9 @@ class RunFrame:
 
 
 def ascend(e: Emitter, frame: StageFrame | RunFrame, domain: Domain, target: Domain, index: Value) -> Value:
-    """The row of an outer domain that a row was expanded from."""
+    """The row of an outer domain that a row was expanded from, or the one that stands for all."""
+    if target.single:
+        return i64(0)
     while domain is not target:
         assert domain.outer is not None
         index = e.load(e.at(frame.pointer_of(domain.word("parent")), index, 8), "i64")

@@ -121,6 +121,9 @@ class _Program:
         """What a call does for the operation at a place of the program, in order."""
         name = f"stage_{at}_{op.name.split('.')[1]}"
         match op:
+            case plan.SingleOp():
+                self._add_domain(Domain(op.domain, 0, single=True))
+                return []
             case plan.ExpandOp():
                 return [self._expand(op)]
             case plan.GroupOp():
@@ -150,7 +153,8 @@ class _Program:
     def _buffer(self, value: SSAValue, domain: Domain, slack: int = 0) -> None:
         if value not in self.outputs:
             assert isinstance(value.type, plan.RowsType)
-            self._reserve(Region(Word("rows", value), row_bytes(value.type.row) * domain.per_token, slack))
+            nbytes = row_bytes(value.type.row)
+            self._reserve(Region(Word("rows", value), nbytes * domain.per_token, nbytes * domain.single + slack))
 
     def _reserve(self, *regions: Region) -> None:
         """Regions of the workspace, behind those that there are."""
@@ -191,7 +195,9 @@ class _Program:
             pointer = e.b.load(e.at(arguments, i64(position), 8), typ=PTR, align=8)
             frame.put(word, pointer)
         self._lay_out(frame, tokens)
-        frame.put(self.domains[self.block.args[0]].word("count"), tokens)
+        for domain in self.domains.values():
+            if domain.outer is None:
+                frame.put(domain.word("count"), i64(1) if domain.single else tokens)
         e.b.store(i64(0), frame.pointer_of(FLAG), align=8)
         self._read_clock(frame, 0)
         for position, steps in enumerate(stages, 1):

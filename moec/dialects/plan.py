@@ -84,6 +84,14 @@ class YieldOp(IRDLOperation):
 
 
 @irdl_op_definition
+class SingleOp(IRDLOperation):
+    """The domain of one row, which stands for the whole call: what it has, all rows of other domains can read."""
+
+    name = "plan.single"
+    domain = result_def(DomainType)
+
+
+@irdl_op_definition
 class ExpandOp(IRDLOperation):
     """The slots of a selection as a domain: one row a filled slot, sorted by index, then by row, then by slot."""
 
@@ -237,6 +245,6 @@ def read(source: SSAValue, row: SSAValue) -> ReadOp:
 
 Plan = Dialect(
     "plan",
-    [ProgramOp, ReturnOp, YieldOp, ExpandOp, GroupOp, GatherOp, BatchOp, RowsOp, MatmulOp, DescendOp, ReadOp],
+    [ProgramOp, ReturnOp, YieldOp, SingleOp, ExpandOp, GroupOp, GatherOp, BatchOp, RowsOp, MatmulOp, DescendOp, ReadOp],
     [DomainType, RowsType, GroupType],
 )

@@ -115,6 +115,8 @@ class _Counter:
 
     def stage(self, op: Operation) -> Iterator[StageCost]:
         match op:
+            case plan.SingleOp():
+                self.domains[op.domain] = _Domain(1.0)
             case plan.ExpandOp():
                 yield self._expand(op)
             case plan.GroupOp():

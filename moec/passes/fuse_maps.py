@@ -1,4 +1,5 @@
-"""Joins pointwise work: a `moe.map` whose result only another map reads becomes part of that map."""
+"""Joins pointwise work: a `moe.map` whose result only another map reads becomes part of that map, unless it is computed
+once for all tokens and the other is not."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from xdsl.rewriter import Rewriter
 
 from moec.dialects import moe
 from moec.dialects.types import element_of
+from moec.passes.constants import computed_once
 from moec.passes.loops import is_copy
 
 
@@ -23,17 +25,23 @@ class FuseMaps(ModulePass):
     name: ClassVar[str] = "fuse-maps"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        kept: set[SSAValue] = set()
+        for layer in op.body.block.ops:
+            if isinstance(layer, moe.LayerOp):
+                block = layer.body.block
+                kept.update(computed_once(block, block.args[len(layer.inputs) :])[0])
         for operation in list(op.walk()):
             if isinstance(operation, moe.MapOp):
                 if is_copy(operation):
                     Rewriter.replace_op(operation, [], [operation.arrays[0]])
                 else:
-                    _absorb(operation)
+                    _absorb(operation, kept)
 
 
-def _absorb(consumer: moe.MapOp) -> None:
-    """Replaces a map by one that computes its producers' work too, where nobody else reads it."""
-    producers = _producers(consumer)
+def _absorb(consumer: moe.MapOp, kept: set[SSAValue]) -> None:
+    """Replaces a map by one that computes its producers' work too, where nobody else reads it; what is `kept`, for all
+    tokens, stays."""
+    producers = [producer for producer in _producers(consumer) if producer.results[0] not in kept]
     if not producers:
         return
     inputs, block, mapping = _signature(consumer, producers)
@@ -47,11 +55,13 @@ def _absorb(consumer: moe.MapOp) -> None:
     fused = moe.MapOp.make(inputs, regions=[Region(block)])
     fused.location = consumer.location
     fused.results[0].name_hint = consumer.results[0].name_hint
+    if consumer.results[0] in kept:
+        kept.add(fused.results[0])
     Rewriter.replace_op(consumer, fused)
     for producer in producers:
         producer.detach()
         producer.erase()
-    _absorb(fused)  # what several of the joined maps read has one reader now
+    _absorb(fused, kept)  # what several of the joined maps read has one reader now
 
 
 def _producers(consumer: moe.MapOp) -> list[moe.MapOp]:

@@ -12,7 +12,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
-from moec.dialects.types import F32, element_of, integer, static_shape
+from moec.dialects.types import F32, I64, element_of, integer, static_shape
 from moec.passes.schedule.units import captured
 from moec.passes.views import is_cast, made_in
 
@@ -32,14 +32,17 @@ def varies(loop: moe.SumOp | moe.EachOp, value: SSAValue) -> bool:
 
 def stack(loop: moe.SumOp | moe.EachOp, value: SSAValue, before: InsertPoint) -> SSAValue:
     """A value inside a loop, along a new first axis."""
-    made: dict[SSAValue, SSAValue] = {}
-    copy = loop.clone(made)
-    last = copy.body.block.last_op
-    assert last is not None
-    whole, last.operands[0] = last.operands[0], made[value]
-    forget(whole)
-    new = moe.EachOp.make(loop.slots, regions=[copy.detach_region(copy.body)])
-    copy.erase()
+    inside, body = loop.body.block, Block(arg_types=[I64, I64])
+    made: dict[SSAValue, SSAValue] = dict(zip(inside.args, body.args, strict=True))
+    for argument, own in zip(inside.args, body.args, strict=True):
+        own.name_hint = argument.name_hint
+    wanted, needed = {value}, list[Operation]()
+    for operation in reversed(list(inside.ops)):
+        if not wanted.isdisjoint(operation.results):
+            wanted.update(captured(operation))
+            needed.append(operation)
+    copies = [operation.clone(made) for operation in reversed(needed)]
+    new = moe.EachOp.make(loop.slots, regions=[moe.region_of(copies, [made.get(value, value)], body)])
     Rewriter.insert_op(new, before)
     return new.results[0]
 

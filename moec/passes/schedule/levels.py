@@ -16,7 +16,8 @@ from moec.passes.views import is_heavy, weight_view
 
 
 class Levels:
-    """The level of each unit (`Unit.level`, which this sets) and of each other operation of a block.
+    """The level of each unit (`Unit.level`, which this sets) and of each other operation of a block. What is made by
+    none of `operations` is there before.
 
     `last` is the level on which the block's own values are read. `params` are the layer's parameters.
     """
@@ -51,7 +52,7 @@ class Levels:
             return 0
         if owner in self._unit_of:
             return self._unit_of[owner].level + 1
-        return self._levels[owner]
+        return self._levels.get(owner, 0)
 
     def _delay(self) -> None:
         """Moves row-by-row work to the latest level on which somebody reads it, so that less is stored."""
@@ -109,7 +110,7 @@ class Levels:
         return unit is not None and unit.loop is not None
 
     def _here(self, value: SSAValue) -> bool:
-        return isinstance(value, OpResult) and value.op.parent is self._block and value.op not in self._unit_of
+        return isinstance(value, OpResult) and value.op in self._levels
 
     def _roots(self, value: SSAValue, inside: bool = False) -> dict[SSAValue, int]:
         """The values worth storing that a value is made of by free operations. `inside` a loop, whose rows are others,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import TypeGuard
 
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import ArrayAttr, IndexType, IntegerAttr, StringAttr, TensorType
@@ -10,6 +11,7 @@ from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue
 
 from moec.dialects import moe, plan
 from moec.dialects.types import I64, element_of
+from moec.passes.constants import computed_once
 from moec.passes.schedule.cloner import Cloner, Places
 from moec.passes.schedule.kernels import choose_shape, common_shapes
 from moec.passes.schedule.levels import Levels
@@ -40,7 +42,12 @@ class Program:
             new = self.block.insert_arg(type, len(self.block.args))
             new.name_hint = argument.name_hint
             (places.stored if is_input else places.params)[argument] = new
-        body = _Body(self, source, self.block.args[0])
+        values, once = computed_once(source, places.params)
+        if values:
+            single = plan.SingleOp.build(result_types=[plan.DomainType()])
+            self.add(single)
+            _Rows(self, source, single.domain).store(values)
+        body = _Body(self, source, self.block.args[0], once)
         body.emit()
         last = source.last_op
         assert isinstance(last, moe.ReturnOp)
@@ -54,38 +61,16 @@ class Program:
         self.block.add_op(operation)
 
 
-class _Body:
-    """A block of the layer and the domain whose rows it describes."""
+class _Rows:
+    """A block of the layer and the domain whose rows it describes: stages that go row by row."""
 
     def __init__(self, program: Program, block: Block, domain: SSAValue) -> None:
         self.program = program
         self.places = program.places
         self.block = block
         self.domain = domain
-        operations = [op for op in block.ops if not isinstance(op, moe.YieldOp | moe.ReturnOp)]
-        self.units = find_units(operations, program.target, program.panels)
-        self.levels = Levels(block, operations, self.units, program.places.params)
-        self.gathered: dict[tuple[object, ...], SSAValue] = {}
 
-    def emit(self) -> None:
-        """Appends the stages of this block to the program, level by level."""
-        requests = self.levels.requests()
-        top = max([self.levels.last, *(unit.level for unit in self.units)])
-        for level in range(top + 1):
-            self._rows([value for value, at in requests.items() if at == level and value not in self.places.stored])
-            for unit in self.units:
-                if unit.level == level:
-                    self._unit(unit)
-
-    def _unit(self, unit: Unit) -> None:
-        if unit.loop is not None:
-            self._loop(unit.loop)
-        elif unit.batch is not None:
-            self._batch(unit.batch)
-        else:
-            self._matmul(unit)
-
-    def _rows(self, values: Sequence[SSAValue]) -> None:
+    def store(self, values: Sequence[SSAValue]) -> None:
         """A stage that stores values, computed row by row."""
         if not values:
             return
@@ -113,24 +98,59 @@ class _Body:
         self.program.add(stage)
         return stage.results
 
+
+class _Body(_Rows):
+    """All stages of a block, but those that make what is computed `once`."""
+
+    def __init__(
+        self, program: Program, block: Block, domain: SSAValue, once: Collection[Operation] = frozenset()
+    ) -> None:
+        super().__init__(program, block, domain)
+        operations = [op for op in block.ops if not isinstance(op, moe.YieldOp | moe.ReturnOp) and op not in once]
+        self.units = find_units(operations, program.target, program.panels)
+        self.levels = Levels(block, operations, self.units, program.places.params)
+        self.gathered: dict[tuple[object, ...], SSAValue] = {}
+
+    def emit(self) -> None:
+        """Appends the stages of this block to the program, level by level."""
+        requests = self.levels.requests()
+        top = max([self.levels.last, *(unit.level for unit in self.units)])
+        for level in range(top + 1):
+            self.store([value for value, at in requests.items() if at == level and value not in self.places.stored])
+            for unit in self.units:
+                if unit.level == level:
+                    self._unit(unit)
+
+    def _unit(self, unit: Unit) -> None:
+        if unit.loop is not None:
+            self._loop(unit.loop)
+        elif unit.batch is not None:
+            self._batch(unit.batch)
+        else:
+            self._matmul(unit)
+
     def leave(self, values: Sequence[SSAValue]) -> list[SSAValue]:
         """The rows that hold a layer's outputs: a stage's own results, each once; everything else is copied."""
         stored = self.places.stored
         direct = [stored.get(value) for value in values]
-        owners = [isinstance(rows, OpResult) and direct.count(rows) == 1 for rows in direct]
+        owners = [self._makes(rows) and direct.count(rows) == 1 for rows in direct]
         if not all(owners):
             copied = [value for value, own in zip(values, owners, strict=True) if not own]
             # What rows stages made is made again; what others left is read.
             again = [
                 value
                 for value in copied
-                if isinstance(rows := stored.get(value), OpResult) and isinstance(rows.op, plan.RowsOp)
+                if self._makes(rows := stored.get(value)) and isinstance(rows.owner, plan.RowsOp)
             ]
             kept = {value: stored.pop(value) for value in dict.fromkeys(again)}
             results = iter(self._rows_of(copied))
             stored.update(kept)
             direct = [rows if own else next(results) for rows, own in zip(direct, owners, strict=True)]
         return [rows for rows in direct if rows is not None]
+
+    def _makes(self, rows: SSAValue | None) -> TypeGuard[SSAValue]:
+        """Whether a stage of this domain leaves rows."""
+        return isinstance(rows, OpResult) and plan.domain_of(rows) is self.domain
 
     def _loop(self, loop: moe.SumOp | moe.EachOp) -> None:
         """The domain of a sparse sum and the stages that run over it."""

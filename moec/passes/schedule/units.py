@@ -32,8 +32,8 @@ def captured(operation: Operation) -> list[SSAValue]:
 
 
 def is_free(operation: Operation) -> bool:
-    """Whether an operation costs nothing worth storing: constants, views, and arithmetic on such scalars."""
-    if isinstance(operation, _VIEWS):
+    """Whether an operation costs nothing worth storing: constants, ranges, views, and arithmetic on such scalars."""
+    if isinstance(operation, (*_VIEWS, moe.RangeOp)):
         return True
     if isinstance(operation, moe.MapOp):
         return is_cast(operation) and weight_view(operation.results[0]) is not None

@@ -1,0 +1,75 @@
+"""Takes what is made of parameters alone out of loops over ranges, for every index: then all tokens find it the same.
+
+In `each e in 0..E: l[e] / norm(router[e])` that is the vector of the norms. A loop of which nothing depends on the
+token stays as it is. What is the same for every token is computed once a call (`moec.passes.schedule`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import Operation, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import InsertPoint, Rewriter
+
+from moec.dialects import moe
+from moec.passes.constants import computed_once, constants, is_constant
+from moec.passes.loops import forget, over_range, stack
+from moec.passes.schedule.units import captured
+from moec.passes.views import made_in
+
+
+@dataclass(frozen=True)
+class GatherConstants(ModulePass):
+    """Inner loops first: what they leave depends on the indices around them alone."""
+
+    name: ClassVar[str] = "gather-constants"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        loops = [loop for loop in op.walk() if isinstance(loop, moe.SumOp | moe.EachOp) and over_range(loop)]
+        for loop in reversed(loops):
+            _gather(loop)
+
+
+def _gather(loop: moe.SumOp | moe.EachOp) -> None:
+    known, block = _known(loop), loop.body.block
+    if is_constant(loop, known):
+        return
+    values, _ = computed_once(block, {*known, *block.args})
+    for value in values:
+        made = value.owner
+        assert isinstance(made, Operation)
+        together = stack(loop, value, InsertPoint.before(loop))
+        _climb(together, loop)
+        item = moe.ExtractOp.make(together, block.args[1])
+        Rewriter.insert_op(item, InsertPoint.after(made))
+        value.replace_all_uses_with(item.result)
+        forget(value)
+
+
+def _known(operation: Operation) -> set[SSAValue]:
+    """What around an operation is the same for every token, for the indices of the ranges that it stands in."""
+    block, around = operation.parent, operation.parent_op()
+    assert block is not None and around is not None
+    if isinstance(around, moe.LayerOp):
+        known = set[SSAValue](block.args[len(around.inputs) :])
+    else:
+        known = _known(around)
+        if isinstance(around, moe.SumOp | moe.EachOp) and over_range(around):
+            known.update(block.args)
+    return known.union(*(found.results for found in constants(block, known)))
+
+
+def _climb(value: SSAValue, loop: Operation) -> None:
+    """Moves what makes a value out of all loops around another one whose index it does not need."""
+    operation, place, around = value.owner, loop, loop.parent_op()
+    assert isinstance(operation, Operation)
+    read = captured(operation)
+    while isinstance(around, moe.SumOp | moe.EachOp) and not any(made_in(around, value) for value in read):
+        place, around = around, around.parent_op()
+    if place is not loop:
+        operation.detach()
+        Rewriter.insert_op(operation, InsertPoint.before(place))
