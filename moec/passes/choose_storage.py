@@ -1,8 +1,9 @@
 """Gives parameters their storage formats, after checking that each is only ever read as rows of blocks.
 
-Blocks run along the last axis of a parameter. So a stored one may be sliced and indexed in front of it, and multiplied;
-what is transposed, rounded, or read element by element has to be dense. Where all experts get a format, what chooses
-stays dense, a router for each head as well: a wrong choice is worse than a few bytes.
+Blocks run along the last axis of a parameter. So a stored one may be sliced and indexed in front of it, also behind
+other axes (`w[:, e]`), and multiplied; what is transposed, rounded, or read element by element has to be dense.
+Where all experts get a format, what chooses stays dense, a router for each head as well: a wrong choice is worse than a
+few bytes.
 """
 
 from __future__ import annotations
@@ -105,10 +106,10 @@ def storable_params(module: ModuleOp) -> list[str]:
 
 def _unstorable(value: SSAValue) -> str | None:
     """Why a parameter, or a view of one, has to be dense."""
-    shape = static_shape(value.type)
-    if len(shape) < 2 or not list(value.uses):
+    shape, stacked = static_shape(value.type), [_stacked(use.operation) for use in value.uses]
+    if not stacked or (len(shape) < 2 and None in stacked):
         return "it is not multiplied with a vector"
-    for use in value.uses:
+    for use, matrix in zip(value.uses, stacked, strict=True):
         match use.operation:
             case moe.ContractOp() as op if op.weight is value and weight_view(value) is not None:
                 reason = None
@@ -118,6 +119,8 @@ def _unstorable(value: SSAValue) -> str | None:
                 integer(op.size) == shape[op.axis.value.data] or op.axis.value.data < len(shape) - 1
             ):
                 reason = _unstorable(op.results[0])
+            case moe.YieldOp() if matrix is not None:
+                reason = _unstorable(matrix)
             case moe.TransposeOp():
                 reason = "it is transposed"
             case moe.MapOp():
@@ -127,3 +130,9 @@ def _unstorable(value: SSAValue) -> str | None:
         if reason is not None:
             return reason
     return None
+
+
+def _stacked(operation: Operation) -> SSAValue | None:
+    """The view of a parameter whose rows an operation leaves, as the end of `each i in 0..N: w[i, e]` does."""
+    loop = operation.parent_op() if isinstance(operation, moe.YieldOp) else None
+    return loop.result if isinstance(loop, moe.EachOp) and weight_view(loop.result) is not None else None

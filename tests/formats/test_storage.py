@@ -194,6 +194,28 @@ def test_views_of_rows_of_blocks() -> None:
     assert errors(kernel(x, kernel.pack(arrays)), truth.outputs[0])[truth.stable].max() <= 2e-5
 
 
+#: Experts along an axis that is not the first.
+INNER: Final = """
+moe inner[H=64, I=96, E=4, K=2](x: [H]) -> [H] {
+    param router: [E, H]
+    param up:     [I, E, H]
+    param down:   [H, E, I]
+    return sum e in topk(router @ x, K): down[:, e] @ relu(up[:, e] @ x)
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["q8_0", "int8", "nvfp4"])
+def test_experts_along_an_inner_axis(name: str) -> None:
+    kernel = moec.compile(INNER, threads=1, storage=name)
+    assert dict(kernel.interface.storage) == {"up": name, "down": name}
+    random = np.random.default_rng(0)
+    arrays: dict[str, Any] = {p.name: random.standard_normal(p.shape, np.float32) for p in kernel.interface.params}
+    x = random.standard_normal((9, 64), np.float32)
+    truth = moec.reference(INNER).run((x,), weights=decoded(kernel.interface, arrays))
+    assert errors(kernel(x, kernel.pack(arrays)), truth.outputs[0])[truth.stable].max() <= 2e-5
+
+
 LAYER: Final = """
 moe layer[H=64, E=4, K=2](x: [H]) -> [H] {
     param router: [E, H]
@@ -208,6 +230,7 @@ moe layer[H=64, E=4, K=2](x: [H]) -> [H] {
     ("body", "storage", "says"),
     [
         ("w[e].T @ x", {"w": "q8_0"}, "`w` cannot be stored as q8_0: it is transposed"),
+        ("bias[e] * sum(w[:, :, e] @ x)", {"w": "q8_0"}, "`w` cannot be stored as q8_0"),
         ("bf16(w[e]) @ x", {"w": "q8_0"}, "rounded or computed with"),
         ("w[e][:, :32] @ x[:32]", {"w": "q8_0"}, "not only multiplied"),
         ("w[e] @ x + bias[e]", {"bias": "q8_0"}, "`bias` cannot be stored as q8_0"),
