@@ -10,10 +10,11 @@ from xdsl.ir import Block, Operation, SSAValue, Use
 
 from moec.dialects import moe
 from moec.dialects.types import I64, SelectionType, element_of
+from moec.passes.loops import over_range
 from moec.passes.schedule.units import captured
 from moec.passes.views import is_heavy, is_matmul
 
-_LONG = (moe.ReduceOp, moe.ContractOp, moe.TopOp)
+_LONG = (moe.SumOp, moe.ReduceOp, moe.ContractOp, moe.TopOp)
 _SLOW = (arith.DivfOp, *Math.operations)
 
 
@@ -47,10 +48,27 @@ def constants(block: Block, known: Iterable[SSAValue]) -> list[Operation]:
     return found
 
 
+def known_around(operation: Operation) -> set[SSAValue]:
+    """What around an operation is the same for every token, for the indices of the ranges that it stands in."""
+    block, around = operation.parent, operation.parent_op()
+    assert block is not None and around is not None
+    if isinstance(around, moe.LayerOp):
+        known = set[SSAValue](block.args[len(around.inputs) :])
+    else:
+        known = known_around(around)
+        if isinstance(around, moe.SumOp | moe.EachOp) and over_range(around):
+            known.update(block.args)
+    return known.union(*(found.results for found in constants(block, known)))
+
+
 def is_constant(operation: Operation, known: Collection[SSAValue]) -> bool:
     """Whether an operation is one of those that `constants` finds."""
-    same = all(value in known or _is_literal(value) for value in captured(operation))
-    return same and not any(map(_is_own, operation.walk()))
+
+    def same(values: Iterable[SSAValue]) -> bool:
+        return all(value in known or _is_literal(value) for value in values)
+
+    # what it reads itself says so for most, and without a walk
+    return same(operation.operands) and same(captured(operation)) and not any(map(_is_own, operation.walk()))
 
 
 def _is_literal(value: SSAValue) -> bool:

@@ -16,7 +16,7 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
-from moec.passes.constants import computed_once, constants, is_constant
+from moec.passes.constants import computed_once, is_constant, known_around
 from moec.passes.loops import forget, over_range, stack
 from moec.passes.schedule.units import captured
 from moec.passes.views import made_in
@@ -35,7 +35,7 @@ class GatherConstants(ModulePass):
 
 
 def _gather(loop: moe.SumOp | moe.EachOp) -> None:
-    known, block = _known(loop), loop.body.block
+    known, block = known_around(loop), loop.body.block
     if is_constant(loop, known):
         return
     values, _ = computed_once(block, {*known, *block.args})
@@ -48,19 +48,6 @@ def _gather(loop: moe.SumOp | moe.EachOp) -> None:
         Rewriter.insert_op(item, InsertPoint.after(made))
         value.replace_all_uses_with(item.result)
         forget(value)
-
-
-def _known(operation: Operation) -> set[SSAValue]:
-    """What around an operation is the same for every token, for the indices of the ranges that it stands in."""
-    block, around = operation.parent, operation.parent_op()
-    assert block is not None and around is not None
-    if isinstance(around, moe.LayerOp):
-        known = set[SSAValue](block.args[len(around.inputs) :])
-    else:
-        known = _known(around)
-        if isinstance(around, moe.SumOp | moe.EachOp) and over_range(around):
-            known.update(block.args)
-    return known.union(*(found.results for found in constants(block, known)))
 
 
 def _climb(value: SSAValue, loop: Operation) -> None:

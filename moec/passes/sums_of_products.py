@@ -11,19 +11,21 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
 from moec.dialects.types import F32, element_of, static_shape
+from moec.passes.constants import is_constant, known_around
 from moec.passes.loops import column, contract, forget, is_copy, is_widening, over_range, stack, varies, widened
 from moec.passes.views import stacks
 
 
 def gather_sum(total: moe.SumOp | moe.ReduceOp) -> None:
     """Makes a product of a sum over a range, also of `sum((each i in 0..N: …), axis=0)`, whose parts are rows or
-    elements of a parameter, each times a factor of its own."""
+    elements of a parameter, each times a factor of its own. What is the same for every token stays a sum: products
+    that panels are packed for run for each."""
     loop = total if isinstance(total, moe.SumOp) else _reduced(total)
     if loop is None or not over_range(loop):
         return
     part = moe.yielded(loop.body)[0]
     found = _scaled_row(loop, part) if static_shape(part.type) else _scaled_element(loop, part)
-    if found is None or not any(varies(loop, factor) for factor in found[1]):
+    if found is None or not any(varies(loop, factor) for factor in found[1]) or is_constant(loop, known_around(loop)):
         return
     row, factors = found
     before, last = InsertPoint.before(total), loop.body.block.last_op

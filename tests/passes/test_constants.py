@@ -45,6 +45,7 @@ ONCE: Final = {
     "in a loop of an expert": "sum e in top: p[e] * (each i in 0..N: tanh(u[e] @ x)[i] * logsumexp(w[i]))",
     "of a vector and its matrix": "u[0] @ x * (sum e in 0..E: tanh(t[e]) * (each i in 0..N: norm(w[i])))",
     "in a sum": "sum e in 0..E: p[e] * x[:N] * norm(t * e)",
+    "a product of parameters": "u[0] @ x * (each i in 0..N: sum j in 0..H: b[j] * w[i, j])",
     "a part": "u[0] @ x + softmax(s)[0] * exp(s)",
     "returned": "softmax(s)",
     "but for its last step": "u[0] @ softmax(b) + sum(softmax(s), axis=batch)",

@@ -207,6 +207,7 @@ def test_sums_are_products(total: str, real: str) -> None:
 #: Sums that are none.
 NO_PRODUCTS: Final = {
     "all with one factor": "sum j in 0..H: t[j] * s",
+    "of parameters": "s * (sum j in 0..H: b[j] * t[j])",
     "of the token": "sum j in 0..H: x[j] * (each i in 0..N: x[j] * i)",
     "of functions of rows": "sum j in 0..H: x[j] * tanh(t[j])",
     "of chosen rows": "sum j in where(x > 0): x[j] * t[j]",
@@ -216,7 +217,7 @@ NO_PRODUCTS: Final = {
 
 @pytest.mark.parametrize("total", NO_PRODUCTS.values(), ids=list(NO_PRODUCTS))
 def test_other_sums_stay(total: str) -> None:
-    text = f"moe m[H=24, N=20](x: [H], s: f32) -> [N] {{ param t: [H, N] return {total} }}"
+    text = f"moe m[H=24, N=20](x: [H], s: f32) -> [N] {{ param t: [H, N] param b: [H] return {total} }}"
     module = Compilation(Source("m", text), Options.of({}, "f32", 1)).simplify()
     weights = [op for op in module.walk() if isinstance(op, moe.ContractOp) and len(op.weight.type.get_shape()) > 1]
     assert not weights
