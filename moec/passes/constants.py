@@ -10,8 +10,8 @@ from xdsl.ir import Block, Operation, SSAValue, Use
 
 from moec.dialects import moe
 from moec.dialects.types import I64, SelectionType, element_of
+from moec.passes.captured import captured
 from moec.passes.loops import over_range
-from moec.passes.schedule.units import captured
 from moec.passes.views import is_heavy, is_matmul
 
 _LONG = (moe.SumOp, moe.ReduceOp, moe.ContractOp, moe.TopOp)

@@ -16,9 +16,9 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
+from moec.passes.captured import captured
 from moec.passes.constants import computed_once, is_constant, known_around
 from moec.passes.loops import forget, over_range, stack
-from moec.passes.schedule.units import captured
 from moec.passes.views import made_in
 
 

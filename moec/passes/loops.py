@@ -13,7 +13,7 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
 from moec.dialects.types import F32, I64, element_of, integer, static_shape
-from moec.passes.schedule.units import captured
+from moec.passes.captured import captured
 from moec.passes.views import is_cast, made_in
 
 

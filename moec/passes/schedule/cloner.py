@@ -9,7 +9,7 @@ from xdsl.ir import Block, Operation, SSAValue
 
 from moec.dialects import moe, plan
 from moec.dialects.types import I64
-from moec.passes.schedule.units import captured
+from moec.passes.captured import captured
 
 
 @dataclass(frozen=True)

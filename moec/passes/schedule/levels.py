@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Sequence
 from xdsl.ir import Block, Operation, OpResult, SSAValue
 
 from moec.dialects import moe
-from moec.passes.schedule.units import Unit, captured, is_free
+from moec.passes.captured import captured
+from moec.passes.schedule.units import Unit, is_free
 from moec.passes.views import is_heavy, weight_view
 
 

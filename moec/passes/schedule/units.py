@@ -11,24 +11,13 @@ from xdsl.dialects.math import Math
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue, Use
 
 from moec.dialects import moe
+from moec.passes.captured import captured
 from moec.passes.schedule.kernels import alike, interleaves
 from moec.passes.views import is_cast, is_heavy, weight_view
 from moec.target import Target
 
 _VIEWS = (moe.ExtractOp, moe.SliceOp, moe.ReshapeOp, moe.TransposeOp, moe.AtOp)
 _SCALAR = (*arith.Arith.operations, *Math.operations)
-
-
-def captured(operation: Operation) -> list[SSAValue]:
-    """What an operation reads, its regions included, and does not make itself."""
-    inside = dict.fromkeys(operation.walk())  # in the order of the text: a set's would differ between processes
-    values: dict[SSAValue, None] = {}
-    for inner in inside:
-        for operand in inner.operands:
-            maker = operand.owner.parent_op() if isinstance(operand.owner, Block) else operand.owner
-            if maker not in inside:
-                values[operand] = None
-    return list(values)
 
 
 def is_free(operation: Operation) -> bool:
