@@ -464,6 +464,8 @@ def mask(v: Value, keep: Value, fill: Value) -> Array:
         kept = lift(keep)
     else:
         length, along = operand.shape[axis_of(operand, Fraction(0))], operand.axes[0]
+        if along is None and (domain := select(keep).domain) != length:
+            raise Fault("E0201", f"cannot mask {list(operand.shape)} by a selection of 0..{domain}")
         indices = np.arange(length) if along is None else along.indices
         kept = typed(Array, contains(array(indices, I64), keep))
     if operand.shape[: len(kept.shape)] != kept.shape or other.shape not in ((), operand.shape):

@@ -70,3 +70,11 @@ def test_of_truth_values_is_an_error(value: str) -> None:
         moec.compile(layer(value, "f32[N]"), threads=1)
     with pytest.raises(CompileError, match="E0204"):
         moec.reference(layer(value, "f32[N]"))(X, T, {"w": W})
+
+
+def test_a_selection_of_another_domain_is_an_error() -> None:
+    with pytest.raises(CompileError, match="E0201"):
+        moec.compile(layer("mask(x, 0..2, 0)", "f32[N]"), threads=1)
+    with pytest.raises(CompileError, match="E0201"):
+        moec.reference(layer("mask(x, 0..2, 0)", "f32[N]"))(X, T, {"w": W})
+    assert both("mask(x, each i in 0..N: i < 2, 0)", "f32[N]")[:, 2:].tolist() == [[0, 0], [0, 0]]
