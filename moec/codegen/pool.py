@@ -1,6 +1,6 @@
 """The thread pool: workers that wait inside native code, and `parallel`, which cuts a stage among them.
 
-    void moec_work(ptr pool, i64 worker)                                                     a worker's life
+    void moec_work(ptr crew, i64 worker)                                                     a worker's life
     void moec_parallel(ptr pool, ptr stage, ptr frame, i64 units, i64 busy, i64 least, ptr scratch, i64 stride)
                                                                                              what a kernel calls
 
@@ -13,7 +13,10 @@ thread of the program has a job open, the caller runs its own alone. Workers loo
 have the processor who want it (sched_yield), then sleep in the kernel (futex), and cost nothing. Linux may wake one on
 the processor of the caller, beside others that idle, and leave both there; so a worker that finds itself there moves.
 
-The pool's memory is an array of 64-byte lines, one a field, so that no two fields share a line.
+Pools of all sizes share one crew of workers. A job has the size of its pool, in the word by which workers join it: only
+the first of the crew do, each with its own part of the scratch, and the others do not even wake up.
+
+The crew's memory is an array of 64-byte lines, one a field, so that no two fields share a line.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from llvmlite import ir
 
 from moec.codegen.llvm import I1, I8, I32, I64, PTR, VOID, Emitter, Value, i64
 from moec.codegen.stages import STAGE_TYPE
-from moec.runtime.pool import Line
+from moec.runtime.pool import Field, Line
 from moec.target import LINE, Target
 
 PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, I64, PTR, I64])
@@ -46,7 +49,11 @@ _PATIENCE, _ALONE = 200_000, 20_000
 _MOST_WARY: Final = 256
 #: The number of `futex` and its operations on a word of one process (Linux, include/uapi/linux/futex.h).
 _FUTEX: Final = {"x86_64": 202, "aarch64": 98, "riscv64": 98}
-_WAIT, _WAKE = 128, 129
+_WAIT_BITS, _WAKE_BITS, _EVERYBODY = 128 + 9, 128 + 10, (1 << 31) - 1
+#: Those who sleep are told apart by this many bits; the last workers share one.
+_BITS: Final = 32
+#: Where the state of a crew has the size of the job.
+_SIZE: Final = 32
 #: Of `clock_gettime`: a clock that never goes back.
 _MONOTONIC: Final = 1
 #: Processors in a set of the C library's (`cpu_set_t`), and what gets and sets that of a thread.
@@ -80,34 +87,34 @@ class _Function:
         self.function.attributes.add("nounwind")
         self.e = Emitter(ir.IRBuilder(self.function.append_basic_block("entry")), target)
         self.b = self.e.b
-        self.pool = self.function.args[0]
+        self.crew = self.function.args[0]
 
-    def line(self, line: Line) -> Value:
+    def line(self, field: Field) -> Value:
         """The address of a field; llvmlite's atomics want pointers that know what they point to."""
-        address = self.b.gep(self.pool, [i64(int(line) * LINE)], source_etype=I8)
-        address.type = (I32 if line is Line.TICKET else I64).as_pointer()
+        address = self.b.gep(self.crew, [i64(int(field) * LINE)], source_etype=I8)
+        address.type = (I32 if field is Field.TICKET else I64).as_pointer()
         return address
 
-    def read(self, line: Line, ordering: str = "acquire") -> Value:
-        return self.b.load_atomic(self.line(line), ordering, 8, typ=I64)
+    def read(self, field: Field, ordering: str = "acquire") -> Value:
+        return self.b.load_atomic(self.line(field), ordering, 8, typ=I64)
 
-    def write(self, line: Line, value: Value, ordering: str = "release") -> None:
-        self.b.store_atomic(value, self.line(line), ordering, 8)
+    def write(self, field: Field, value: Value, ordering: str = "release") -> None:
+        self.b.store_atomic(value, self.line(field), ordering, 8)
 
-    def add(self, line: Line, value: int | Value) -> Value:
+    def add(self, field: Field, value: int | Value) -> Value:
         """Adds to a field; what it was before."""
         value = i64(value) if isinstance(value, int) else value
-        return self.b.atomic_rmw("add", self.line(line), value, "seq_cst")
+        return self.b.atomic_rmw("add", self.line(field), value, "seq_cst")
 
     def pause(self) -> None:
         if self.e.target.architecture == "x86_64":
             self.e.call("llvm.x86.sse2.pause", VOID)
 
-    def futex(self, operation: int, value: Value) -> None:
-        """Sleeps while the ticket is `value`, or wakes as many as `value`."""
+    def futex(self, operation: int, value: Value, bits: Value) -> None:
+        """Sleeps while the ticket is `value`, or wakes as many as `value` of those with one of the same bits."""
         number = _FUTEX[self.e.target.architecture]
         null = ir.Constant(PTR, None)
-        arguments = [i64(number), self.line(Line.TICKET), i64(operation), value, null, null, i64(0)]
+        arguments = [i64(number), self.line(Field.TICKET), i64(operation), value, null, null, bits]
         self.b.call(self._system("syscall", ir.FunctionType(I64, [I64], var_arg=True)), arguments)
 
     def now(self, place: Value) -> Value:
@@ -127,7 +134,7 @@ class _Function:
         b, e, size = self.b, self.e, i64(_PROCESSORS // 8)
         get, set = (self._system(f"sched_{verb}affinity", _AFFINITY) for verb in ("get", "set"))
         here = self.processor()
-        with e.when(b.icmp_signed("==", here, self.read(Line.CALLER))):
+        with e.when(b.icmp_signed("==", here, self.read(Field.CALLER))):
             found = b.call(get, [I32(0), size, mask])
             with e.when(b.and_(b.icmp_signed("==", found, I32(0)), b.icmp_unsigned("<", here, i64(_PROCESSORS)))):
                 place = e.at(mask, b.udiv(here, i64(8)), 1)
@@ -152,7 +159,7 @@ class _Function:
 
 
 class _Chunks(_Function):
-    """`void chunks(ptr pool, i64 worker)`: takes chunks of the open job until none is left."""
+    """`void chunks(ptr crew, i64 worker)`: takes chunks of the open job until none is left."""
 
     name = "moec_chunks"
     type = ir.FunctionType(VOID, [PTR, I64])
@@ -160,13 +167,14 @@ class _Chunks(_Function):
     def emit(self) -> Any:
         b, e = self.b, self.e
         self.function.linkage = "internal"
-        stage, frame, scratch = (b.inttoptr(self.read(line), PTR) for line in (Line.STAGE, Line.FRAME, Line.SCRATCH))
-        units, chunk = self.read(Line.UNITS), self.read(Line.CHUNK)
-        own = e.at(scratch, b.mul(self.function.args[1], self.read(Line.STRIDE)), 1)
+        pointers = (Field.STAGE, Field.FRAME, Field.SCRATCH)
+        stage, frame, scratch = (b.inttoptr(self.read(field), PTR) for field in pointers)
+        units, chunk = self.read(Field.UNITS), self.read(Field.CHUNK)
+        own = e.at(scratch, b.mul(self.function.args[1], self.read(Field.STRIDE)), 1)
         take, run, done = self.block("take"), self.block("run"), self.block("done")
         b.branch(take)
         b.position_at_end(take)
-        first = self.add(Line.NEXT, chunk)
+        first = self.add(Field.NEXT, chunk)
         b.cbranch(b.icmp_signed("<", first, units), run, done)
         b.position_at_end(run)
         stop = e.least(b.add(first, chunk), units)
@@ -247,27 +255,32 @@ class _Work(_Function):
             self.leave_callers_processor(self.mask)
         self._go_on(replace(state, looks=i64(0)))
         b.position_at_end(sleep)
-        self.add(Line.SLEEPERS, 1)
-        self.futex(_WAIT, b.zext(state.seen, I64))
-        self.add(Line.SLEEPERS, -1)
+        self.add(Field.SLEEPERS, 1)
+        bit = self.e.least(b.sub(self.function.args[1], i64(1)), i64(_BITS - 1))
+        self.futex(_WAIT_BITS, b.zext(state.seen, I64), b.shl(i64(1), bit))
+        self.add(Field.SLEEPERS, -1)
         self._go_on(replace(state, since=self.now(self.time), looks=i64(0), slept=i64(1)))
 
     def _join(self, state: _Idle, ticket: Value) -> None:
-        """There is another ticket: a job, unless the others were faster."""
+        """There is another ticket: a job, unless it is for fewer threads, or the others were faster."""
         b = self.b
-        attempt, joined, done = map(self.block, ("attempt", "joined", "done"))
+        ours, others, attempt, joined, done = map(self.block, ("ours", "others", "attempt", "joined", "done"))
         job = b.block
         self.leave_callers_processor(self.mask)
-        open = self.read(Line.STATE)
+        open = self.read(Field.STATE)
+        b.cbranch(b.icmp_unsigned("<", self.function.args[1], b.lshr(open, i64(_SIZE))), ours, others)
+        b.position_at_end(others)
+        self._go_on(replace(state, seen=ticket))  # no less sleepy
+        b.position_at_end(ours)
         closed = b.trunc(open, I1)
         wary, doubt = self._learn(state, b.or_(closed, b.icmp_signed(">", b.sub(ticket, state.seen), I32(1))))
         b.cbranch(closed, done, attempt)
         b.position_at_end(attempt)
-        pair = b.cmpxchg(self.line(Line.STATE), open, b.add(open, i64(2)), "seq_cst", "acquire")
+        pair = b.cmpxchg(self.line(Field.STATE), open, b.add(open, i64(2)), "seq_cst", "acquire")
         b.cbranch(b.extract_value(pair, 1), joined, job)
         b.position_at_end(joined)
         b.call(self.chunks, self.function.args)
-        self.add(Line.STATE, -2)
+        self.add(Field.STATE, -2)
         b.branch(done)
         b.position_at_end(done)
         self._go_on(_Idle(ticket, self.now(self.time), i64(0), i64(0), wary, doubt))
@@ -288,7 +301,7 @@ class _Work(_Function):
         return self.b.select(self.b.icmp_signed(">", count, i64(0)), self.b.sub(count, i64(1)), i64(0))
 
     def _ticket(self) -> Value:
-        return self.b.load_atomic(self.line(Line.TICKET), "acquire", 4, typ=I32)
+        return self.b.load_atomic(self.line(Field.TICKET), "acquire", 4, typ=I32)
 
 
 class _Parallel(_Function):
@@ -301,53 +314,57 @@ class _Parallel(_Function):
 
     def emit(self) -> None:
         b = self.b
-        _, stage, frame, units, busy, least, scratch, stride = self.function.args
+        pool, stage, frame, units, busy, least, scratch, stride = self.function.args
+        self.crew = b.load(self.e.at(pool, Line.CREW * LINE, 1), typ=PTR, align=8)
+        size = b.load(self.e.at(pool, Line.SIZE * LINE, 1), typ=I64, align=8)
         alone, shared = self.block("alone"), self.block("shared")
-        pair = b.cmpxchg(self.line(Line.BUSY), i64(0), i64(1), "seq_cst", "monotonic")
+        pair = b.cmpxchg(self.line(Field.BUSY), i64(0), i64(1), "seq_cst", "monotonic")
         b.cbranch(b.extract_value(pair, 1), shared, alone)
         b.position_at_end(alone)
         call(b, stage, STAGE_TYPE, [frame, i64(0), units, scratch])
         b.ret_void()
         b.position_at_end(shared)
-        size, chunk = self.read(Line.SIZE), least
+        chunk = least
         for all_of_them, chunks in ((busy, _CHUNKS), (units, _MOST)):
             share = b.udiv(all_of_them, b.mul(size, i64(chunks)))
             chunk = b.select(b.icmp_unsigned("<", chunk, share), share, chunk)
         values = {
-            Line.STAGE: b.ptrtoint(stage, I64),
-            Line.FRAME: b.ptrtoint(frame, I64),
-            Line.UNITS: units,
-            Line.SCRATCH: b.ptrtoint(scratch, I64),
-            Line.STRIDE: stride,
-            Line.CHUNK: chunk,
-            Line.NEXT: i64(0),
-            Line.CALLER: self.processor(),
+            Field.STAGE: b.ptrtoint(stage, I64),
+            Field.FRAME: b.ptrtoint(frame, I64),
+            Field.UNITS: units,
+            Field.SCRATCH: b.ptrtoint(scratch, I64),
+            Field.STRIDE: stride,
+            Field.CHUNK: chunk,
+            Field.NEXT: i64(0),
+            Field.CALLER: self.processor(),
         }
-        for line, value in values.items():
-            self.write(line, value)
-        self._open()
-        b.call(self.chunks, [self.pool, i64(0)])
-        self._close()
-        self.write(Line.BUSY, i64(0))
+        for field, value in values.items():
+            self.write(field, value)
+        state = b.shl(size, i64(_SIZE))
+        self._open(state, size)
+        b.call(self.chunks, [self.crew, i64(0)])
+        self._close(state)
+        self.write(Field.BUSY, i64(0))
         b.ret_void()
 
-    def _open(self) -> None:
-        """Lets workers join, and wakes those who sleep."""
+    def _open(self, state: Value, size: Value) -> None:
+        """Lets workers join, and wakes those of them who sleep."""
         b = self.b
-        self.write(Line.STATE, i64(0), "seq_cst")
-        b.atomic_rmw("add", self.line(Line.TICKET), ir.Constant(I32, 1), "seq_cst")
-        with self.e.when(b.icmp_signed(">", self.read(Line.SLEEPERS, "seq_cst"), i64(0))):
-            self.futex(_WAKE, self.read(Line.SIZE))
+        self.write(Field.STATE, state, "seq_cst")
+        b.atomic_rmw("add", self.line(Field.TICKET), ir.Constant(I32, 1), "seq_cst")
+        with self.e.when(b.icmp_signed(">", self.read(Field.SLEEPERS, "seq_cst"), i64(0))):
+            bits = b.sub(b.shl(i64(1), self.e.least(b.sub(size, i64(1)), i64(_BITS))), i64(1))
+            self.futex(_WAKE_BITS, i64(_EVERYBODY), bits)
 
-    def _close(self) -> None:
+    def _close(self, state: Value) -> None:
         """Lets nobody join any more, and waits for those who have."""
         b = self.b
-        b.atomic_rmw("or", self.line(Line.STATE), i64(1), "seq_cst")
+        b.atomic_rmw("or", self.line(Field.STATE), i64(1), "seq_cst")
         wait, done = self.block("wait"), self.block("done")
         b.branch(wait)
         b.position_at_end(wait)
         self.pause()
-        b.cbranch(b.icmp_unsigned("==", self.read(Line.STATE), i64(1)), done, wait)
+        b.cbranch(b.icmp_unsigned("==", self.read(Field.STATE), b.or_(state, i64(1))), done, wait)
         b.position_at_end(done)
 
 

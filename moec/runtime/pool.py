@@ -1,8 +1,9 @@
 """The threads that kernels share: how many, started once, and the memory through which native code hands them work.
 
 The workers are Python's threads, but they live in native code (`moec_work`), without the GIL; `moec.codegen.pool`
-says what they do there. A pool is never taken down: its threads are daemons and cost nothing while they sleep. After a
-`fork` the child has none of them, so it starts pools of its own.
+says what they do there. A process has one crew of them, which grows; a pool is a number of threads with which it is
+called. A crew is never taken down: its threads are daemons and cost nothing while they sleep. After a `fork` the child
+has none of them, so it starts a crew of its own.
 """
 
 from __future__ import annotations
@@ -22,59 +23,87 @@ from moec.target import LINE
 
 
 class Line(IntEnum):
-    """The fields of a pool, each at the start of a line that it has to itself."""
+    """The fields of a pool, which is what a kernel takes, each at the start of a line."""
 
     SIZE = 0  # how many threads share a job, the caller counted
     PARALLEL = 1  # the address of `moec_parallel`
-    STATE = 2  # bit 0: no job is open; above: how many workers have joined
-    TICKET = 3  # i32: changes whenever a job opens; what workers sleep on
-    SLEEPERS = 4
-    BUSY = 5  # 1 while somebody has a job open
-    STAGE = 6
-    FRAME = 7
-    UNITS = 8
-    SCRATCH = 9
-    STRIDE = 10
-    CHUNK = 11
-    NEXT = 12  # the first unit that nobody has taken
-    CALLER = 13  # the processor that opened the job
+    CREW = 2  # the address of the crew's fields
+
+
+class Field(IntEnum):
+    """The fields of a crew, each at the start of a line that it has to itself."""
+
+    STATE = 0  # bit 0: no job is open; then how many workers have joined; from bit 32 on the size of the job
+    TICKET = 1  # i32: changes whenever a job opens; what workers sleep on
+    SLEEPERS = 2
+    BUSY = 3  # 1 while somebody has a job open
+    STAGE = 4
+    FRAME = 5
+    UNITS = 6
+    SCRATCH = 7
+    STRIDE = 8
+    CHUNK = 9
+    NEXT = 10  # the first unit that nobody has taken
+    CALLER = 11  # the processor that opened the job
+
+
+class Crew:
+    """The workers of this process, which all its pools share: as many as the largest of them has had need of."""
+
+    def __init__(self, image: bytes) -> None:
+        self._library = Library(image, "moec_work", "moec_parallel")
+        self._memory = aligned_empty(LINE * len(Field))
+        self._memory.view("i8")[Field.STATE * LINE // 8] = 1
+        self.address: int = self._memory.ctypes.data
+        self.parallel = self._library.address("moec_parallel")
+        self._work = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(self._library.address("moec_work"))
+        self._threads = 1
+
+    def grow(self, threads: int) -> int:
+        """Starts workers until there are so many threads, the caller counted; how many of them there are."""
+        try:
+            while self._threads < threads:
+                arguments, name = (self.address, self._threads), f"moec-{self._threads}"
+                self._threads += 1  # first, so that after an interrupt no two workers have one number
+                threading.Thread(target=self._work, args=arguments, name=name, daemon=True).start()
+        except RuntimeError:  # it cannot be started; those that were live in this memory
+            self._threads -= 1
+        return min(threads, self._threads)
 
 
 class Pool:
-    """The caller and its workers, `threads` of them all: as many as were asked for, or as the system grants. `address`
-    is what a kernel takes."""
+    """The caller and the first workers of a crew, `threads` of them all: as many as were asked for, or as the system
+    grants. `address` is what a kernel takes."""
 
-    def __init__(self, image: bytes, threads: int) -> None:
-        self._library = Library(image, "moec_work", "moec_parallel")
+    def __init__(self, crew: Crew, threads: int) -> None:
+        self._crew = crew
         self._memory = aligned_empty(LINE * len(Line))
         self.address: int = self._memory.ctypes.data
+        self.threads = crew.grow(threads)
         fields = self._memory.view("i8")
-        fields[Line.PARALLEL * LINE // 8] = self._library.address("moec_parallel")
-        fields[Line.STATE * LINE // 8] = 1
-        work = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(self._library.address("moec_work"))
-        self.threads = 1
-        with suppress(RuntimeError):  # of a thread that cannot be started; those that were live in this memory
-            for worker in range(1, threads):
-                name = f"moec-{worker}"
-                threading.Thread(target=work, args=(self.address, worker), name=name, daemon=True).start()
-                self.threads += 1
         fields[Line.SIZE * LINE // 8] = self.threads
+        fields[Line.PARALLEL * LINE // 8] = crew.parallel
+        fields[Line.CREW * LINE // 8] = crew.address
 
 
+_crew: Crew | None = None
 _pools: dict[int, Pool] = {}
 _lock = threading.Lock()
 
 
 def shared(threads: int, image: Callable[[], bytes]) -> Pool:
-    """This process's pool of so many threads; `image` gives the pool's code when it has to be started."""
+    """This process's pool of so many threads; `image` gives the code of the crew when it has to be started."""
+    global _crew
     with _lock:
         if threads not in _pools:
-            _pools[threads] = Pool(image(), threads)
+            _crew = _crew or Crew(image())
+            _pools[threads] = Pool(_crew, threads)
         return _pools[threads]
 
 
 def _forget() -> None:
-    global _lock
+    global _crew, _lock
+    _crew = None
     _pools.clear()
     _lock = threading.Lock()
 

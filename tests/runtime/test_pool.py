@@ -55,6 +55,59 @@ def test_workers_work_and_cost_nothing_while_they_wait() -> None:
     assert sum(map(time.clock_gettime, clocks)) - busy < 0.001
 
 
+def test_pools_of_all_sizes_share_their_workers() -> None:
+    """Whoever calls with another number of threads starts only those that are missing, and the bits are the same."""
+    kernel = moec.compile(TEXT, threads=1)
+    random = np.random.default_rng(0)
+    weights = kernel.pack({"w": random.standard_normal((4096, 512), np.float32)})
+    x = random.standard_normal((64, 512), np.float32)
+    wanted, known = kernel(x, weights), set(threading.enumerate())
+    _kept.append(dict(pool._pools))
+    pool._forget()
+    for threads in (2, 7, 3, 40, 5, 2, 40):
+        assert np.array_equal(kernel(x, weights, threads=threads), wanted)
+    workers = [thread for thread in threading.enumerate() if thread not in known]
+    assert [thread.name for thread in workers] == [f"moec-{i}" for i in range(1, 40)]
+
+
+def test_those_who_are_not_asked_sleep_on() -> None:
+    """A job for three threads wakes the second and third of them, whoever sleeps beside these."""
+    call, clocks = called(threads=40, tokens=256)
+    call()
+    kernel = moec.compile(TEXT, threads=3)
+    weights, x = kernel.pack({"w": np.ones((4096, 512), np.float32)}), np.ones((256, 512), np.float32)
+    time.sleep(0.2)
+    before = [time.clock_gettime(clock) for clock in clocks]
+    for _ in range(20):
+        kernel(x, weights)
+        time.sleep(0.005)  # so that those who were woken sleep again
+    spent = [time.clock_gettime(clock) - start for clock, start in zip(clocks, before, strict=True)]
+    assert sum(spent[:2]) > 0
+    assert sum(spent[2:31]) < 0.002  # those who share a bit are left out
+
+
+def test_callers_of_all_sizes_at_once_get_the_same_bits() -> None:
+    """One has the crew, the others work alone; who may join a job is told by the job itself."""
+    kernel = moec.compile(TEXT, threads=1)
+    random = np.random.default_rng(0)
+    weights = kernel.pack({"w": random.standard_normal((4096, 512), np.float32)})
+    inputs = [random.standard_normal((tokens, 512), np.float32) for tokens in (16, 48, 100)]
+    wanted, wrong = [kernel(x, weights) for x in inputs], list[int]()
+
+    def call(first: int) -> None:
+        for turn in range(60):
+            i, threads = (first + turn) % 3, 2 + (5 * first + 3 * turn) % 11
+            if not np.array_equal(kernel(inputs[i], weights, threads=threads), wanted[i]):
+                wrong.append(threads)
+
+    callers = [threading.Thread(target=call, args=(first,)) for first in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
 def test_where_there_are_no_threads_a_kernel_runs_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOEC_NUM_THREADS", "2")
     assert pool.default_threads() == 2
