@@ -37,7 +37,7 @@ def rows(body: str, tokens: int) -> StageCost:
         ("x + emb[id, 5]", 4, 4 * 4),
         ("x + emb[3]", 4, 64 * 4),
         ("x + v[3]", 4, 4),
-        ("x * sum(v * v) + v", 4, 64 * 4),
+        ("x * sum(abs(x - v)) + v", 4, 64 * 4),
         ("x + sum(v[topk(x, 8)])", 4, 64 * 4 * (1 - (1 - 8 / 64) ** 4)),
         ("x + emb[id]", 0, 0),
     ],
