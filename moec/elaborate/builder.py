@@ -42,6 +42,7 @@ class Builder:
         self.outermost = self.block = Block()
         self.span: Span | None = None
         self._emitted = 0
+        self._probing = False
 
     def emit(self, operation: Operation) -> SSAValue:
         """Appends an operation with the location in hand; returns its first result. Raises `CompileError` (E0007) where
@@ -65,6 +66,15 @@ class Builder:
             yield block
         finally:
             self.block = outer
+
+    @contextmanager
+    def probing(self) -> Generator[None]:
+        """For a while only shapes are asked for: an index may lie outside its axis."""
+        outer, self._probing = self._probing, True
+        try:
+            yield
+        finally:
+            self._probing = outer
 
     # what is known of numbers
 
@@ -264,7 +274,7 @@ class Builder:
     def check_bounds(self, index: Array, axis: Dim, array: Array, span: Span) -> bool:
         """Raises where an index can lie outside; True where only the run can tell."""
         bounds = index.bounds
-        if bounds is None or not bounds.finite:
+        if bounds is None or not bounds.finite or self._probing:
             return True
         if self.at_most(bounds.high, axis) and self.at_most(ZERO, bounds.low):
             return False

@@ -136,7 +136,8 @@ def _lent(
         if builder.at_most(bounds.high, bounds.low):  # open towards a range that lies on its other side
             opens_low = isinstance(arm.pattern, syntax.Range) and arm.pattern.low is None
             bounds = Bounds(bounds.high - ONE, bounds.high) if opens_low else Bounds(bounds.low, bounds.low + ONE)
-        block, value = _arm(builder, arm, bounds, node, index, scope)
+        with builder.probing():
+            block, value = _arm(builder, arm, bounds, node, index, scope)
         block.erase()
         if isinstance(value, Array) and value.shape:
             return value.shape
