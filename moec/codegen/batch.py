@@ -32,12 +32,13 @@ _COMPARING: Final = 128_000
 
 @dataclass(frozen=True)
 class _Columns:
-    """Rows of `count` elements of `dtype`, one behind the other."""
+    """Rows of `count` elements of `dtype`, one behind the other, or a `single` one that stands for all."""
 
     e: Emitter
     pointer: Value
     dtype: str
     count: int
+    single: bool
 
     def load(self, row: Value, at: Value, width: int) -> Value:
         """`width` elements of a row, from one on; 0 for a scalar."""
@@ -49,14 +50,15 @@ class _Columns:
 
     def _place(self, row: Value, at: Value) -> Value:
         b = self.e.b
-        return self.e.at(self.pointer, b.add(b.mul(row, i64(self.count)), at), SIZES[self.dtype])
+        place = at if self.single else b.add(b.mul(row, i64(self.count)), at)
+        return self.e.at(self.pointer, place, SIZES[self.dtype])
 
 
 def emit_batch(stages: Stages, op: plan.BatchOp, name: str) -> Stage:
     """The stage of a `plan.batch`. It is cut among threads by columns, or by rows where it compares rows."""
     e, frame, function = stages.begin(name)
     domain = stages.domains[op.domain]
-    source, to = (_columns(e, value, frame.pointer_of(Word("rows", value))) for value in (op.source, op.value))
+    source, to = (_columns(stages, e, value, frame.pointer_of(Word("rows", value))) for value in (op.source, op.value))
     rows = frame.number_of(domain.word("count"))
     begin, end = function.args[1:3]
     blocks, kind = -(-source.count // _WIDTH), op.kind.data
@@ -71,9 +73,9 @@ def emit_batch(stages: Stages, op: plan.BatchOp, name: str) -> Stage:
     return stage
 
 
-def _columns(e: Emitter, value: Value, pointer: Value) -> _Columns:
+def _columns(stages: Stages, e: Emitter, value: Value, pointer: Value) -> _Columns:
     dtype, shape = row_layout(value.type.row)
-    return _Columns(e, pointer, dtype, prod(shape))
+    return _Columns(e, pointer, dtype, prod(shape), stages.domains[plan.domain_of(value)].single)
 
 
 def _blocks(e: Emitter, count: int, begin: Value | int, end: Value | int, emit: Callable[[Value, int], None]) -> None:
@@ -88,7 +90,7 @@ def _blocks(e: Emitter, count: int, begin: Value | int, end: Value | int, emit: 
 
 
 def _over_all(source: _Columns, to: _Columns, rows: Value, kind: str, at: Value, width: int) -> None:
-    """Each row is left with the same: the sum, the largest or the smallest of all."""
+    """The sum, the largest or the smallest of all."""
     e = source.e
 
     def turn(row: Value, carried: Sequence[Value]) -> list[Value]:
@@ -97,8 +99,7 @@ def _over_all(source: _Columns, to: _Columns, rows: Value, kind: str, at: Value,
 
     first = _nothing(source.dtype, width) if kind == "sum" else start(kind, source.dtype, width)
     (found,) = e.fold(0, rows, [first], turn)
-    found = _rounded(e, found)
-    e.loop(0, rows, lambda row: to.store(found, row, at))
+    to.store(_rounded(e, found), i64(0), at)
 
 
 def _running(source: _Columns, to: _Columns, rows: Value, at: Value, width: int) -> None:

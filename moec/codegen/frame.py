@@ -78,7 +78,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Domain:
-    """A set of rows: at most `per_token` for each token, or a `single` one for all.
+    """A set of rows: at most `per_token` for each token, and `fixed` ones, which a call has for all of them.
 
     `outer` is the domain that it was expanded from, by a selection of `slots` out of `indices`.
     """
@@ -89,11 +89,20 @@ class Domain:
     expand: plan.ExpandOp | None = None
     slots: int = 1
     indices: int = 1
-    single: bool = False
+    fixed: int = 0
+
+    @property
+    def single(self) -> bool:
+        """Whether its one row stands for the whole call."""
+        return self.outer is None and self.fixed == 1
 
     def word(self, has: OfDomain) -> Word:
         """A word of the frame about the domain."""
         return Word(has, self.value)
+
+    def region(self, word: Word, nbytes: int, slack: int = 0) -> Region:
+        """Workspace of so many bytes for each row, and some behind them."""
+        return Region(word, nbytes * self.per_token, nbytes * self.fixed + slack)
 
 
 def row_layout(type: Any) -> tuple[str, tuple[int, ...]]:

@@ -126,7 +126,7 @@ class Matmul:
 
     def regions(self) -> list[Region]:
         """The workspace that the stages need besides their result: where each row's vector is."""
-        return [Region(Word("pointers", self.op.value), 8 * self.domain.per_token)]
+        return [self.domain.region(Word("pointers", self.op.value), 8)]
 
     def emit_all(self) -> list[Stage]:
         """The stages of the product, in order."""

@@ -122,13 +122,13 @@ class _Program:
         name = f"stage_{at}_{op.name.split('.')[1]}"
         match op:
             case plan.SingleOp():
-                self._add_domain(Domain(op.domain, 0, single=True))
+                self._add_domain(Domain(op.domain, 0, fixed=1))
                 return []
             case plan.ExpandOp():
                 return [self._expand(op)]
             case plan.GroupOp():
                 domain = self.domains[op.domain]
-                self._reserve(Region(Word("order", op.result), 8 * domain.per_token))
+                self._reserve(domain.region(Word("order", op.result), 8))
                 self._reserve(Region(Word("offsets", op.result), 0, 8 * (integer(op.keys) + 2)))
                 return [op]
             case plan.RowsOp():
@@ -145,7 +145,7 @@ class _Program:
                 self._buffer(op.value, self.domains[op.domain], SLACK)
                 return [emit_gather(self.stages, op, name)]
             case plan.BatchOp():
-                self._buffer(op.value, self.domains[op.domain])
+                self._buffer(op.value, self.domains[op.into])
                 return [emit_batch(self.stages, op, name)]
             case _:
                 return []
@@ -153,8 +153,7 @@ class _Program:
     def _buffer(self, value: SSAValue, domain: Domain, slack: int = 0) -> None:
         if value not in self.outputs:
             assert isinstance(value.type, plan.RowsType)
-            nbytes = row_bytes(value.type.row)
-            self._reserve(Region(Word("rows", value), nbytes * domain.per_token, nbytes * domain.single + slack))
+            self._reserve(domain.region(Word("rows", value), row_bytes(value.type.row), slack))
 
     def _reserve(self, *regions: Region) -> None:
         """Regions of the workspace, behind those that there are."""
@@ -170,10 +169,10 @@ class _Program:
         assert isinstance(op.slots.type, plan.RowsType) and isinstance(op.slots.type.row, SelectionType)
         type = op.slots.type.row
         slots, indices = integer(type.size), integer(type.domain)
-        domain = Domain(op.rows, outer.per_token * slots, outer, op, slots, indices)
+        domain = Domain(op.rows, outer.per_token * slots, outer, op, slots, indices, outer.fixed * slots)
         self._add_domain(domain)
         for word in (Word("rows", op.index), Word("rows", op.slot), domain.word("parent"), domain.word("position")):
-            self._reserve(Region(word, 8 * domain.per_token))
+            self._reserve(domain.region(word, 8))
         self._reserve(Region(domain.word("offsets"), 0, 8 * (indices + 2)))
         return op
 

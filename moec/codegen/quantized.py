@@ -93,7 +93,7 @@ class CodeMatmul(Matmul, ABC):
 
     def regions(self) -> list[Region]:
         """The workspace that a call needs: where rows' records are made once, those."""
-        return [Region(self.made_records, self.row_bytes * self.source.per_token)] if self.once else []
+        return [self.source.region(self.made_records, self.row_bytes)] if self.once else []
 
     def emit_all(self) -> list[Stage]:
         return [self._make_records(), self.emit()] if self.once else [self.emit()]

@@ -232,6 +232,11 @@ class BatchOp(InferredOp):
         type = self.operand.type
         return [array_type(I64, shape_of(type)) if self.kind.data == "rank" else type]
 
+    @property
+    def same(self) -> bool:
+        """Whether all tokens have the same result."""
+        return self.kind.data not in ("cumsum", "rank")
+
 
 # ── axes ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -134,11 +134,13 @@ class GatherOp(IRDLOperation):
 
 @irdl_op_definition
 class BatchOp(IRDLOperation):
-    """Work along all rows of a domain, as `moe.batch` says it: what each row is left with."""
+    """Work along all rows of a domain, as `moe.batch` says it: what each row is left with, or, where that is the same
+    for all, the one of `plan.single`. `into` is the domain of the result."""
 
     name = "plan.batch"
     domain = operand_def(DomainType)
     source = operand_def(RowsType)
+    into = operand_def(DomainType)
     kind = prop_def(StringAttr)
     value = result_def(RowsType)
 
@@ -231,7 +233,9 @@ def domain_of(value: SSAValue) -> SSAValue:
     owner = value.owner
     if isinstance(owner, ExpandOp):
         return owner.rows
-    if isinstance(owner, GatherOp | BatchOp | RowsOp | MatmulOp):
+    if isinstance(owner, BatchOp):
+        return owner.into
+    if isinstance(owner, GatherOp | RowsOp | MatmulOp):
         return owner.domain
     assert not isinstance(owner, Operation)
     return owner.args[0]

@@ -130,7 +130,7 @@ class _Counter:
                 rows, row = self.domains[op.domain].rows, _bytes(_row(op.source))
                 passes = rows if op.kind.data == "rank" else 1
                 work = rows * passes * prod(static_shape(_row(op.source)))
-                moved = rows * (row * passes + _bytes(_row(op.value)))
+                moved = rows * row * passes + self.domains[op.into].rows * _bytes(_row(op.value))
                 name = f"{op.kind.data} {op.source.name_hint or 'rows'}"
                 yield StageCost("batch", name, rows, work, 0.0, moved)
             case plan.MatmulOp():

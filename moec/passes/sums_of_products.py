@@ -18,14 +18,16 @@ from moec.passes.views import stacks
 
 def gather_sum(total: moe.SumOp | moe.ReduceOp) -> None:
     """Makes a product of a sum over a range, also of `sum((each i in 0..N: …), axis=0)`, whose parts are rows or
-    elements of a parameter, each times a factor of its own. What is the same for every token stays a sum: products
-    that panels are packed for run for each."""
+    elements of a parameter, each times a factor of its own. What is made of parameters alone stays a sum: it is
+    computed once a call, and panels that nothing else needs are not packed for that."""
     loop = total if isinstance(total, moe.SumOp) else _reduced(total)
     if loop is None or not over_range(loop):
         return
     part = moe.yielded(loop.body)[0]
     found = _scaled_row(loop, part) if static_shape(part.type) else _scaled_element(loop, part)
-    if found is None or not any(varies(loop, factor) for factor in found[1]) or is_constant(loop, known_around(loop)):
+    if found is None or not any(varies(loop, factor) for factor in found[1]):
+        return
+    if is_constant(loop, known_around(loop, products=False), products=False):
         return
     row, factors = found
     before, last = InsertPoint.before(total), loop.body.block.last_op

@@ -20,16 +20,25 @@ class Levels:
     """The level of each unit (`Unit.level`, which this sets) and of each other operation of a block. What is made by
     none of `operations` is there before.
 
-    `last` is the level on which the block's own values are read. `params` are the layer's parameters.
+    `last` is the level on which the block's own values are read. `params` are the layer's parameters. What is made
+    `once` is stored as early as it can be, the `kept` values for everybody.
     """
 
     def __init__(
-        self, block: Block, operations: Sequence[Operation], units: Sequence[Unit], params: Collection[SSAValue]
+        self,
+        block: Block,
+        operations: Sequence[Operation],
+        units: Sequence[Unit],
+        params: Collection[SSAValue],
+        once: Collection[Operation] = (),
+        kept: Collection[SSAValue] = (),
     ) -> None:
         self._block = block
         self._operations = operations
         self._units = units
         self._params = params
+        self._once = once
+        self._kept = kept
         self._unit_of = {op: unit for unit in units for op in unit.operations}
         self._levels: dict[Operation, int] = {}
         self._set()
@@ -58,7 +67,7 @@ class Levels:
     def _delay(self) -> None:
         """Moves row-by-row work to the latest level on which somebody reads it, so that less is stored."""
         for operation in reversed(self._operations):
-            if operation in self._unit_of:
+            if operation in self._unit_of or operation in self._once:
                 continue
             readers = [self._reader(use.operation) for result in operation.results for use in result.uses]
             levels = [level for level in readers if level is not None]
@@ -76,7 +85,7 @@ class Levels:
 
     def requests(self) -> dict[SSAValue, int]:
         """The values that have to be stored, each with the level on which it can be."""
-        wanted: dict[SSAValue, int] = {}
+        wanted = {value: self.ready(value) for value in self._kept}
         for unit in self._units:
             for value in self._direct(unit):
                 wanted[value] = self.ready(value)
@@ -116,7 +125,7 @@ class Levels:
     def _roots(self, value: SSAValue, inside: bool = False) -> dict[SSAValue, int]:
         """The values worth storing that a value is made of by free operations. `inside` a loop, whose rows are others,
         the result of another loop cannot be put together."""
-        if inside and self._summed(value):
+        if value in self._kept or (inside and self._summed(value)):
             return {value: self.ready(value)}
         if not self._here(value) or weight_view(value) is not None:
             return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
 from xdsl.dialects import arith
@@ -11,7 +11,7 @@ from xdsl.ir import Attribute, Block, Operation, OpResult, Region, SSAValue
 
 from moec.dialects import moe, plan
 from moec.dialects.types import I64, element_of
-from moec.passes.constants import computed_once
+from moec.passes.constants import apart, computed_once
 from moec.passes.schedule.cloner import Cloner, Places
 from moec.passes.schedule.kernels import choose_shape, common_shapes
 from moec.passes.schedule.levels import Levels
@@ -29,6 +29,8 @@ class Program:
         self.target = target
         self.panels = panels
         self.block = Block(arg_types=[plan.DomainType()])
+        #: The domain of one row, for what all tokens have in common, if there is such.
+        self.single: SSAValue | None = None
         self.places = Places()
         self.shapes = common_shapes(layer, target)
 
@@ -42,16 +44,22 @@ class Program:
             new = self.block.insert_arg(type, len(self.block.args))
             new.name_hint = argument.name_hint
             (places.stored if is_input else places.params)[argument] = new
-        values, once = computed_once(source, places.params)
-        if values:
+        values, needed = computed_once(source, places.params)
+        once = apart(source, values, needed)
+        others = needed.union(once)
+        tokens = _Body(self, source, self.block.args[0], [op for op in source.ops if op not in others])
+        bodies = [tokens]
+        if values or any(unit.batch is not None and unit.batch.same for unit in tokens.units):
             single = plan.SingleOp.build(result_types=[plan.DomainType()])
             self.add(single)
-            _Rows(self, source, single.domain).store(values)
-        body = _Body(self, source, self.block.args[0], once)
-        body.emit()
+            self.single = single.domain
+            bodies.insert(0, _Body(self, source, self.single, once))
+        mine = {operation for body in bodies for operation in body.operations}
+        units = [unit for body in bodies for unit in body.units]
+        _emit(bodies, Levels(source, [op for op in source.ops if op in mine], units, places.params, once, values))
         last = source.last_op
         assert isinstance(last, moe.ReturnOp)
-        self.add(plan.ReturnOp.build(operands=[body.leave(last.values)]))
+        self.add(plan.ReturnOp.build(operands=[tokens.leave(last.values)]))
         properties = {
             name: layer.properties[name] for name in ("sym_name", "inputs", "params", "outputs", "aux", "types")
         }
@@ -100,28 +108,16 @@ class _Rows:
 
 
 class _Body(_Rows):
-    """All stages of a block, but those that make what is computed `once`."""
+    """The operations of a block that work on the rows of one domain, and their stages."""
 
-    def __init__(
-        self, program: Program, block: Block, domain: SSAValue, once: Collection[Operation] = frozenset()
-    ) -> None:
+    def __init__(self, program: Program, block: Block, domain: SSAValue, operations: Iterable[Operation]) -> None:
         super().__init__(program, block, domain)
-        operations = [op for op in block.ops if not isinstance(op, moe.YieldOp | moe.ReturnOp) and op not in once]
-        self.units = find_units(operations, program.target, program.panels)
-        self.levels = Levels(block, operations, self.units, program.places.params)
+        self.operations = [op for op in operations if not isinstance(op, moe.YieldOp | moe.ReturnOp)]
+        self.units = find_units(self.operations, program.target, program.panels)
         self.gathered: dict[tuple[object, ...], SSAValue] = {}
 
-    def emit(self) -> None:
-        """Appends the stages of this block to the program, level by level."""
-        requests = self.levels.requests()
-        top = max([self.levels.last, *(unit.level for unit in self.units)])
-        for level in range(top + 1):
-            self.store([value for value, at in requests.items() if at == level and value not in self.places.stored])
-            for unit in self.units:
-                if unit.level == level:
-                    self._unit(unit)
-
-    def _unit(self, unit: Unit) -> None:
+    def unit(self, unit: Unit) -> None:
+        """The stages of a unit."""
         if unit.loop is not None:
             self._loop(unit.loop)
         elif unit.batch is not None:
@@ -161,11 +157,13 @@ class _Body(_Rows):
         expand.rows.name_hint, expand.index.name_hint, expand.slot.name_hint = "slots", "index", "slot"
         places.stored[body.args[0]], places.stored[body.args[1]] = expand.index, expand.slot
         places.domains[loop] = expand.rows
-        _Body(program, body, expand.rows).emit()
+        inside = _Body(program, body, expand.rows, body.ops)
+        _emit([inside], Levels(body, inside.operations, inside.units, places.params))
 
     def _batch(self, batch: moe.BatchOp) -> None:
+        into = self.program.single if batch.same else self.domain
         stage = plan.BatchOp.build(
-            operands=[self.domain, self.places.stored[batch.operand]],
+            operands=[self.domain, self.places.stored[batch.operand], into],
             properties={"kind": batch.kind},
             result_types=[plan.RowsType(batch.result.type)],
         )
@@ -274,6 +272,22 @@ class _Body(_Rows):
             clone.made[contract.result] = argument
         block.add_op(plan.YieldOp.build(operands=[[clone(unit.result)]]))
         return Region(block)
+
+
+def _emit(bodies: Sequence[_Body], levels: Levels) -> None:
+    """Appends the stages of a block to the program, level by level. What the rows of a body store, the bodies behind it
+    read on the same level. Parameters that stages read as rows are copied by the first one."""
+    requests, stored = levels.requests(), bodies[0].places.stored
+    makers: dict[Operation | Block, _Body] = {operation: body for body in bodies for operation in body.operations}
+    top = max([levels.last, *(unit.level for body in bodies for unit in body.units)])
+    for level in range(top + 1):
+        for body in bodies:
+            wanted = [value for value, at in requests.items() if at == level and value not in stored]
+            body.store([value for value in wanted if makers.get(value.owner, bodies[0]) is body])
+        for body in bodies:
+            for unit in body.units:
+                if unit.level == level:
+                    body.unit(unit)
 
 
 def _steps(view: WeightView) -> ArrayAttr[StringAttr]:

@@ -103,7 +103,7 @@ def _fused(
     candidates: list[moe.ContractOp] = []
     for value in consumer.arrays:
         owner = value.owner
-        if not isinstance(owner, moe.ContractOp) or owner.parent is not consumer.parent or owner in taken:
+        if not isinstance(owner, moe.ContractOp) or owner not in operations or owner in taken:
             continue
         if weight_view(owner.weight) is not None and all(use.operation is consumer for use in value.uses):
             candidates.append(owner)

@@ -4,8 +4,8 @@
 
 // CHECK:       %[[L:.*]] = "plan.matmul"(%[[T:.*]], %x, %router)
 // CHECK:       %[[P:.*]] = "plan.rows"(%[[T]])
-// CHECK:       %[[C:.*]] = "plan.batch"(%[[T]], %[[P]]) <{kind = "cumsum"}> : (!plan.domain, !plan.rows<tensor<8xf32>>) -> !plan.rows<tensor<8xf32>>
-// CHECK:       %[[R:.*]] = "plan.batch"(%[[T]], %[[C]]) <{kind = "rank"}> : (!plan.domain, !plan.rows<tensor<8xf32>>) -> !plan.rows<tensor<8xi64>>
+// CHECK:       %[[C:.*]] = "plan.batch"(%[[T]], %[[P]], %[[T]]) <{kind = "cumsum"}> : (!plan.domain, !plan.rows<tensor<8xf32>>, !plan.domain) -> !plan.rows<tensor<8xf32>>
+// CHECK:       %[[R:.*]] = "plan.batch"(%[[T]], %[[C]], %[[T]]) <{kind = "rank"}> : (!plan.domain, !plan.rows<tensor<8xf32>>, !plan.domain) -> !plan.rows<tensor<8xi64>>
 // CHECK:       "plan.return"(%[[R]])
 "moe.layer"() <{sym_name = "layer", inputs = ["x"], params = ["router"], outputs = ["y"], aux = [], types = ["i64"]}> ({
 ^bb0(%x: tensor<64xf32>, %router: tensor<8x64xf32>):
