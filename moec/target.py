@@ -182,7 +182,8 @@ class Target:
         lanes = self.lanes
         widths = [width for width in (64, 48, 32, 16) if width % (lanes * interleaved) == 0] or [lanes * interleaved]
         waste = {width: -(columns * interleaved) % width for width in widths}
-        return KernelShape(dtype, form, min(_CODE_ROWS, self.l1 // 512), min(widths, key=lambda width: waste[width]), 4, lanes)
+        rows = min(_CODE_ROWS, self.l1 // 2 // (4 * 64))
+        return KernelShape(dtype, form, rows, min(widths, key=lambda width: waste[width]), 4, lanes)
 
     def choices(self, dtype: str, streamed: bool = False) -> tuple[KernelShape, ...]:
         """The shapes that run near the machine's limit for weights of `dtype`, best first; before them, for weights
@@ -216,8 +217,9 @@ class Target:
         return rate if total is None else rate * total / (shape.panels(total) * shape.columns)
 
 
-#: The most rows that pass over a block of codes together, where their sums beside 64 columns fit half of the first cache:
-#: on an Emerald Rapids 96 are 1.01 to 1.03 times as fast as 64 from 512 tokens on (OLMoE, 4 bits), 128 no faster.
+#: The most rows that pass over a block of codes together, where half of the first cache holds their sums beside 64
+#: columns. On an Emerald Rapids 96 are 1.01 to 1.03 times as fast as 64 from 512 tokens on (OLMoE in 4 bits), 128 are no
+#: faster.
 _CODE_ROWS: Final = 96
 
 #: What every machine of an architecture that runs Linux has, where LLVM's generic one has less.

@@ -45,7 +45,8 @@ def test_arms_that_lie_beyond_the_range_of_those_around_them_lend_their_shape() 
 
 def test_an_arm_beyond_the_range_may_index_beyond_an_axis() -> None:
     """Its shape is all that is asked of it; with more experts it is taken."""
-    text = "moe m[H=8, E=1](x: [H]) -> [H] { param w: [E, H] return sum e in 0..E: match e { 0..1: 2, 1..: w[e / 1] + x } }"
+    arms = "0..1: 2, 1..: w[e / 1] + x"
+    text = f"moe m[H=8, E=1](x: [H]) -> [H] {{ param w: [E, H] return sum e in 0..E: match e {{ {arms} }} }}"
     x, w = np.ones((2, 8), np.float32), np.ones((3, 8), np.float32)
     for experts, wanted in ((1, 2), (3, 6)):
         kernel = moec.compile(text, dims={"E": experts}, threads=1)
