@@ -218,8 +218,8 @@ class Target:
 
 
 #: The most rows that pass over a block of codes together, where half of the first cache holds their sums beside 64
-#: columns. On an Emerald Rapids 96 are 1.01 to 1.03 times as fast as 64 from 512 tokens on (OLMoE in 4 bits), 128 are no
-#: faster.
+#: columns. On an Emerald Rapids 96 are 1.01 to 1.03 times as fast as 64 from 512 tokens on (OLMoE in 4 bits), and 128
+#: are no faster.
 _CODE_ROWS: Final = 96
 
 #: What every machine of an architecture that runs Linux has, where LLVM's generic one has less.
