@@ -20,7 +20,7 @@ from moec.source import Source
 from tests.codegen import emulation
 from tests.formats.test_storage import NUMPY
 from tests.programs.generate import Program
-from tests.programs.test_programs import agree
+from tests.programs.test_programs import agree, agree_compiled
 
 TEXT: Final = """\
 moe m[H=24, N=20, E=5](x: [H]) -> [N] {{
@@ -77,8 +77,7 @@ def stages_that_read(value: SSAValue) -> Iterator[Operation]:
 
 
 def check(value: str, real: str) -> None:
-    program = Program(TEXT.format(value=value), DIMS, real, (1, 19, 0), 0, 0.0, {}, frozenset())
-    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 2, aux=aux))
+    agree_compiled(TEXT.format(value=value), DIMS, real)
 
 
 @pytest.mark.parametrize("real", ["f32", "bf16"])
@@ -181,15 +180,13 @@ def test_products_with_what_comes_from_the_batch_are_computed_once(
     products = [op for op in program.walk() if isinstance(op, plan.MatmulOp)]
     assert [is_once(op.domain) for op in products].count(True) == once
     assert len(products) - once in (others, others - 1)  # where nobody reads `p`
-    run = Program(text, DIMS, real, (1, 19, 0), 0, 0.0, {}, frozenset())
-    agree(run, lambda aux: moec.compile(run.text, run.dims, run.real, 2, aux=aux))
+    agree_compiled(text, DIMS, real)
 
 
 @pytest.mark.parametrize("kind", ["sum", "max", "min", "cumsum", "rank"])
 def test_work_along_the_tokens_of_what_is_the_same_for_all(kind: str) -> None:
     text = layer_of(TEXT, f"k = {kind}(max(w @ m, axis=batch), axis=batch); k + sum(router @ m, axis=batch)[0]")
-    run = Program(text, DIMS, "f32", (1, 19, 0), 0, 0.0, {}, frozenset())
-    agree(run, lambda aux: moec.compile(run.text, run.dims, run.real, 2, aux=aux))
+    agree_compiled(text, DIMS, "f32")
 
 
 def test_what_differs_by_token_is_not_computed_once() -> None:

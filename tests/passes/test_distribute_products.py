@@ -7,13 +7,11 @@ from typing import Final
 
 import pytest
 
-import moec
 from moec.dialects import moe, plan
 from moec.options import Options
 from moec.pipeline import Compilation
 from moec.source import Source
-from tests.programs.generate import Program
-from tests.programs.test_programs import agree
+from tests.programs.test_programs import agree_compiled
 
 #: Weights of `[N, H]`, each of which a vector of H meets.
 WEIGHTS: Final = {
@@ -80,8 +78,7 @@ def test_products_go_into_weights(weight: str, real: str) -> None:
     for vector in ("x", "(x * 1.5 + s[0])"):
         text = TEXT.format(weight=weight, vector=vector)
         assert not computed(text, real)
-        program = Program(text, DIMS, real, (1, 19, 0), 0, 0.0, {}, frozenset())
-        agree(program, lambda aux, p=program: moec.compile(p.text, p.dims, p.real, 2, aux=aux))
+        agree_compiled(text, DIMS, real)
 
 
 #: Rows of parameters that a selection takes together, as NumPy's users write it.
@@ -109,8 +106,7 @@ def test_gathered_weights_are_not_copied(real: str) -> None:
     assert not [op for op in module.walk() if isinstance(op, moe.GatherOp) and len(op.result.type.get_shape()) > 1]
     products = [op for op in computed(GATHERED, real) if len(op.weight.type.get_shape()) > 1]
     assert not products
-    program = Program(GATHERED, dims, real, (1, 19, 0), 0, 0.0, {"id": "E"}, frozenset())
-    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 2, aux=aux))
+    agree_compiled(GATHERED, dims, real, below={"id": "E"})
 
 
 #: What a product does not distribute over stays as it is, and what is no matrix of parameters.
@@ -129,8 +125,7 @@ KEPT: Final = {
 def test_other_weights_stay(weight: str) -> None:
     text = f"moe m[H=24, N=20](x: [H]) -> [N] {{ param w: [N, H] return ({weight}) @ x }}"
     assert len(computed(text, "bf16")) == 1
-    program = Program(text, {"H": 24, "N": 20}, "bf16", (1, 19, 0), 0, 0.0, {}, frozenset())
-    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 1, aux=aux))
+    agree_compiled(text, {"H": 24, "N": 20}, "bf16", 1)
 
 
 #: Products that are written row by row, as routers that divide by norms are.
@@ -160,10 +155,7 @@ def test_rows_are_multiplied_together(real: str) -> None:
     program = Compilation(Source("m", ROWS), Options.of({}, real, 1)).schedule()
     products = [len(stage.weights) for stage in program.walk() if isinstance(stage, plan.MatmulOp)]
     assert sum(products) >= 4  # the router with what is rounded to its type and with what is not, `up`, `down`
-    agree(
-        Program(ROWS, dims, real, (1, 19, 0), 0, 0.0, {}, frozenset()),
-        lambda aux: moec.compile(ROWS, dims, real, 2, aux=aux),
-    )
+    agree_compiled(ROWS, dims, real)
 
 
 #: Products that are written as sums.
@@ -198,10 +190,7 @@ def test_sums_are_products(total: str, real: str) -> None:
     _, _, _, w, t, _ = program.body.block.args
     readers = [use.operation for use in (*w.uses, *t.uses)]
     assert readers and all(isinstance(reader, plan.MatmulOp) for reader in readers)
-    agree(
-        Program(text, dims, real, (1, 19, 0), 0, 0.0, {}, frozenset()),
-        lambda aux: moec.compile(text, dims, real, 2, aux=aux),
-    )
+    agree_compiled(text, dims, real)
 
 
 #: Sums that are none.
@@ -221,8 +210,7 @@ def test_other_sums_stay(total: str) -> None:
     module = Compilation(Source("m", text), Options.of({}, "f32", 1)).simplify()
     weights = [op for op in module.walk() if isinstance(op, moe.ContractOp) and len(op.weight.type.get_shape()) > 1]
     assert not weights
-    program = Program(text, {"H": 24, "N": 20}, "f32", (1, 19, 0), 0, 0.0, {}, frozenset())
-    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 1, aux=aux))
+    agree_compiled(text, {"H": 24, "N": 20}, "f32", 1)
 
 
 #: A matrix of the token, and its transpose.
@@ -236,7 +224,4 @@ moe m[A=5, D=21](x: [A, D], v: [A], w: [D]) -> (y: [D], z: [A]) {
 
 @pytest.mark.parametrize("real", ["f32", "bf16"])
 def test_columns_that_lie_together(real: str) -> None:
-    agree(
-        Program(COLUMNS, {"A": 5, "D": 21}, real, (1, 19, 0), 0, 0.0, {}, frozenset()),
-        lambda aux: moec.compile(COLUMNS, {"A": 5, "D": 21}, real, 2, aux=aux),
-    )
+    agree_compiled(COLUMNS, {"A": 5, "D": 21}, real)

@@ -13,8 +13,7 @@ from moec.language.read import read
 from moec.options import Options
 from moec.pipeline import Compilation
 from tests.examples import EXAMPLES, SMALL
-from tests.programs.generate import Program
-from tests.programs.test_programs import agree
+from tests.programs.test_programs import agree_compiled
 
 #: Products of parameters with parameters: whole, a part of one, one chosen by an expert or by a number.
 LAYER = """\
@@ -35,8 +34,7 @@ moe m[H=32, I=12, E=6](x: [H], j: i64) -> [H] {
 @pytest.mark.parametrize("real", ["f32", "bf16"])
 def test_parameters_are_multiplied_with_parameters(real: str) -> None:
     dims = {"H": 32, "I": 12, "E": 6}
-    program = Program(LAYER, dims, real, (1, 17, 0), 0, 0.0, {"j": "I", "z": "I"}, frozenset())
-    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 2, aux=aux))
+    agree_compiled(LAYER, dims, real, tokens=(1, 17, 0), below={"j": "I", "z": "I"})
 
 
 #: An input of several axes has rows to multiply with, as weights have; but they are different for every token.
@@ -51,8 +49,7 @@ moe m[C=3, H=16, D=5](x: [C, H], s: f32[D, H, H]) -> (y: [H], z: f32[D, H]) {
 
 @pytest.mark.parametrize("real", ["f32", "bf16"])
 def test_inputs_are_multiplied_as_matrices(real: str) -> None:
-    program = Program(STREAMS, {"C": 3, "H": 16, "D": 5}, real, (1, 17, 0), 0, 0.0, {}, frozenset())
-    agree(program, lambda aux: moec.compile(program.text, program.dims, program.real, 2, aux=aux))
+    agree_compiled(STREAMS, {"C": 3, "H": 16, "D": 5}, real, tokens=(1, 17, 0))
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.moe")), ids=lambda path: path.stem)

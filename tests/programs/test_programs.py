@@ -57,6 +57,20 @@ def test_compiled_programs_agree_with_the_oracle(shard: int, count: int, pytestc
 # ── one program ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def agree_compiled(
+    text: str,
+    dims: Mapping[str, int],
+    real: str,
+    threads: int = 2,
+    tokens: Sequence[int] = (1, 19, 0),
+    below: Mapping[str, str] | None = None,
+) -> None:
+    """Compares a layer, as it is compiled for so many threads, with the oracle. `below` has for an index among the
+    inputs the dimension that it stays below."""
+    program = Program(text, dict(dims), real, tuple(tokens), 0, 0.0, dict(below or {}), frozenset())
+    agree(program, lambda aux: moec.compile(text, dims, real, threads, aux=aux))
+
+
 def agree(program: Program, compiled: Callable[[Sequence[str]], moec.Kernel]) -> None:
     """Compares a compiled program with the oracle, at every number of tokens that it asks for. `compiled` takes the
     names of the auxiliary outputs."""
