@@ -1,4 +1,4 @@
-"""Work along the tokens, as `plan.batch` describes it: sums, extrema and running sums by columns, ranks by rows.
+"""Work along the tokens, as `plan.batch` describes it: by columns, but for ranks, which go by rows.
 
 A column is one element of the rows' arrays. Its sum is one chain in the order of the tokens, in float64, rounded where
 it is stored: neither threads nor vectors change a bit.
@@ -15,6 +15,7 @@ from typing import Final
 
 from llvmlite import ir
 
+from moec.codegen.floats import widen
 from moec.codegen.frame import Word, row_layout
 from moec.codegen.llvm import F32, I32, I64, SIZES, Emitter, Value, constant, i64, vector, width_of
 from moec.codegen.rows.reductions import combine, start
@@ -26,6 +27,8 @@ _F64: Final = ir.DoubleType()
 #: Columns that go together, and rows that are compared with a row once it is loaded.
 _WIDTH: Final = 16
 _TOGETHER: Final = 8
+#: Picoseconds, roughly, for a block of columns times a factor of a row.
+_MULTIPLYING: Final = 600
 #: Picoseconds, roughly, in which a row is compared with the others of a call, for each block of columns.
 _COMPARING: Final = 128_000
 
@@ -41,8 +44,9 @@ class _Columns:
     single: bool
 
     def load(self, row: Value, at: Value, width: int) -> Value:
-        """`width` elements of a row, from one on; 0 for a scalar."""
-        return self.e.load(self._place(row, at), self.dtype, width)
+        """`width` elements of a row, from one on; 0 for a scalar. Integers, or f32."""
+        value = self.e.load(self._place(row, at), self.dtype, width)
+        return widen(self.e, value, self.dtype) if self.dtype in ("bf16", "f16") else value
 
     def store(self, value: Value, row: Value, at: Value) -> None:
         """The inverse of `load`."""
@@ -66,9 +70,14 @@ def emit_batch(stages: Stages, op: plan.BatchOp, name: str) -> Stage:
         _ranks(source, to, rows, begin, end)
         stage = Stage(name, domain, None, 0, blocks * _COMPARING)
     else:
-        work = partial(_running, source, to, rows) if kind == "cumsum" else partial(_over_all, source, to, rows, kind)
-        _blocks(e, source.count, begin, end, work)
-        stage = Stage(name, domain, blocks, 0, 2 * BYTE_COST * source.count * SIZES[source.dtype])
+        work, cost = partial(_over_all, kind), 2 * BYTE_COST * source.count * SIZES[source.dtype]
+        if op.factors is not None:
+            factors = _columns(stages, e, op.factors, frame.pointer_of(Word("rows", op.factors)))
+            work, cost = partial(_products, factors), factors.count * blocks * _MULTIPLYING
+        elif kind in _BY_ROW:
+            work = _BY_ROW[kind]
+        _blocks(e, source.count, begin, end, partial(work, source, to, rows))
+        stage = Stage(name, domain, blocks, 0, cost)
     stages.finish(e, function)
     return stage
 
@@ -89,7 +98,7 @@ def _blocks(e: Emitter, count: int, begin: Value | int, end: Value | int, emit: 
             emit(i64(whole * _WIDTH), tail if tail > 1 else 0)
 
 
-def _over_all(source: _Columns, to: _Columns, rows: Value, kind: str, at: Value, width: int) -> None:
+def _over_all(kind: str, source: _Columns, to: _Columns, rows: Value, at: Value, width: int) -> None:
     """The sum, the largest or the smallest of all."""
     e = source.e
 
@@ -112,6 +121,36 @@ def _running(source: _Columns, to: _Columns, rows: Value, at: Value, width: int)
         return [total]
 
     e.fold(0, rows, [_nothing(source.dtype, width)], turn)
+
+
+#: Work that leaves each row something of its own.
+_BY_ROW: Final = {"cumsum": _running}
+
+
+def _products(factors: _Columns, source: _Columns, to: _Columns, rows: Value, at: Value, width: int) -> None:
+    """For each factor of the rows the sum of their columns times it. Products are exact in float64, and the sums of
+    some factors stay in registers."""
+    e, b = source.e, source.e.b
+    wide = vector(_F64, width)
+
+    def sums(first: Value, several: int) -> None:
+        def turn(row: Value, carried: Sequence[Value]) -> list[Value]:
+            value = b.fpext(source.load(row, at, width), wide)
+            scales = b.fpext(factors.load(row, first, several), vector(_F64, several))
+            lanes = [e.splat(b.extract_element(scales, ir.Constant(I32, lane)), width) for lane in range(several)]
+            pairs = zip(lanes, carried, strict=True)
+            return [e.overloaded("llvm.fmuladd", value, scale, total) for scale, total in pairs]
+
+        found = e.fold(0, rows, [_nothing("f32", width)] * several, turn)
+        for lane, total in enumerate(found):
+            place = b.add(b.mul(b.add(first, i64(lane)), i64(source.count)), at)
+            to.store(_rounded(e, total), i64(0), place)
+
+    several = max(e.lanes // 4, 1)
+    whole = factors.count - factors.count % several
+    e.loop(0, whole, lambda first: sums(first, several), several)
+    if whole < factors.count:
+        sums(i64(whole), factors.count - whole)
 
 
 def _nothing(dtype: str, width: int) -> Value:

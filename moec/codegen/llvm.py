@@ -111,7 +111,7 @@ class Emitter:
         type = arguments[0].type
         width, element = width_of(arguments[0]), type.element if width_of(arguments[0]) else type
         suffix = f"v{width}" if width else ""
-        scalar = f"i{element.width}" if isinstance(element, ir.IntType) else "f32"
+        scalar = f"i{element.width}" if isinstance(element, ir.IntType) else element.intrinsic_name
         return self.call(f"{name}.{suffix}{scalar}", type, *arguments)
 
     # memory

@@ -220,17 +220,23 @@ class ReduceOp(InferredOp):
 @irdl_op_definition
 class BatchOp(InferredOp):
     """Work along the axis of tokens, element by element: over all tokens of a call (`sum`, `max`, `min`), over those
-    up to this one (`cumsum`), or how many rank ahead of this one (`rank`): larger ones, and equal ones before it."""
+    up to this one (`cumsum`), or how many rank ahead of this one (`rank`): larger ones, and equal ones before it. With
+    `factors`, a vector, what is added up is its outer product with the operand."""
 
     name = "moe.batch"
     operand = operand_def()
+    factors = opt_operand_def()
     kind = prop_def(StringAttr)
     result = result_def()
     traits = traits_def(Pure())
 
     def infer(self) -> Sequence[Attribute]:
-        type = self.operand.type
-        return [array_type(I64, shape_of(type)) if self.kind.data == "rank" else type]
+        shape, kind = shape_of(self.operand.type), self.kind.data
+        if self.factors is not None:
+            require(kind == "sum", f"`{kind}` has no factors")
+            require(len(shape_of(self.factors.type)) == 1, f"{self.factors.type} is not a vector")
+            return [array_type(F32, [*shape_of(self.factors.type), *shape])]
+        return [array_type(I64, shape) if kind == "rank" else self.operand.type]
 
     @property
     def same(self) -> bool:

@@ -141,6 +141,7 @@ class BatchOp(IRDLOperation):
     domain = operand_def(DomainType)
     source = operand_def(RowsType)
     into = operand_def(DomainType)
+    factors = opt_operand_def(RowsType)
     kind = prop_def(StringAttr)
     value = result_def(RowsType)
 

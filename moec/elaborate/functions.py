@@ -226,7 +226,7 @@ def _along_batch(call: Called, kind: str) -> Array:
             call.operands[0].span,
             help="`each e in 0..E: if e in top then … else 0` has the same axis for all",
         )
-    return Array(builder.emit(moe.BatchOp.make(array.ssa, kind=kind)), array.origin)
+    return Array(builder.emit(moe.BatchOp.make(array.ssa, None, kind=kind)), array.origin)
 
 
 #: What goes along the tokens only, along a vector instead.
@@ -247,7 +247,7 @@ def _size(call: Called) -> Value:
     builder = call.builder
     if call.along_batch:
         with builder.inside(builder.outermost):
-            return Array(builder.emit(moe.BatchOp.make(builder.number(ONE, I64), kind="sum")), call.span)
+            return Array(builder.emit(moe.BatchOp.make(builder.number(ONE, I64), None, kind="sum")), call.span)
     array = call.raw(0)
     return Number(array.shape[call.axis(array)], call.span)
 

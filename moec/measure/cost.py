@@ -132,6 +132,10 @@ class _Counter:
                 work = rows * passes * prod(static_shape(_row(op.source)))
                 moved = rows * row * passes + self.domains[op.into].rows * _bytes(_row(op.value))
                 name = f"{op.kind.data} {op.source.name_hint or 'rows'}"
+                if op.factors is not None:
+                    work *= 2 * prod(static_shape(_row(op.factors)))
+                    moved += rows * _bytes(_row(op.factors))
+                    name = f"{op.kind.data} {op.factors.name_hint or 'factors'} x {op.source.name_hint or 'rows'}"
                 yield StageCost("batch", name, rows, work, 0.0, moved)
             case plan.MatmulOp():
                 yield self._matmul(op)

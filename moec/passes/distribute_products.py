@@ -35,7 +35,7 @@ from moec.passes.loops import (
     varies,
     widened,
 )
-from moec.passes.sums_of_products import gather_sum
+from moec.passes.sums_of_products import gather_batch, gather_sum
 from moec.passes.views import is_cast, made_in, stacks, weight_view
 
 
@@ -49,6 +49,8 @@ class DistributeProducts(ModulePass):
         for operation in reversed(list(op.walk())):
             if isinstance(operation, moe.SumOp | moe.ReduceOp):
                 gather_sum(operation)
+            elif isinstance(operation, moe.BatchOp):
+                gather_batch(operation)
             elif isinstance(operation, moe.EachOp) and over_range(operation):
                 _gather_rows(operation)
         while (product := next(filter(_is_open, op.walk()), None)) is not None:

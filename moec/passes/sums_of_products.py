@@ -1,9 +1,9 @@
 """Products that are written as sums: `sum i in 0..N: v[i] * w[i]` is `w.T @ v` where `w[i]` is a row of a parameter,
-and `w @ v` where it is an element of one."""
+and `w @ v` where it is an element of one. `sum(each i in 0..N: v[i] * x, axis=batch)` is a product along the tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from xdsl.dialects import arith
 from xdsl.ir import Operation, SSAValue
@@ -12,8 +12,18 @@ from xdsl.rewriter import InsertPoint, Rewriter
 from moec.dialects import moe
 from moec.dialects.types import F32, element_of, static_shape
 from moec.passes.constants import is_constant, known_around
-from moec.passes.loops import column, contract, forget, is_copy, is_widening, over_range, stack, varies, widened
-from moec.passes.views import stacks
+from moec.passes.loops import (
+    column,
+    contract,
+    forget,
+    is_copy,
+    is_widening,
+    over_range,
+    stack,
+    varies,
+    widened,
+)
+from moec.passes.views import made_in, stacks
 
 
 def gather_sum(total: moe.SumOp | moe.ReduceOp) -> None:
@@ -30,13 +40,8 @@ def gather_sum(total: moe.SumOp | moe.ReduceOp) -> None:
     if is_constant(loop, known_around(loop, products=False), products=False):
         return
     row, factors = found
-    before, last = InsertPoint.before(total), loop.body.block.last_op
-    assert last is not None
-    factor, *others = factors
-    for other in others:
-        Rewriter.insert_op(times := arith.MulfOp(factor, other), InsertPoint.before(last))
-        factor = times.result
-    vector = column(loop, factor, before)
+    before = InsertPoint.before(total)
+    vector = column(loop, _product(loop, factors), before)
     weight = stack(loop, row, before) if static_shape(row.type) else column(loop, row, before)
     if static_shape(row.type):
         weight = _add(moe.TransposeOp.make(weight), before)
@@ -45,6 +50,32 @@ def gather_sum(total: moe.SumOp | moe.ReduceOp) -> None:
     Rewriter.replace_op(total, contract(weight, vector))
     if loop is not total:
         forget(loop.results[0])
+
+
+def gather_batch(total: moe.BatchOp) -> None:
+    """Adds up outer products along the tokens without making them: of parts that are the same vector, each times a
+    factor of its own."""
+    loop = total.operand.owner
+    if total.kind.data != "sum" or not isinstance(loop, moe.EachOp) or not total.operand.has_one_use():
+        return
+    found = _scaled_vector(loop, moe.yielded(loop.body)[0]) if over_range(loop) else None
+    if found is None or not any(varies(loop, factor) for factor in found[1]):
+        return
+    vector, factors = found
+    factor = column(loop, _product(loop, factors), InsertPoint.before(total))
+    Rewriter.replace_op(total, moe.BatchOp.make(vector, factor, kind="sum"))
+    forget(loop.results[0])
+
+
+def _product(loop: moe.SumOp | moe.EachOp, factors: Sequence[SSAValue]) -> SSAValue:
+    """The product of scalars inside a loop."""
+    last = loop.body.block.last_op
+    assert last is not None
+    product, *others = factors
+    for other in others:
+        Rewriter.insert_op(times := arith.MulfOp(product, other), InsertPoint.before(last))
+        product = times.result
+    return product
 
 
 def _add(operation: Operation, before: InsertPoint) -> SSAValue:
@@ -61,15 +92,25 @@ def _reduced(op: moe.ReduceOp) -> moe.EachOp | None:
 
 def _scaled_row(loop: moe.SumOp | moe.EachOp, part: SSAValue) -> tuple[SSAValue, list[SSAValue]] | None:
     """The row of a parameter that a vector inside a loop is, and the scalars that it is multiplied with."""
+    return _scaled(part, lambda row: stacks(loop, row))
+
+
+def _scaled_vector(loop: moe.EachOp, part: SSAValue) -> tuple[SSAValue, list[SSAValue]] | None:
+    """The vector from outside that one inside a loop is, and the scalars that it is multiplied with."""
+    return _scaled(part, lambda vector: not made_in(loop, vector))
+
+
+def _scaled(part: SSAValue, is_it: Callable[[SSAValue], bool]) -> tuple[SSAValue, list[SSAValue]] | None:
+    """The vector of a kind that another one is, but for casts and scalars that it is multiplied with, and these."""
     if len(static_shape(part.type)) != 1:
         return None
     op = part.owner
     if isinstance(op, moe.MapOp) and (is_copy(op) or is_widening(op)):
-        return _scaled_row(loop, op.arrays[0])
+        return _scaled(op.arrays[0], is_it)
     if isinstance(op, moe.MapOp) and (factor := _factor(op)) is not None:
-        found = _scaled_row(loop, op.arrays[0])
+        found = _scaled(op.arrays[0], is_it)
         return found and (found[0], [*found[1], factor])
-    return (part, []) if stacks(loop, part) else None
+    return (part, []) if is_it(part) else None
 
 
 def _factor(op: moe.MapOp) -> SSAValue | None:

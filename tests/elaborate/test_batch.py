@@ -75,6 +75,15 @@ def test_of_integers(kind: str) -> None:
     np.testing.assert_array_equal(moec.reference(text)(x, {}), wanted)
 
 
+@pytest.mark.parametrize("factors", [1, 3, 8, 13])
+def test_outer_products(x: Array, factors: int) -> None:
+    """Sums in float64 of products that are exact there."""
+    wide = x.astype(np.float64)
+    wanted = np.broadcast_to(np.einsum("ti,tj->ij", wide[:, :factors], wide), (len(x), factors, COLUMNS))
+    found = both(f"sum((each i in 0..{factors}: x[i] * x), axis=batch)", x, f"f32[{factors}, N]")
+    np.testing.assert_array_equal(found, wanted.astype(np.float32))
+
+
 def test_ranks_of_equals_and_of_no_numbers() -> None:
     x = np.array([[1.0], [NAN], [2.0], [-0.0], [2.0], [0.0], [-INF], [NAN], [INF]], np.float32)
     assert both("rank(x, axis=batch)", x, "i64[N]").ravel().tolist() == [5, 0, 3, 6, 4, 7, 8, 1, 2]
@@ -86,13 +95,18 @@ def test_no_number_spreads_from_where_it_stands(x: Array) -> None:
     assert np.isnan(both("cumsum(x, axis=batch)", x)).sum() == len(x) - 3
 
 
+def same_on_two_threads(text: str, x: Array) -> None:
+    one, two = (moec.compile(text, threads=threads) for threads in (1, 2))
+    np.testing.assert_array_equal(one(x, weights=one.pack({})), two(x, weights=two.pack({})))
+
+
 def test_threads_change_no_bit(x: Array) -> None:
     x = np.tile(x, (40, 12))
     for kind in ("cumsum", "sum", "rank"):
         out = "i64[N]" if kind == "rank" else "f32[N]"
         text = f"moe m[N={x.shape[1]}](x: f32[N]) -> {out} {{ return {kind}(x, axis=batch) }}"
-        one, two = (moec.compile(text, threads=threads) for threads in (1, 2))
-        np.testing.assert_array_equal(one(x, weights=one.pack({})), two(x, weights=two.pack({})))
+        same_on_two_threads(text, x)
+    same_on_two_threads("moe m(x: f32[444]) -> f32[9, 444] { return sum((each i in 0..9: x[i] * x), axis=batch) }", x)
 
 
 def test_a_reduction_over_what_a_token_did_not_choose() -> None:

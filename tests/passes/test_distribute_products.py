@@ -213,6 +213,53 @@ def test_other_sums_stay(total: str) -> None:
     agree_compiled(text, {"H": 24, "N": 20}, "f32", 1)
 
 
+#: Outer products, that are added up along the tokens, of what each token has.
+OUTER: Final = {
+    "of the token": "each e in 0..E: p[e] * x",
+    "of some": "each e in 1..E: x * p[e]",
+    "scaled twice": "each e in 0..E: p[e] * (s[e] * z)",
+    "by what a slot has": "each e in 0..E: (if e in top then p[e] else 0) * z",
+    "of a vector that is scaled": "each e in 0..E: p[e] * (x * x[1])",
+}
+
+
+@pytest.mark.parametrize("real", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("product", OUTER.values(), ids=list(OUTER))
+def test_outer_products_are_not_made(product: str, real: str) -> None:
+    text = f"""
+    moe m[H=37, E=7](x: [H]) -> [H] {{
+        param router: [E, H]
+        param s:      [E]
+        p   = softmax(router @ x)
+        top = topk(p, 2)
+        z   = x / (1 + norm(x))
+        m   = sum({product}, axis=batch)
+        return x + sum(m, axis=0)
+    }}
+    """
+    program = Compilation(Source("m", text), Options.of({}, real, 1)).schedule()
+    (work,) = [stage for stage in program.walk() if isinstance(stage, plan.BatchOp)]
+    assert work.factors is not None
+    agree_compiled(text, {"H": 37, "E": 7}, real)
+
+
+#: What has to be made before it is added up.
+NO_OUTER: Final = {
+    "with one factor": "sum((each e in 0..E: x[0] * x), axis=batch)",
+    "largest": "max((each e in 0..E: x[e] * x), axis=batch)",
+    "of a vector of its own": "sum((each e in 0..E: x[e] * (x + e)), axis=batch)",
+    "of the chosen": "sum((each e in 0..E: if x[e] > 0 then x[e] * x else 0), axis=batch)",
+}
+
+
+@pytest.mark.parametrize("work", NO_OUTER.values(), ids=list(NO_OUTER))
+def test_other_sums_along_the_tokens_stay(work: str) -> None:
+    text = f"moe m[H=19, E=5](x: [H]) -> [H] {{ return max({work}, axis=0) }}"
+    program = Compilation(Source("m", text), Options.of({}, "f32", 1)).schedule()
+    assert all(stage.factors is None for stage in program.walk() if isinstance(stage, plan.BatchOp))
+    agree_compiled(text, {"H": 19, "E": 5}, "f32")
+
+
 #: A matrix of the token, and its transpose.
 COLUMNS: Final = """\
 moe m[A=5, D=21](x: [A, D], v: [A], w: [D]) -> (y: [D], z: [A]) {

@@ -1234,11 +1234,20 @@ class Writer:
 
     def along_batch(self) -> None:
         """What is known of a value along the tokens: of all, of those up to this one, or where this one stands."""
-        v = self.pick(*self.known(lambda v: v.kind == "f" and bool(v.shape) and v.of is None))
+        known = self.known(lambda v: v.kind == "f" and bool(v.shape) and v.of is None)
+        v = self.pick(*known)
         count = f"f32(size({v.text}, axis=batch))"
+        if self.chance(20):
+            v, factors = (self.pick(*(each for each in known if len(each.shape) == 1)) for _ in range(2))
+            n = factors.shape[0]
+            i = self.name("i")
+            text = f"sum((each {i} in 0..{n}: {factors.text}[{i}] * {v.text}), axis=batch) / {count}"
+            self.let(Expr(text, MULTIPLY, shape=(n, *v.shape)), "c")
+            return
         kind = self.pick("max", "min", "sum", "cumsum", "rank")
         along = f"{kind}({v.text}, axis=batch)"
-        text = {"max": along, "min": along, "rank": f"f32({along}) / {count}"}.get(kind, f"{along} / {count}")
+        own = {"max": along, "min": along, "rank": f"f32({along}) / {count}"}
+        text = own.get(kind, f"{along} / {count}")
         self.let(Expr(text, MULTIPLY, shape=v.shape), "c")
 
     def more_inputs(self) -> None:

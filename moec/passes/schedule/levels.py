@@ -108,7 +108,7 @@ class Levels:
                 if isinstance(inner, moe.SumOp | moe.EachOp) and is_heavy(inner):
                     wanted.append(inner.slots)
                 elif isinstance(inner, moe.BatchOp):
-                    wanted.append(inner.operand)
+                    wanted += inner.operands
                 elif isinstance(inner, moe.ContractOp) and (view := weight_view(inner.weight)) is not None:
                     wanted += [inner.vector, *view.indices]
         params = self._params  # a stage reads rows: of what is the same for all, each row is a copy

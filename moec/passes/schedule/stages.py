@@ -161,15 +161,16 @@ class _Body(_Rows):
         _emit([inside], Levels(body, inside.operations, inside.units, places.params))
 
     def _batch(self, batch: moe.BatchOp) -> None:
-        into = self.program.single if batch.same else self.domain
+        into, stored = self.program.single if batch.same else self.domain, self.places.stored
+        factors = [] if batch.factors is None else [stored[batch.factors]]
         stage = plan.BatchOp.build(
-            operands=[self.domain, self.places.stored[batch.operand], into],
+            operands=[self.domain, stored[batch.operand], into, factors],
             properties={"kind": batch.kind},
             result_types=[plan.RowsType(batch.result.type)],
         )
         self.program.add(stage)
         stage.value.name_hint = batch.result.name_hint
-        self.places.stored[batch.result] = stage.value
+        stored[batch.result] = stage.value
 
     def _matmul(self, unit: Unit) -> None:
         program, places = self.program, self.places
