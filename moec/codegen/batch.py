@@ -123,8 +123,20 @@ def _running(source: _Columns, to: _Columns, rows: Value, at: Value, width: int)
     e.fold(0, rows, [_nothing(source.dtype, width)], turn)
 
 
+def _before(source: _Columns, to: _Columns, rows: Value, at: Value, width: int) -> None:
+    """Each row is left with the one before it, the first with 0."""
+    e = source.e
+
+    def turn(row: Value, carried: Sequence[Value]) -> list[Value]:
+        to.store(carried[0], row, at)
+        return [source.load(row, at, width)]
+
+    none = constant(vector(I64 if source.dtype == "i64" else F32, width), 0)
+    e.fold(0, rows, [none], turn)
+
+
 #: Work that leaves each row something of its own.
-_BY_ROW: Final = {"cumsum": _running}
+_BY_ROW: Final = {"cumsum": _running, "previous": _before}
 
 
 def _products(factors: _Columns, source: _Columns, to: _Columns, rows: Value, at: Value, width: int) -> None:

@@ -220,8 +220,9 @@ class ReduceOp(InferredOp):
 @irdl_op_definition
 class BatchOp(InferredOp):
     """Work along the axis of tokens, element by element: over all tokens of a call (`sum`, `max`, `min`), over those
-    up to this one (`cumsum`), or how many rank ahead of this one (`rank`): larger ones, and equal ones before it. With
-    `factors`, a vector, what is added up is its outer product with the operand."""
+    up to this one (`cumsum`), of the one before this one, 0 for the first (`previous`), or how many rank ahead of this
+    one (`rank`): larger ones, and equal ones before it. With `factors`, a vector, what is added up is its outer product
+    with the operand."""
 
     name = "moe.batch"
     operand = operand_def()
@@ -241,7 +242,7 @@ class BatchOp(InferredOp):
     @property
     def same(self) -> bool:
         """Whether all tokens have the same result."""
-        return self.kind.data not in ("cumsum", "rank")
+        return self.kind.data not in ("cumsum", "previous", "rank")
 
 
 # ── axes ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

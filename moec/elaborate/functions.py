@@ -232,6 +232,7 @@ def _along_batch(call: Called, kind: str) -> Array:
 #: What goes along the tokens only, along a vector instead.
 _ALONG_A_VECTOR: Final = {
     "cumsum": "along a vector, `each i in 0..n: sum j in 0..n: if j <= i then v[j] else 0`",
+    "previous": "the element before `i` of a vector is `v[i - 1]`",
     "rank": "in a vector, `each i in 0..n: sum j in 0..n: if v[j] > v[i] then 1 else 0`",
 }
 
@@ -425,6 +426,7 @@ FUNCTIONS: Final[dict[str, Row]] = {
     "min": _extremum("min", arith.MinimumfOp, arith.MinSIOp),
     "max": _extremum("max", arith.MaximumfOp, arith.MaxSIOp),
     "cumsum": Row(_batch, 1, 2, ("axis",)),
+    "previous": Row(_batch, 1, 2, ("axis",)),
     "rank": Row(_batch, 1, 2, ("axis",)),
     "argmax": Row(_argmax, 1, 1),
     "size": Row(_size, 1, 2, ("axis",)),

@@ -86,12 +86,23 @@ def _settle(parts: Sequence[Part]) -> list[tuple[Array, float]]:
     exact = all(part.value.exact for part in parts)
     if kind in ("sum", "cumsum"):  # of integers f32 holds the sum as well, up to 2^24
         exact = exact and bool((data == np.rint(data)).all() and np.abs(data).sum(axis=0).max(initial=0) < 2**24)
-    margins = np.minimum.accumulate(margins) if kind == "cumsum" else np.full_like(margins, margins.min())
+    margins = _certain(kind, margins)
     if kind == "rank":
         margins = margins if exact else np.minimum(margins, _gaps(data))
     dtype = I64 if kind == "rank" or first.integer else F32
     rows = KINDS[kind](data)
     return [(array(row, dtype, exact=exact), float(margin)) for row, margin in zip(rows, margins, strict=True)]
+
+
+def _certain(kind: str, margins: Data) -> Data:
+    """How far the decisions that a token's result rests on are from different ones: those of the tokens in it."""
+    match kind:
+        case "cumsum":
+            return np.minimum.accumulate(margins)
+        case "previous":
+            return np.append(math.inf, margins[:-1])
+        case _:
+            return np.full_like(margins, margins.min())
 
 
 def _for_all(reduce: Callable[..., Data]) -> Callable[[Data], Data]:
@@ -119,7 +130,7 @@ def _gaps(data: Data) -> Data:
 
 def names() -> dict[str, Any]:
     """What a text sees because of the axis of tokens: its name, and the functions that go along it only."""
-    return {"batch": BATCH} | {name: Builtin(name, _needing(name)) for name in ("cumsum", "rank")}
+    return {"batch": BATCH} | {name: Builtin(name, _needing(name)) for name in ("cumsum", "previous", "rank")}
 
 
 def _needing(name: str) -> Callable[..., Value]:
@@ -134,5 +145,6 @@ KINDS: dict[str, Callable[[Data], Data]] = {
     "max": _for_all(np.max),
     "min": _for_all(np.min),
     "cumsum": lambda data: np.cumsum(data, axis=0),
+    "previous": lambda data: np.concatenate([np.zeros_like(data[:1]), data[:-1]]),
     "rank": _ranks,
 }

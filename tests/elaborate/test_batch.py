@@ -37,6 +37,7 @@ def test_what_goes_along_the_tokens(x: Array, tokens: int) -> None:
     wide = x.astype(np.float64)
     np.testing.assert_array_equal(both("cumsum(x, axis=batch)", x), wide.cumsum(0).astype(np.float32))
     np.testing.assert_array_equal(both("sum(x, batch)", x), np.broadcast_to(wide.sum(0), x.shape).astype(np.float32))
+    np.testing.assert_array_equal(both("previous(x, axis=batch)", x), np.concatenate([0 * x[:1], x[:-1]]))
     assert (both("size(x, axis=batch)", x, "i64") == tokens).all()
     if tokens:
         np.testing.assert_array_equal(both("max(x, axis=batch)", x), np.broadcast_to(x.max(0), x.shape))
@@ -65,12 +66,13 @@ def test_of_scalars_and_of_matrices(x: Array) -> None:
     np.testing.assert_array_equal(both(matrix, x, "f32[3, N]"), np.broadcast_to(2 * x.max(0), (70, 3, COLUMNS)))
 
 
-@pytest.mark.parametrize("kind", ["cumsum", "sum", "max", "min"])
+@pytest.mark.parametrize("kind", ["cumsum", "previous", "sum", "max", "min"])
 def test_of_integers(kind: str) -> None:
     x = np.random.default_rng(2).integers(-(1 << 60), 1 << 60, (9, 19))
     text = f"moe m[N=19](x: i64[N]) -> i64[N] {{ return {kind}(x, axis=batch) }}"
     kernel = moec.compile(text)
-    wanted = x.cumsum(0) if kind == "cumsum" else np.broadcast_to(getattr(np, kind)(x, 0), x.shape)
+    own = {"cumsum": x.cumsum(0), "previous": np.concatenate([0 * x[:1], x[:-1]])}
+    wanted = own[kind] if kind in own else np.broadcast_to(getattr(np, kind)(x, 0), x.shape)
     np.testing.assert_array_equal(kernel(x, weights=kernel.pack({})), wanted)
     np.testing.assert_array_equal(moec.reference(text)(x, {}), wanted)
 
@@ -102,11 +104,34 @@ def same_on_two_threads(text: str, x: Array) -> None:
 
 def test_threads_change_no_bit(x: Array) -> None:
     x = np.tile(x, (40, 12))
-    for kind in ("cumsum", "sum", "rank"):
+    for kind in ("cumsum", "previous", "sum", "rank"):
         out = "i64[N]" if kind == "rank" else "f32[N]"
         text = f"moe m[N={x.shape[1]}](x: f32[N]) -> {out} {{ return {kind}(x, axis=batch) }}"
         same_on_two_threads(text, x)
     same_on_two_threads("moe m(x: f32[444]) -> f32[9, 444] { return sum((each i in 0..9: x[i] * x), axis=batch) }", x)
+
+
+def test_a_token_sees_those_before_it() -> None:
+    """Rows of a table by hashes of pairs of tokens (Engram, arXiv:2601.07372), and tokens mixed with the one before
+    (RWKV, arXiv:2305.13048)."""
+    text = """
+    moe m[H=19, V=11](x: [H], id: i64) -> [H] {
+        param table: [V, H]
+        param mix:   [H]
+        before = previous(x, axis=batch)
+        pair   = (id * 31 + previous(id, axis=batch) * 17) % V
+        return mix * x + (1 - mix) * before + table[pair]
+    }
+    """
+    rng = np.random.default_rng(4)
+    x, id = rng.standard_normal((9, 19), np.float32), rng.integers(0, 1000, 9)
+    weights = {"table": rng.standard_normal((11, 19), np.float32), "mix": rng.standard_normal(19, np.float32)}
+    kernel = moec.compile(text)
+    before = np.concatenate([0 * x[:1], x[:-1]])
+    pair = (id * 31 + np.append(0, id[:-1]) * 17) % 11
+    wanted = weights["mix"] * x + (1 - weights["mix"]) * before + weights["table"][pair]
+    np.testing.assert_allclose(kernel(x, id, kernel.pack(weights)), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(moec.reference(text)(x, id, weights), wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_a_reduction_over_what_a_token_did_not_choose() -> None:
@@ -128,6 +153,7 @@ def test_a_reduction_over_what_a_token_did_not_choose() -> None:
         ("sum e in 0..N: sum(x, axis=batch)[e]", "stands inside"),
         ("each e in 0..N: match e { 0..1: cumsum(x[0], axis=batch), 1..: 0 }", "stands inside"),
         ("cumsum(x)", "goes along the tokens"),
+        ("previous(x)", "goes along the tokens"),
         ("rank(x, axis=0)", "goes along the tokens"),
         ("concat(x, x, axis=batch)", "axis"),
         ("sum(x[topk(x, 2)], axis=batch) * x", "other indices for other tokens"),

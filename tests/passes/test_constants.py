@@ -183,15 +183,16 @@ def test_products_with_what_comes_from_the_batch_are_computed_once(
     agree_compiled(text, DIMS, real)
 
 
-@pytest.mark.parametrize("kind", ["sum", "max", "min", "cumsum", "rank"])
+@pytest.mark.parametrize("kind", ["sum", "max", "min", "cumsum", "previous", "rank"])
 def test_work_along_the_tokens_of_what_is_the_same_for_all(kind: str) -> None:
     text = layer_of(TEXT, f"k = {kind}(max(w @ m, axis=batch), axis=batch); k + sum(router @ m, axis=batch)[0]")
     agree_compiled(text, DIMS, "f32")
 
 
 def test_what_differs_by_token_is_not_computed_once() -> None:
-    """Ranks and running sums."""
-    text = layer_of(TEXT, "w @ cumsum(x, axis=batch) + u[0] @ rank(x, axis=batch)")
+    """Ranks, running sums, and the token before."""
+    terms = "w @ cumsum(x, axis=batch) + u[0] @ rank(x, axis=batch) + w @ previous(x, axis=batch)"
+    text = layer_of(TEXT, terms)
     (program,) = Compilation(Source("m", text), Options.of({}, "f32", 1)).schedule().body.block.ops
     assert not [op for op in program.walk() if isinstance(op, plan.MatmulOp) and is_once(op.domain)]
 

@@ -1233,7 +1233,8 @@ class Writer:
         return f"{functions}moe m[{dims}]({', '.join(self.inputs)}) -> {outputs} {{\n{body}\n}}\n"
 
     def along_batch(self) -> None:
-        """What is known of a value along the tokens: of all, of those up to this one, or where this one stands."""
+        """What is known of a value along the tokens: of all, of those up to this one, of the one before it, or where
+        this one stands."""
         known = self.known(lambda v: v.kind == "f" and bool(v.shape) and v.of is None)
         v = self.pick(*known)
         count = f"f32(size({v.text}, axis=batch))"
@@ -1244,9 +1245,9 @@ class Writer:
             text = f"sum((each {i} in 0..{n}: {factors.text}[{i}] * {v.text}), axis=batch) / {count}"
             self.let(Expr(text, MULTIPLY, shape=(n, *v.shape)), "c")
             return
-        kind = self.pick("max", "min", "sum", "cumsum", "rank")
+        kind = self.pick("max", "min", "sum", "cumsum", "previous", "rank")
         along = f"{kind}({v.text}, axis=batch)"
-        own = {"max": along, "min": along, "rank": f"f32({along}) / {count}"}
+        own = {"max": along, "min": along, "previous": along, "rank": f"f32({along}) / {count}"}
         text = own.get(kind, f"{along} / {count}")
         self.let(Expr(text, MULTIPLY, shape=v.shape), "c")
 
