@@ -24,10 +24,16 @@ def over_range(loop: moe.SumOp | moe.EachOp) -> bool:
 
 def varies(loop: moe.SumOp | moe.EachOp, value: SSAValue) -> bool:
     """Whether a value inside a loop is made of its index, or its slot."""
-    if not made_in(loop, value):
-        return False
-    owner = value.owner
-    return isinstance(owner, Block) or any(varies(loop, operand) for operand in captured(owner))
+    seen, open = set[SSAValue](), [value]
+    while open:
+        value = open.pop()
+        if value in seen or not made_in(loop, value):
+            continue
+        if isinstance(value.owner, Block):
+            return True
+        seen.add(value)
+        open += captured(value.owner)
+    return False
 
 
 def stack(loop: moe.SumOp | moe.EachOp, value: SSAValue, before: InsertPoint) -> SSAValue:

@@ -120,3 +120,18 @@ def test_products_of_a_vector_that_is_computed_share_their_panels(real: str) -> 
     program = Compilation(read(EXAMPLES / "llama4.moe"), Options.of(SMALL["llama4"], real, 1)).schedule()
     products = [len(stage.weights) for stage in program.walk() if isinstance(stage, plan.MatmulOp)]
     assert sorted(products) == [1, 1, 1, 2, 2]  # the router, two `down`; twice `gate` and `up`
+
+
+@pytest.mark.parametrize(
+    ("type", "step", "count"),
+    [("f32", "{0} * (2 - {0})", 60), ("i64", "{0} + 1", 600), ("f32", "{0} + x[0] / 1024", 600)],
+    ids=["twice each", "integers", "of the token"],
+)
+def test_long_chains_of_scalars(type: str, step: str, count: int) -> None:
+    """Each step is looked at once, and none from within the one behind it."""
+    steps = "".join(f"    a{i + 1} = {step.format(f'a{i}')}\n" for i in range(count))
+    text = f"moe m[H=2](x: f32[H], a0: {type}) -> {type} {{\n{steps}    return a{count}\n}}\n"
+    x, a = np.full((1, 2), 0.5, np.float32), np.array([1], "i8" if type == "i64" else "f4")
+    kernel = moec.compile(text, threads=1)
+    wanted = 1 + count if type == "i64" else moec.reference(text)(x, a, {})[0]
+    np.testing.assert_allclose(kernel(x, a, kernel.pack({}))[0], wanted, rtol=1e-6)

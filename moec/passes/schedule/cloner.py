@@ -41,11 +41,32 @@ class Cloner:
         self.made: dict[SSAValue, SSAValue] = {}
 
     def __call__(self, value: SSAValue) -> SSAValue:
-        if value not in self.made:
-            self.made[value] = self._clone(value)
+        """The copy of a value. Without recursion: what a value is made of may be as long as a layer."""
+        open = [value]
+        while open:
+            latest = open[-1]
+            missing = [] if latest in self.made else self._copy(latest)
+            if missing:
+                open += reversed(missing)
+            else:
+                open.pop()
         return self.made[value]
 
-    def _clone(self, value: SSAValue) -> SSAValue:
+    def _copy(self, value: SSAValue) -> list[SSAValue]:
+        """Copies a value, unless operands of its operation have to be copied before: these."""
+        given = self._given(value)
+        if given is None:
+            owner = value.owner
+            assert isinstance(owner, Operation), value
+            read = captured(owner)
+            if missing := [operand for operand in read if operand not in self.made]:
+                return missing
+            given = self._add(owner.clone({operand: self.made[operand] for operand in read}))
+        self.made[value] = given
+        return []
+
+    def _given(self, value: SSAValue) -> SSAValue | None:
+        """What stands for a value without a copy of its operation, if something does."""
         places, owner = self.places, value.owner
         if value in places.params:
             return places.params[value]
@@ -54,11 +75,9 @@ class Cloner:
             return self.outer(value)
         if value in places.stored:
             return self._add(plan.read(places.stored[value], self.row))
-        assert isinstance(owner, Operation), value
-        if owner in places.domains:
-            assert isinstance(owner, moe.SumOp | moe.EachOp)
+        if isinstance(owner, moe.SumOp | moe.EachOp) and owner in places.domains:
             return self._rest(owner)
-        return self._add(owner.clone({operand: self(operand) for operand in captured(owner)}))
+        return None
 
     def _add(self, operation: Operation) -> SSAValue:
         self.block.add_op(operation)

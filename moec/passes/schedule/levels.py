@@ -125,16 +125,19 @@ class Levels:
     def _roots(self, value: SSAValue, inside: bool = False) -> dict[SSAValue, int]:
         """The values worth storing that a value is made of by free operations. `inside` a loop, whose rows are others,
         the result of another loop cannot be put together."""
-        if value in self._kept or (inside and self._summed(value)):
-            return {value: self.ready(value)}
-        if not self._here(value) or weight_view(value) is not None:
-            return {}
-        assert isinstance(value, OpResult)
-        if not is_free(value.op):
-            return {value: self._levels[value.op]}
-        found: dict[SSAValue, int] = {}
-        for operand in captured(value.op):
-            found.update(self._roots(operand, inside))
+        found, seen, open = dict[SSAValue, int](), set[SSAValue](), [value]
+        while open:
+            value = open.pop()
+            if value in seen:
+                continue
+            seen.add(value)
+            if value in self._kept or (inside and self._summed(value)):
+                found[value] = self.ready(value)
+            elif isinstance(value, OpResult) and self._here(value) and weight_view(value) is None:
+                if is_free(value.op):
+                    open += reversed(captured(value.op))
+                else:
+                    found[value] = self._levels[value.op]
         return found
 
     def _earlier(self, values: Iterable[SSAValue], level: int) -> dict[SSAValue, int]:

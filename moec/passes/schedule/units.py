@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from xdsl.dialects import arith
 from xdsl.dialects.math import Math
-from xdsl.ir import Block, BlockArgument, Operation, SSAValue, Use
+from xdsl.ir import Block, Operation, SSAValue, Use
 
 from moec.dialects import moe
 from moec.passes.captured import captured
@@ -22,15 +22,28 @@ _SCALAR = (*arith.Arith.operations, *Math.operations)
 
 def is_free(operation: Operation) -> bool:
     """Whether an operation costs nothing worth storing: constants, ranges, views, and arithmetic on such scalars."""
-    if isinstance(operation, (*_VIEWS, moe.RangeOp)):
-        return True
-    if isinstance(operation, moe.MapOp):
-        return is_cast(operation) and weight_view(operation.results[0]) is not None
-    if isinstance(operation, moe.EachOp):
-        return all(map(_multiplies, operation.result.uses)) and weight_view(operation.result) is not None
-    if not isinstance(operation, _SCALAR):
-        return False
-    return all(isinstance(operand, BlockArgument) or is_free(operand.owner) for operand in operation.operands)  # pyright: ignore[reportArgumentType]
+    seen, open = set[Operation](), [operation]
+    while open:
+        operation = open.pop()
+        if operation in seen:
+            continue
+        seen.add(operation)
+        if isinstance(operation, _SCALAR):
+            open += [operand.owner for operand in operation.operands if isinstance(operand.owner, Operation)]
+        elif not _is_view(operation):
+            return False
+    return True
+
+
+def _is_view(operation: Operation) -> bool:
+    """Whether an operation only says where something lies."""
+    match operation:
+        case moe.MapOp():
+            return is_cast(operation) and weight_view(operation.results[0]) is not None
+        case moe.EachOp():
+            return all(map(_multiplies, operation.result.uses)) and weight_view(operation.result) is not None
+        case _:
+            return isinstance(operation, (*_VIEWS, moe.RangeOp))
 
 
 def _multiplies(use: Use) -> bool:
