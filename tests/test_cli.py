@@ -330,6 +330,22 @@ def test_a_function_that_calls_itself_alone_is_not_used(tmp_path: Path) -> None:
     assert warned == ["function `h` is never used", "function `f` is never used"]
 
 
+def test_what_is_read_elsewhere_by_the_same_name_is_not_used(tmp_path: Path) -> None:
+    """By a function whose own it is, a call of a function, a slot, and a bind, that fills a parameter."""
+    path = tmp_path / "a.moe"
+    path.write_text(
+        "fn g(t) {\n    u = t\n    return u\n}\n"
+        "moe a[H=4](x: [H]) -> [H] {\n    param bias: [H]\n    t = x\n    top = x\n    u = x\n    e = x[0]\n"
+        "    return sum e in topk(top(g(x), 2), 1): x\n}\n"
+        'bind b {\n    bias = "b"\n}\n'
+    )
+    warned = {warning["message"] for warning in told(moec("check", str(path), "--error-format=json"))}
+    assert warned == {
+        *("parameter `bias` is never used", "value `t` is never used", "value `top` is never used"),
+        *("value `u` is never used", "value `e` is never used"),
+    }
+
+
 # ── fmt ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LOOSE, LAID = "moe a[H=4](x:[H])->[H]{return x*2}", "moe a[H=4](x: [H]) -> [H] {\n    return x * 2\n}\n"

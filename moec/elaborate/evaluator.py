@@ -9,7 +9,6 @@ from moec.diagnostics import fail
 from moec.elaborate.builder import Builder
 from moec.elaborate.values import Scope, Value
 from moec.language import syntax
-from moec.language.unused import walk
 from moec.source import Span
 
 
@@ -35,7 +34,7 @@ class Evaluator(Builder):
 
     def binders(self) -> Iterator[syntax.Binder]:
         """Every `sum e in s` and `each e in s` of the file."""
-        return (node for node in walk([self._file]) if isinstance(node, syntax.Binder))
+        return (node for node in syntax.walk(self._file) if isinstance(node, syntax.Binder))
 
     def evaluate(self, node: syntax.Node, scope: Scope) -> Value:
         """The value of an expression. Raises `CompileError` (E01xx, E02xx, E0301)."""

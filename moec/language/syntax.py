@@ -6,8 +6,10 @@ interpreter read them, `format` prints them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from typing import Any
 
 from moec.source import Span
 
@@ -265,3 +267,15 @@ class File(Node):
 @dataclass(frozen=True, slots=True)
 class Comment(Node):
     text: str
+
+
+def walk(node: Any) -> Iterator[Node]:
+    """A node and every one below it, in no order."""
+    open = [node]
+    while open:
+        node = open.pop()
+        if isinstance(node, tuple):
+            open.extend(node)  # pyright: ignore[reportUnknownArgumentType]
+        elif isinstance(node, Node):
+            yield node
+            open.extend(getattr(node, each.name) for each in fields(node) if each.name != "span")

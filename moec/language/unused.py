@@ -2,73 +2,98 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from typing import Any, Final
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
 from moec.diagnostics import Diagnostic
 from moec.language import syntax
 from moec.source import Span
 
+#: A name that is read, and whether it is called: a value does not hide a function.
+_Read = tuple[str, bool]
+
 
 def unused(file: syntax.File) -> list[Diagnostic]:
     """A warning (W0001) for each dimension, parameter, value or function that nothing reads."""
-    nodes = list(walk([*file.layers, *file.functions, *file.binds]))
-    read = Counter(node.id for node in nodes if isinstance(node, syntax.Name))
-    for function in (node for node in nodes if isinstance(node, syntax.Function)):
-        own = [node for node in walk([function]) if isinstance(node, syntax.Name) and node.id == function.name.id]
-        read[function.name.id] -= len(own)  # what it reads of itself, nobody else asks for
-    found = [(what, name, span) for what, name, span in _definitions(file) if read[name] < 1]
     return [
         Diagnostic("W0001", f"{what} `{name}` is never used", span, severity="warning")
-        for what, name, span in found
+        for what, name, span in _of_file(file)
         if not name.startswith("_")
     ]
 
 
-def _definitions(file: syntax.File) -> Iterator[tuple[str, str, Span]]:
+# ── definitions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_Definition = tuple[str, str, Span]
+
+
+def _of_file(file: syntax.File) -> Iterator[_Definition]:
     for layer in file.layers:
-        for dimension in layer.dimensions:
-            yield "dimension", dimension.name, dimension.span
-        for given in layer.inputs:
-            yield "input", given.name, given.span
-        yield from _bodies(layer.body)
-    for function in file.functions:
-        yield "function", function.name.id, function.name.span
-        yield from _bodies(function.body)
+        read = set(_reads((layer, file.binds)))
+        given = [("dimension", each.name, each.span) for each in layer.dimensions]
+        given += [("input", each.name, each.span) for each in layer.inputs]
+        yield from (each for each in given if (each[1], False) not in read)
+        yield from _of_body(layer.body, read)
+    yield from _of_functions(file.functions, set(_reads((file.layers, file.functions))))
 
 
-def _bodies(body: tuple[syntax.Statement, ...]) -> Iterator[tuple[str, str, Span]]:
+def _of_body(body: Sequence[syntax.Statement], read: Collection[_Read]) -> Iterator[_Definition]:
+    """What statements define and nothing of `read` is."""
     for statement in body:
         match statement:
-            case syntax.Param():
-                yield from (("parameter", name.id, name.span) for name in statement.names)
-            case syntax.Assign():
-                yield from (("value", name.id, name.span) for name in statement.names)
+            case syntax.Param() | syntax.Assign():
+                what = "parameter" if isinstance(statement, syntax.Param) else "value"
+                yield from ((what, name.id, name.span) for name in statement.names if (name.id, False) not in read)
             case syntax.Function():
-                yield "function", statement.name.id, statement.name.span
-                yield from _bodies(statement.body)
+                yield from _of_functions([statement], read)
             case _:
                 pass
 
 
-#: Names that a node defines, not reads.
-_DEFINED: Final[dict[type[Any], tuple[str, ...]]] = {
-    syntax.Param: ("names",),
-    syntax.Assign: ("names",),
-    syntax.Function: ("name",),
-    syntax.Layer: ("name",),
-}
+def _of_functions(functions: Sequence[syntax.Function], read: Collection[_Read]) -> Iterator[_Definition]:
+    for function in functions:
+        if not any((function.name.id, called) in read for called in (False, True)):
+            yield "function", function.name.id, function.name.span
+        yield from _of_body(function.body, set(_reads(function.body)))
 
 
-def walk(nodes: list[Any]) -> Iterator[Any]:
-    """Every node below, without the names that are being defined."""
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, tuple):
-            nodes.extend(node)  # pyright: ignore[reportUnknownArgumentType]
-        elif is_dataclass(node) and not isinstance(node, Span):
-            yield node
-            skipped = _DEFINED.get(type(node), ())
-            nodes.extend(getattr(node, field.name) for field in fields(node) if field.name not in (*skipped, "span"))
+# ── reads ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _reads(node: Any) -> Iterator[_Read]:
+    """The names that a node reads of what lies around it: not those that it binds itself. What a function reads of
+    itself, nobody else asks for."""
+    match node:
+        case syntax.Name():
+            yield node.id, False
+        case syntax.Call():
+            yield node.function.id, True
+            yield from _reads(node.arguments)
+        case syntax.Binder():
+            yield from _reads(node.selection)
+            yield from _without({node.name.id}, _reads(node.body))
+        case syntax.Function():
+            yield from _reads(node.parameters)
+            local = {name.id for each in node.body if isinstance(each, syntax.Assign) for name in each.names}
+            local |= {each.name.id for each in node.body if isinstance(each, syntax.Function)}
+            yield from _without({node.name.id, *(each.name for each in node.parameters), *local}, _reads(node.body))
+        case syntax.Layer():
+            yield from _reads((node.dimensions, node.inputs, node.outputs, node.body))
+        case syntax.Bind():
+            yield from _reads(node.entries)
+        case syntax.Param():
+            yield from _reads(node.type)
+        case syntax.Assign() | syntax.Aux() | syntax.Entry():
+            yield from _reads(node.value)
+        case tuple():
+            for part in node:  # pyright: ignore[reportUnknownVariableType]
+                yield from _reads(part)
+        case syntax.Node():
+            yield from _reads(tuple(getattr(node, field.name) for field in fields(node) if field.name != "span"))
+        case _:
+            pass
+
+
+def _without(bound: Collection[str], reads: Iterator[_Read]) -> Iterator[_Read]:
+    return (read for read in reads if read[0] not in bound)
