@@ -71,6 +71,14 @@ def test_a_model_gives_the_same_numbers_and_tokens() -> None:
     assert ours.state_dict().keys() == theirs.state_dict().keys()
 
 
+def test_what_trains_goes_on_training() -> None:
+    model = mixtral().train()
+    model.get_submodule("model.layers.0.mlp.experts").eval()
+    before = {name: each.training for name, each in model.named_modules()}
+    replace(model)
+    assert {name: each.training for name, each in model.named_modules()} == before
+
+
 def test_hooks_on_router_logits_fire() -> None:
     ours, theirs = mixtral(), mixtral()
     replace(ours)

@@ -155,6 +155,11 @@ def test_a_power_of_a_difference_is_that_of_the_whole(power: int) -> None:
     compare_with_formula(lambda x: (2.5 - torch.sigmoid(x)) ** power)
 
 
+def test_differences_take_a_factor_of_what_is_subtracted() -> None:
+    compare_with_formula(lambda x: torch.rsub(x, torch.tanh(x), alpha=3))
+    compare_with_formula(lambda x: torch.sub(x, torch.tanh(x), alpha=3))
+
+
 def compare_with_formula(act_fn: Any) -> None:
     holder = Holder(act_fn)
     function = trace("activate", holder.act_fn, 9, torch.float32, holder, "act_fn")

@@ -305,9 +305,10 @@ def _has_hooks(module: nn.Module) -> bool:
 
 @contextmanager
 def _training(module: nn.Module, mode: bool) -> Generator[None]:
-    before = module.training
+    before = [(each, each.training) for each in module.modules()]
     module.train(mode)
     try:
         yield
     finally:
-        module.train(before)
+        for each, training in before:
+            each.training = training

@@ -280,11 +280,9 @@ def _binary(symbol: str, level: int, swap: bool = False) -> _Rule:
     def rule(place: _Place, given: _Given) -> Expr:
         if given.get("rounding_mode") is not None:
             raise place.refuse(f"`{place.node.target}` that rounds")
-        left, right = place.read(given["self"]), place.read(given["other"])
+        left, right = (place.read(given[name]) for name in (("other", "self") if swap else ("self", "other")))
         if (alpha := given.get("alpha", 1)) != 1:
             right = Expr(f"{place.read(alpha).at(_PRODUCT)} * {right.at(_PREFIX)}", _PRODUCT, right.axis)
-        if swap:
-            left, right = right, left
         return Expr(f"{left.at(level)} {symbol} {right.at(level + 1)}", level, place.axis)
 
     return rule
