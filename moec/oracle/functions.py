@@ -106,11 +106,22 @@ def _no_modulo(left: Data, right: Data) -> Data:
     raise Fault("E0204", "`%` takes integers only")
 
 
+def _rsqrt(data: Data) -> Data:
+    return 1 / np.sqrt(data)
+
+
+#: Powers that are roots, also of -0 and -inf.
+_ROOTS: dict[Fraction, Function] = {Fraction(1, 2): np.sqrt, Fraction(-1, 2): _rsqrt}
+
+
 def _power(left: Value, right: Value) -> Value:
     if constant(left) and constant(right):
         small = abs(typed(Any, right)) < 4096  # a larger power is not worth its digits
         return _exactly(_raise, left if small else real_number(typed(Any, left)), right)
     numbers(left, right)
+    root = _ROOTS.get(right) if isinstance(right, Fraction) else None
+    if root is not None:
+        return pointwise(root, F32, cast(left, F32))
     return pointwise(np.power, F32, *(cast(value, F32) for value in (left, right)))
 
 
@@ -247,10 +258,6 @@ def _function(function: Callable[[Any], Any]) -> Callable[[Value], Value]:
         return pointwise(function, F32, cast(v, F32))
 
     return apply
-
-
-def _rsqrt(data: Data) -> Data:
-    return 1 / np.sqrt(data)
 
 
 def absolute(v: Value) -> Value:

@@ -279,3 +279,16 @@ def test_a_number_beside_an_index_counts_as_an_integer(expression: str, wanted: 
     kernel = moec.compile(text, threads=1)
     for y in (kernel(x, i, kernel.pack({})), moec.reference(text)(x, i, {})):
         assert np.allclose(y, wanted)
+
+
+@pytest.mark.parametrize("power", ["0.5", "-0.5", "1 / 2", "3", "-1"])
+def test_powers_at_the_edges(power: str) -> None:
+    """A half is a root, where `pow` has other edges: of -0 and -inf."""
+    text = f"moe m[H=6](x: [H]) -> [H] {{ return x ** ({power}) }}"
+    x = np.array([[-0.0, 0.0, -np.inf, np.inf, np.nan, 4]], np.float32)
+    kernel = moec.compile(text, threads=1)
+    ours, theirs = kernel(x, weights=kernel.pack({})), moec.reference(text)(x, {})
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(np.signbit(ours), np.signbit(theirs))
+    if power == "-0.5":
+        np.testing.assert_array_equal(ours, [[-np.inf, np.inf, np.nan, 0, np.nan, 0.5]])
