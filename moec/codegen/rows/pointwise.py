@@ -9,6 +9,7 @@ from xdsl.ir import SSAValue
 
 from moec.codegen.elements import emit_region
 from moec.codegen.llvm import Value
+from moec.codegen.rows.reductions import combine
 from moec.codegen.rows.row import Row, Rules
 from moec.codegen.views import View, walk
 from moec.dialects import moe
@@ -22,14 +23,16 @@ def _map(row: Row, op: moe.MapOp) -> View:
     return result
 
 
-def map_into(row: Row, op: moe.MapOp, views: Sequence[View], result: View) -> None:
-    """A map's elements, written to a view of their shape."""
-    outside = _Captured(row)
+def map_into(row: Row, op: moe.MapOp, views: Sequence[View], result: View, adds: bool = False) -> None:
+    """A map's elements, written to a view of their shape, or added to what is there."""
+    outside, dtype = _Captured(row), element_name(op.results[0].type)
 
     def step(parts: Sequence[View], at: Value | int, width: int) -> None:
         arguments = [part.load(row.e, at, width) for part in parts[:-1]]
         (value,) = emit_region(row.e, op.body.block, arguments, outside)
         value = row.e.splat(value, width)
+        if adds:
+            value = combine(row.e, "sum", parts[-1].load(row.e, at, width), row.as_f32(value, dtype))
         parts[-1].store(row.e, value, at)
 
     walk(row.e, [*views, result], step)

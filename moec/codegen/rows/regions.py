@@ -10,6 +10,7 @@ from xdsl.dialects.builtin import TensorType
 from xdsl.ir import Block, Region, SSAValue
 
 from moec.codegen.llvm import SIZES, Value, i64
+from moec.codegen.rows.pointwise import map_into
 from moec.codegen.rows.reductions import combine, combine_onto, start
 from moec.codegen.rows.row import Row, Rules
 from moec.codegen.selections import Chosen
@@ -23,16 +24,22 @@ _LONGEST: Final = 8192
 
 
 def _over(
-    row: Row, slots: Chosen, region: Region, leave: Callable[[Value, Value, Any], None], empty: Callable[[Value], None]
+    row: Row,
+    slots: Chosen,
+    region: Region,
+    leave: Callable[[Value, Value, Any], None],
+    empty: Callable[[Value], None],
+    left: moe.MapOp | None = None,
 ) -> None:
-    """The region for each slot: `leave(slot, index, value)`; `empty(slot)` where nothing is chosen."""
+    """The region for each slot: `leave(slot, index, value)`, or without the value where that is `left` to it;
+    `empty(slot)` where nothing is chosen."""
     e, block = row.e, region.block
     tables = _tables(row, slots, region)
 
     def body(slot: Value, index: Value) -> None:
         row.values.update(zip(block.args, (index, slot), strict=True))
-        last = row.run(block)
-        leave(slot, index, row[last.operands[0]])
+        last = row.run(block, left)
+        leave(slot, index, None if left else row[last.operands[0]])
 
     def turn(slot: Value) -> None:
         index = slots.at(e, slot)
@@ -84,14 +91,25 @@ def _sum(row: Row, op: moe.SumOp) -> Any:
     else:
         zero(e, total)
 
+    added = _last_map(op.body)
+
     def leave(slot: Value, index: Value, value: Any) -> None:
         if scalar:
             e.store(combine(e, "sum", e.load(total.pointer, dtype), value), total.pointer, dtype)
+        elif added is not None:
+            map_into(row, added, [row[array] for array in added.arrays], total, adds=True)
         else:
             combine_onto(row, "sum", value, total)
 
-    _over(row, row[op.slots], op.body, leave, lambda slot: None)
+    _over(row, row[op.slots], op.body, leave, lambda slot: None, added)
     return e.load(total.pointer, dtype) if scalar else total
+
+
+def _last_map(body: Region) -> moe.MapOp | None:
+    """The map that a body ends with, if nobody else reads it: its elements are added up as they are made."""
+    (value,) = moe.yielded(body)
+    made = value.owner
+    return made if isinstance(made, moe.MapOp) and made.parent is body.block and value.has_one_use() else None
 
 
 def _each(row: Row, op: moe.EachOp) -> View:

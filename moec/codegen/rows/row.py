@@ -47,12 +47,13 @@ class Row:
         self.values: dict[SSAValue, Any] = {}
         self.places: dict[SSAValue, View | Chosen] = {}
 
-    def run(self, block: Block) -> Operation:
-        """Emits a block; its terminator."""
+    def run(self, block: Block, left: Operation | None = None) -> Operation:
+        """Emits a block, but for what is `left` to the caller; its terminator."""
         for operation in block.ops:
             if operation is block.last_op:
                 return operation
-            self.emit(operation)
+            if operation is not left:
+                self.emit(operation)
         raise AssertionError("a block ends with a terminator")
 
     def emit(self, operation: Operation) -> None:
