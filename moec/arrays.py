@@ -71,6 +71,12 @@ def element(dtype: np.dtype[Any]) -> str:
     return _NAMES.get(dtype, str(dtype))
 
 
+def suits(dtype: np.dtype[Any], wanted: str) -> bool:
+    """Whether numbers of a type may be given for those of another: floats for floats, integers for integers."""
+    is_float = dtype.kind == "f" or element(dtype) == "bf16"
+    return is_float if wanted in ("f32", "bf16", "f16") else dtype.kind in "iu"
+
+
 def spelling(name: str) -> str:
     """An element type as it is written in Python."""
     return "ml_dtypes.bfloat16" if name == "bf16" else f"np.{NUMPY[name].name}"

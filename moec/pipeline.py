@@ -299,11 +299,11 @@ def fit(
     """
     from moec.asked import sizes
     from moec.checkpoint.moepack import Moepack, is_moepack
+    from moec.checkpoint.prefix import open_below
     from moec.language.parse import parse
     from moec.runtime import saved
     from moec.runtime.bind import asked_for, choose_bind
     from moec.runtime.fit_dims import fit_dimensions
-    from moec.runtime.loading import open_below
 
     file, given = parse(source), sizes(dims)
     if is_moepack(path):

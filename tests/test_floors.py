@@ -38,7 +38,7 @@ FLOORS: Final = (
     ("checkpoint",),
     ("formats",),
     ("language",),
-    ("arrays", "files", "steps"),
+    ("arrays", "files", "stack", "steps"),
     NOUNS,
 )
 HEIGHT: Final = {part: -i for i, floor in enumerate(FLOORS) for part in floor}

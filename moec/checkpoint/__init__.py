@@ -1,8 +1,8 @@
 """Checkpoints: files that hold a model's tensors, and moec's own files of packed weights.
 
 `safetensors` and `gguf` read what others write, `tensors` is what they find, `files` maps it; `moepack` is the
-container of packed weights. None of them knows a layer or a kernel: `moec.runtime` binds tensors to parameters and
-packs them.
+container of packed weights; `prefix` is the part of a checkpoint that one block of a model has. None of them knows a
+layer or a kernel: `moec.runtime` binds tensors to parameters and packs them.
 """
 
 from __future__ import annotations

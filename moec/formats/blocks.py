@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from moec.diagnostics import fail
 from moec.formats import FORMATS
 from moec.formats.layout import Coded, join_rows, wrong_scale
+from moec.stack import Data, Stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,25 @@ class _Picked:
             self.last = home, self.source.read(home)
         coded = self.last[1]
         return coded if len(rows) == len(coded.codes) and bool((np.diff(rows) == 1).all()) else coded.take(rows)
+
+
+#: What a parameter comes as.
+Source: TypeAlias = Data | Stack | Blocks
+
+
+def dense(source: Source, name: str) -> Data | Stack:
+    """A parameter as numbers: what is stored becomes f32, decoded when it is read, along the first axis."""
+    if not isinstance(source, Blocks):
+        return source
+    blocks, each = source.checked(f"`{name}`"), prod(source.shape[1:-2])
+    if len(source.shape) == 2:
+        return blocks.read(0).decode()
+
+    def read(index: int) -> Data:
+        parts = [blocks.read(index * each + i).decode() for i in range(each)]
+        return np.stack(parts).reshape(source.shape[1:])
+
+    return Stack(source.shape, np.dtype(np.float32), read, scan=blocks.scan)
 
 
 def scan_all(parts: Sequence[Blocks]) -> Callable[[], Iterator[int]] | None:

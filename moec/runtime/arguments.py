@@ -17,12 +17,6 @@ from moec.dtypes import DTYPES
 from moec.runtime.interface import Array
 
 
-def suits(dtype: np.dtype[Any], wanted: str) -> bool:
-    """Whether numbers of a type may be given for those of another: floats for floats, integers for integers."""
-    is_float = dtype.kind == "f" or element(dtype) == "bf16"
-    return is_float if wanted in ("f32", "bf16", "f16") else dtype.kind in "iu"
-
-
 def widens(given: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     """Whether every value of one type is a value of the other: bf16 and f16 in f32, integers in i64."""
     if wanted == NUMPY["f32"]:

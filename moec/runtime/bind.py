@@ -15,18 +15,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from moec.arrays import as_numpy, element
+from moec.arrays import as_numpy, element, suits
 from moec.checkpoint import Checkpoint
+from moec.checkpoint.prefix import Below, elsewhere, nothing_below, where
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest, spoken
 from moec.dims import Dim, Unbound, power
-from moec.formats.blocks import Blocks, join_blocks
+from moec.formats.blocks import Blocks, Source, dense, join_blocks
 from moec.formats.origins import ORIGINS, Misfit, Origin
 from moec.language import syntax
-from moec.runtime.arguments import suits
-from moec.runtime.loading import Below, elsewhere, nothing_below, where
-from moec.runtime.stack import Data, Stack
-from moec.runtime.stored import Source, dense
 from moec.source import Span
+from moec.stack import Data, Stack
 
 Tensors = Mapping[str, Any]
 Dims = Mapping[str, int]
@@ -298,8 +296,7 @@ class Binding:
 
     def _plain(self, node: syntax.Expr, storage: str | None) -> Data | Stack:
         """A value whose rows a view takes apart, so it can only be dense."""
-        value = self._value(node, storage)
-        return dense(value, self.param) if isinstance(value, Blocks) else value
+        return dense(self._value(node, storage), self.param)
 
     def _wrong(self, message: str, node: syntax.Node | None) -> CompileError:
         return fail("E0405", f"`{self.param}`: {message}", node.span if node else None)
@@ -352,7 +349,7 @@ class Binding:
         return count
 
     def _dense(self, value: Source) -> Data:
-        return np.asarray(dense(value, self.param) if isinstance(value, Blocks) else value)
+        return np.asarray(dense(value, self.param))
 
     def _read(self, name: str, storage: str | None, node: syntax.Node | None) -> Data | Blocks:
         if storage is None:
@@ -460,7 +457,7 @@ class Binding:
         blocks = [part for part in parts if isinstance(part, Blocks)]
         if len(blocks) == len(parts) and len({part.format for part in blocks}) == 1 and axis < min(ranks) - 1:
             return join_blocks(blocks, axis)
-        plain = [dense(part, self.param) if isinstance(part, Blocks) else part for part in parts]
+        plain = [dense(part, self.param) for part in parts]
         if axis and all(isinstance(part, Stack) for part in plain):
             shape = tuple(sum(s[axis] for s in shapes) if a == axis else n for a, n in enumerate(shapes[0]))
             join: Callable[[int], Data] = lambda e: np.concatenate([part[e] for part in plain], axis - 1)  # noqa: E731

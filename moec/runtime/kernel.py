@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from moec.asked import aux_of
 from moec.checkpoint.moepack import Moepack, is_moepack
+from moec.checkpoint.prefix import Below, dotted
 from moec.diagnostics import CompileError, Diagnostic, counted, fail
 from moec.files import require_place
 from moec.formats import storage_of
@@ -18,7 +19,7 @@ from moec.runtime.arguments import Argument
 from moec.runtime.cache import Program
 from moec.runtime.interface import Array, Interface, Storage
 from moec.runtime.jit import Code
-from moec.runtime.loading import Below, Request, Text, Told, dotted, load_checkpoint
+from moec.runtime.loading import Request, Text, Told, load_checkpoint
 from moec.runtime.pool import Pool
 from moec.runtime.weights import Weights
 from moec.runtime.workspace import WORKSPACE

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from moec.diagnostics import fail
 from moec.formats import FORMATS, Coded, encode, finite
-from moec.formats.blocks import Blocks
+from moec.formats.blocks import Blocks, Source
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.memory import aligned_empty
-from moec.runtime.stack import Data, Stack
 from moec.shapes import PanelShape
+from moec.stack import Data, Stack
 from moec.steps import Reshape, parse_view
-
-#: Where a parameter comes from.
-Source: TypeAlias = Data | Stack | Blocks
 
 
 def stored_panels(packed: Packed, sources: list[tuple[Source, Array]], progress: Callable[[int], object]) -> Data:
@@ -99,19 +96,6 @@ def look(source: Source, param: Array, storage: str) -> Iterator[int]:
             matrix, at = _matrix(source, index, lead)
             finite(FORMATS[storage], matrix, _called(source, param, at))
             yield matrix.nbytes
-
-
-def dense(source: Blocks, name: str) -> Data | Stack:
-    """Blocks as f32, decoded when they are read, along the first axis."""
-    blocks, each = source.checked(f"`{name}`"), prod(source.shape[1:-2])
-    if len(source.shape) == 2:
-        return blocks.read(0).decode()
-
-    def read(index: int) -> Data:
-        parts = [blocks.read(index * each + i).decode() for i in range(each)]
-        return np.stack(parts).reshape(source.shape[1:])
-
-    return Stack(source.shape, np.dtype(np.float32), read, scan=blocks.scan)
 
 
 def decoded(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,16 +11,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from moec.arrays import NUMPY, Data, address, as_numpy, element, is_torch
+from moec.arrays import NUMPY, Data, address, as_numpy, element, is_torch, suits
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
-from moec.formats.blocks import Blocks
-from moec.runtime.arguments import suits
+from moec.formats.blocks import Blocks, Source, dense
 from moec.runtime.interface import Array, Interface, Packed, Storage
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import all_bytes, pack_panels, panel_bytes
-from moec.runtime.stack import Stack
-from moec.runtime.stored import Source, dense, look, stored_panels
+from moec.runtime.stored import look, stored_panels
 from moec.shapes import PanelShape
+from moec.stack import Stack
 from moec.steps import Arrangement, Slice, parse_view
 
 #: Is told how many bytes more have been packed.
@@ -204,7 +203,7 @@ def _is_raw(data: Data, param: Array) -> bool:
 def converted(array: Source, param: Array) -> Data:
     """A parameter as it is read raw: contiguous, aligned, of its own type."""
     dtype = NUMPY[param.dtype]
-    array = dense(array, param.name) if isinstance(array, Blocks) else array
+    array = dense(array, param.name)
     if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.c_contiguous and not address(array) % 64:
         return array
     out = aligned_empty(max(64, prod(param.shape) * dtype.itemsize))[: prod(param.shape) * dtype.itemsize]
@@ -225,7 +224,7 @@ def _panels(packed: Packed, sources: list[tuple[Source, Array]], progress: Progr
     size = panel_bytes(shape, packed.n, packed.k, len(sources))
     buffer = aligned_empty(packed.keys * size)
     stacks = [
-        matrices(dense(array, param.name) if isinstance(array, Blocks) else array, param.dtype, view, packed)
+        matrices(dense(array, param.name), param.dtype, view, packed)
         for (array, param), view in zip(sources, packed.views, strict=True)
     ]
     for key, group in enumerate(zip(*stacks, strict=True)):

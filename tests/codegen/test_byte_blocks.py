@@ -11,12 +11,12 @@ import pytest
 import moec
 from moec.arrays import NUMPY
 from moec.formats import FORMATS
+from moec.formats.blocks import Blocks
 from moec.formats.layout import BLOCK
 from moec.language.read import find_source
 from moec.options import Options
 from moec.pipeline import Compilation
 from moec.runtime.kernel import Kernel
-from moec.runtime.stored import Blocks
 from moec.target import Target
 from tests.examples import EXAMPLES
 from tests.formats.test_activations import INTEGERS, PRODUCT

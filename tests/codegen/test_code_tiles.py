@@ -12,12 +12,12 @@ import moec
 from moec.arrays import NUMPY
 from moec.codegen import tiles
 from moec.formats import FORMATS
+from moec.formats.blocks import Blocks
 from moec.formats.layout import BLOCK, GROUP
 from moec.language.read import find_source
 from moec.options import Options
 from moec.pipeline import Compilation
 from moec.runtime.kernel import Kernel
-from moec.runtime.stored import Blocks
 from moec.target import Target
 from tests.codegen import emulation
 from tests.examples import EXAMPLES

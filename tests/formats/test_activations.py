@@ -16,12 +16,13 @@ import moec
 from moec.diagnostics import CompileError
 from moec.formats import FORMATS
 from moec.formats.activations import SMALLEST
+from moec.formats.blocks import Blocks
 from moec.formats.layout import Coded
 from moec.language.read import find_source
 from moec.measure.compare import TOLERANCES_QUANTIZED, errors
 from moec.oracle.functions import quantized
 from moec.runtime.kernel import Kernel
-from moec.runtime.stored import Blocks, decoded
+from moec.runtime.stored import decoded
 from tests.examples import EXAMPLES
 from tests.formats.test_formats import draw_coded, representable
 from tests.formats.test_storage import DIMS, NUMPY, arrays_of

@@ -14,8 +14,8 @@ import moec
 from moec.arrays import NUMPY
 from moec.diagnostics import CompileError
 from moec.runtime.interface import Packed
-from moec.runtime.stack import Stack
 from moec.runtime.weights import matrices
+from moec.stack import Stack
 
 BF16 = ml_dtypes.bfloat16
 
