@@ -113,6 +113,14 @@ def nearest(name: object, names: Sequence[str]) -> str | None:
     return f"did you mean `{matches[0]}`?" if matches else None
 
 
+def once(name: str, span: Span, seen: dict[str, Span], what: str = "") -> None:
+    """Remembers where a name is defined. Raises `CompileError` (E0102) where it was before."""
+    if name in seen:
+        causes = [Label(seen[name], "first defined here")]
+        raise fail("E0102", f"{what} `{name}` is defined twice".strip(), span, causes=causes)
+    seen[name] = span
+
+
 def counted(count: int, what: str) -> str:
     """So many of something, in a sentence."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -298,12 +298,12 @@ def fit(
     file), E0405 (what is in it).
     """
     from moec.asked import sizes
+    from moec.binding.choose import asked_for, choose_bind
+    from moec.binding.fit import fit_dimensions
     from moec.checkpoint.moepack import Moepack, is_moepack
     from moec.checkpoint.prefix import open_below
     from moec.language.parse import parse
     from moec.runtime import saved
-    from moec.runtime.bind import asked_for, choose_bind
-    from moec.runtime.fit_dims import fit_dimensions
 
     file, given = parse(source), sizes(dims)
     if is_moepack(path):
@@ -320,7 +320,7 @@ class _Text:
         self._compilation = Compilation(source, replace(options, storage=(), activations="real"))
 
     def bind(self, name: str | None, tensors: Mapping[str, Any], dims: Mapping[str, int]) -> Mapping[str, Any]:
-        from moec.runtime.bind import bind_weights
+        from moec.binding.bind import bind_weights
 
         return bind_weights(self._compilation.ast, name, tensors, dims)
 
@@ -328,17 +328,17 @@ class _Text:
         return [block.name.id for block in self._compilation.ast.binds]
 
     def called(self, name: str | None, tensors: Collection[str]) -> Mapping[str, str]:
-        from moec.runtime.bind import called
+        from moec.binding.choose import called
 
         return called(self._compilation.ast, name, tensors)
 
     def choose_bind(self, tensors: Collection[str], kind: str) -> str | None:
-        from moec.runtime.bind import choose_bind
+        from moec.binding.choose import choose_bind
 
         return choose_bind(self._compilation.ast, tensors, kind)
 
     def needed(self, bind: str | None) -> Collection[str]:
-        from moec.runtime.bind import asked_for
+        from moec.binding.choose import asked_for
 
         return asked_for(self._compilation.ast, bind)
 

@@ -35,6 +35,7 @@ FLOORS: Final = (
     ("elaborate",),
     ("dialects",),
     ("runtime", "oracle"),
+    ("binding",),
     ("checkpoint",),
     ("formats",),
     ("language",),
@@ -45,8 +46,8 @@ HEIGHT: Final = {part: -i for i, floor in enumerate(FLOORS) for part in floor}
 
 #: What a part leaves alone although it lies below.
 APART: Final = {
-    "oracle": {"runtime", "checkpoint", "formats"},
-    "runtime": {"oracle"},
+    "oracle": {"runtime", "binding", "checkpoint", "formats"},
+    "runtime": {"oracle", "binding", "language"},
     **{part: {"oracle"} for part in ("dialects", "elaborate", "passes", "codegen")},
 }
 
@@ -96,8 +97,8 @@ def fault(path: Path, name: str) -> str | None:
         return f"`{other}` is not below `{part}`"
     if part in NOUNS and other not in NOUNS:
         return f"`{other}` is above `{part}`"
-    if part == "runtime" and other == "language" and name != "moec.language.syntax":
-        return "`runtime` knows the tree, not the parser"
+    if part == "binding" and other == "language" and name != "moec.language.syntax":
+        return "`binding` knows the tree, not the parser"
     return f"`{part}` stays apart from `{other}`" if other in APART.get(part, ()) else None
 
 
@@ -125,7 +126,8 @@ def test_the_walk_sees_what_it_should() -> None:
     names = {name for _, name in imports(ROOT / "opt.py")}
     assert {"moec.elaborate", "moec.dialects.moe", "xdsl.universe"} <= names
     assert fault(ROOT / "runtime" / "pack.py", "moec.passes.views")
-    assert fault(ROOT / "runtime" / "bind.py", "moec.language.parse")
+    assert fault(ROOT / "runtime" / "kernel.py", "moec.language.syntax")
+    assert fault(ROOT / "binding" / "entries.py", "moec.language.parse")
     assert fault(ROOT / "target.py", "numpy")
     assert fault(ROOT / "oracle" / "values.py", "moec.dialects.types")
     assert not fault(ROOT / "codegen" / "rows.py", "moec.dialects.types")

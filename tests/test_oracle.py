@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import moec
+from moec.binding.bind import bind_weights
 from moec.diagnostics import CompileError
 from moec.language.parse import parse
 from moec.language.read import read
 from moec.oracle import reference
 from moec.oracle.values import rounded
-from moec.runtime.bind import bind_weights
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 INF, NAN = math.inf, math.nan

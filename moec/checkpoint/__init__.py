@@ -2,7 +2,7 @@
 
 `safetensors` and `gguf` read what others write, `tensors` is what they find, `files` maps it; `moepack` is the
 container of packed weights; `prefix` is the part of a checkpoint that one block of a model has. None of them knows a
-layer or a kernel: `moec.runtime` binds tensors to parameters and packs them.
+layer or a kernel: `moec.binding` says which tensors a layer's parameters are, `moec.runtime` packs them.
 """
 
 from __future__ import annotations

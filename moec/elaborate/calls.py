@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from moec.diagnostics import CompileError, Diagnostic, Label, counted, fail, nearest, spoken
+from moec.diagnostics import CompileError, Diagnostic, Label, counted, fail, nearest, once, spoken
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.functions import FUNCTIONS, Called, Operand
 from moec.elaborate.values import (
@@ -189,16 +189,13 @@ def _inline(builder: Evaluator, callee: Function, operands: Operands, node: synt
     scope = Scope(callee.scope)
     given = _by_name(function, operands, node)
     for parameter in function.parameters:
-        if parameter.name in scope.places:
-            before = Label(scope.places[parameter.name], "first defined here")
-            raise fail("E0102", f"`{parameter.name}` is defined twice", parameter.span, causes=[before])
+        once(parameter.name, parameter.span, scope.places)
         if parameter.name in given:
             if takes_number(function, parameter):
                 _check_number(function.name.id, parameter.name, operands[0][1], given[parameter.name])
             scope.values[parameter.name] = given[parameter.name].value
         elif parameter.default is not None:
             scope.values[parameter.name] = builder.evaluate(parameter.default, scope)
-        scope.places[parameter.name] = parameter.span
     scope.defined = definitions(function.body)
     builder.calls.append(node.span)
     try:
@@ -274,11 +271,8 @@ def define(builder: Evaluator, statement: syntax.Assign | syntax.Function, scope
 
 def give_name(name: syntax.Name, value: Value, scope: Scope) -> None:
     """Defines a name. Raises `CompileError` (E0102) where the scope has it."""
-    if name.id in scope.places:
-        before = Label(scope.places[name.id], "first defined here")
-        raise fail("E0102", f"`{name.id}` is defined twice", name.span, causes=[before])
+    once(name.id, name.span, scope.places)
     scope.values[name.id] = value
-    scope.places[name.id] = name.span
     if isinstance(value, Array | Selection) and value.ssa.name_hint is None:
         value.ssa.name_hint = name.id
 

@@ -11,11 +11,11 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Region, SSAValue
 
 from moec.asked import sizes
-from moec.diagnostics import Label, fail, nearest, spoken
+from moec.binding.check import check_binds
+from moec.diagnostics import Label, fail, nearest, once, spoken
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, Shape, array_type, element_name
 from moec.dims import Dim
-from moec.elaborate.binds import check_binds, once
 from moec.elaborate.calls import define, give_name
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.expressions import RULES
@@ -48,7 +48,7 @@ def elaborate(file: syntax.File, dims: Mapping[str, int] | None = None) -> Elabo
     for output in layer.outputs:
         if output.name is not None:
             once(output.name, output.span, outputs, "output")
-    check_binds(file, layer, binding)
+    check_binds(file, binding)
     try:
         return Elaborated(_Layer(file, layer, binding).build(), layer.name.id, binding)
     except RecursionError:
@@ -77,7 +77,7 @@ def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, i
     binding: dict[str, int] = {}
     seen: dict[str, Span] = {}
     for dimension in layer.dimensions:
-        once(dimension.name, dimension.span, seen, "")
+        once(dimension.name, dimension.span, seen)
         if dimension.name in dims:
             binding[dimension.name] = dims[dimension.name]
         elif dimension.default is not None:

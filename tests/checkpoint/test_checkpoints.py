@@ -13,6 +13,7 @@ from gguf.constants import TENSOR_NAMES
 from safetensors.numpy import save_file
 
 import moec
+from moec.binding.choose import needed
 from moec.checkpoint import open_checkpoint
 from moec.diagnostics import CompileError
 from moec.formats import FORMATS
@@ -21,7 +22,6 @@ from moec.language.parse import parse
 from moec.language.read import read
 from moec.runtime import stored
 from moec.runtime import weights as packing
-from moec.runtime.bind import needed
 from moec.target import Target
 from tests.checkpoint.models import DIMS, narrow, on_disk, weights, write_gguf, write_sharded
 from tests.examples import EXAMPLES

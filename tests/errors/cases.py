@@ -11,13 +11,13 @@ from typing import Any, Final
 import numpy as np
 
 import moec
+from moec.binding.bind import bind_weights
 from moec.diagnostics import CompileError
 from moec.elaborate import elaborate
 from moec.formats import encode, find_format
 from moec.language.parse import parse
 from moec.language.read import read
 from moec.language.unused import unused
-from moec.runtime.bind import bind_weights
 from moec.source import Source
 
 LAYER: Final = "moe layer[H=8, E=4, K=2](x: [H]) -> [H] {\n    param router: [E, H]\n%s\n}\n"

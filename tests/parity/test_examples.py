@@ -11,9 +11,9 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
+from moec.binding.bind import bind_weights
 from moec.language import syntax
 from moec.oracle import Reference
-from moec.runtime.bind import bind_weights
 from tests.examples import EXAMPLES, SMALL, Array, dimensions, load, random_inputs, random_weights
 from tests.parity.blocks import BLOCKS, build, run, state
 from tests.parity.example_papers import PAPERS

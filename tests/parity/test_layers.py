@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 import moec
+from moec.binding.bind import bind_weights
 from moec.integrations import transformers as integration
 from moec.language import syntax
 from moec.language.parse import parse
 from moec.language.read import read
 from moec.oracle import Reference
-from moec.runtime.bind import bind_weights
 from moec.runtime.kernel import Kernel
 from tests.examples import BELOW, EXAMPLES, SMALL, dimensions, random_inputs
 from tests.parity import layer_blocks

@@ -11,10 +11,10 @@ from typing import Any, Final, cast
 
 from torch import Tensor, nn
 
+from moec.binding.fit import fit_dimensions
 from moec.language import syntax
 from moec.language.parse import parse
 from moec.language.read import read
-from moec.runtime.fit_dims import fit_dimensions
 from moec.source import Source
 
 _HERE: Final = Path(__file__).parent

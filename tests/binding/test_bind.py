@@ -6,11 +6,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from moec.binding.bind import bind_weights
 from moec.diagnostics import CompileError
 from moec.formats.blocks import Blocks
 from moec.language.parse import parse
-from moec.runtime.bind import Stack, bind_weights
 from moec.source import Source
+from moec.stack import Stack
 
 DIMS = {"H": 4, "I": 3, "E": 2}
 

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moec.binding.bind import bind_weights
+from moec.binding.entries import bound_by
+from moec.binding.fit import fit_dimensions
+from moec.binding.steps import Index, Slice, Split, Step, Transpose
+from moec.binding.tensors import EXPERT
 from moec.diagnostics import CompileError
 from moec.language import syntax
 from moec.language.parse import parse
-from moec.runtime.bind import EXPERT, bind_weights, entries_of, parameters, strings
-from moec.runtime.fit_dims import fit_dimensions
 from moec.source import Source
-from tests.examples import EXAMPLES, SMALL, dimensions, load, shape
+from tests.examples import EXAMPLES, SMALL, dimensions, load
 
 
 def fitted(
@@ -64,34 +67,30 @@ def test_every_example_tells_what_its_tensors_tell(name: str) -> None:
 def invented(file: syntax.File, dims: dict[str, int]) -> dict[str, Any]:
     """Tensors of the shapes that make every entry fit."""
     tensors: dict[str, Any] = {}
-    entries = entries_of(file, "transformers")
-    for param, type in parameters(file).items():
-        entry, wanted = entries.get(param), shape(type, dims)
-        source = entry.value if entry else None
-        (tensor,) = strings(source) if source else (param,)
-        while source is not None and not isinstance(source, syntax.String):
-            match source:
-                case syntax.Transpose():
-                    wanted = (*wanted[:-2], wanted[-1], wanted[-2])
-                case syntax.Index():
-                    wanted = (
-                        tuple(
-                            2 * length if isinstance(item, syntax.Slice) and (item.low or item.high) else length
-                            for item, length in zip(source.items, wanted, strict=False)
-                        )
-                        + wanted[len(source.items) :]
-                    )
-                case syntax.Split():
-                    wanted = (wanted[0] * wanted[1], *wanted[2:]) if len(wanted) > 1 else (1, *wanted)
-                case _:
-                    raise AssertionError(source)
-            source = source.operand
-        stack = np.broadcast_to(np.int64(0) if type.dtype == "i64" else np.float32(0), wanted)
-        if EXPERT in tensor:
-            tensors |= {tensor.replace(EXPERT, str(e)): part for e, part in enumerate(stack)}
+    for bound in bound_by(file, "transformers"):
+        (tensor,) = bound.view.tensors
+        shape = tuple(length.integer(dims) for length in bound.shape)
+        for step in reversed(bound.view.steps):
+            shape = before(step, shape)
+        stack = np.broadcast_to(np.int64(0) if bound.dtype == "i64" else np.float32(0), shape)
+        if EXPERT in tensor.name:
+            tensors |= {tensor.name.replace(EXPERT, str(e)): part for e, part in enumerate(stack)}
         else:
-            tensors[tensor] = stack
+            tensors[tensor.name] = stack
     return tensors
+
+
+def before(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape of which a step makes this one: what a slice takes an end of has twice its length."""
+    match step:
+        case Transpose():
+            return (*shape[:-2], shape[-1], shape[-2])
+        case Index():
+            sliced = (isinstance(item, Slice) and (item.low or item.high) for item in step.items)
+            taken = (2 * length if part else length for part, length in zip(sliced, shape, strict=False))
+            return (*taken, *shape[len(step.items) :])
+        case Split():
+            return (shape[0] * shape[1], *shape[2:]) if len(shape) > 1 else (1, *shape)
 
 
 def test_what_nothing_tells_is_listed() -> None:

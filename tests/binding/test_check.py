@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from moec.binding.bind import bind_weights
 from moec.diagnostics import CompileError
 from moec.elaborate import elaborate
 from moec.language.parse import parse
-from moec.runtime.bind import bind_weights
 from moec.source import Source
 
 LAYER = "moe m[H=4, I=3, E%s](x: [H]) -> [H] {\n    param w: [E, I, H]\n    return x\n}\nbind b {\n    w = %s\n}\n"
