@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from moec import pipeline
 from moec.diagnostics import CompileError
+from moec.dtypes import StorageLike
 from moec.language.read import find_source
 from moec.options import Options
 from moec.runtime.kernel import Kernel
@@ -40,7 +41,7 @@ def compile(
     threads: int | None = None,
     target: Target | str | None = None,
     aux: Sequence[str] = (),
-    storage: Mapping[str, str] | str | None = None,
+    storage: StorageLike = None,
     activations: str = "real",
 ) -> Kernel:
     """A layer as native code for this machine.
@@ -53,7 +54,7 @@ def compile(
     with them (docs/formats.md). Raises `CompileError` where the input is
     wrong.
     """
-    options = Options.of(dims, dtype, threads, target, aux, storage=storage, activations=activations)
+    options = Options.of(dims, dtype, threads, target=target, aux=aux, storage=storage, activations=activations)
     return pipeline.load(find_source(source), options)
 
 
@@ -65,7 +66,7 @@ def load(
     dims: Mapping[str, int] | None = None,
     dtype: str | None = None,
     threads: int | None = None,
-    storage: Mapping[str, str] | str | None = None,
+    storage: StorageLike = None,
     packed: Path | str | None = None,
     verify: bool = False,
     target: Target | str | None = None,
@@ -82,7 +83,7 @@ def load(
     """
     text = find_source(source)
     found, real = pipeline.fit(text, path, prefix, bind, dims)
-    options = Options.of(found, dtype or real or "f32", threads, target, aux, activations=activations)
+    options = Options.of(found, dtype or real or "f32", threads, target=target, aux=aux, activations=activations)
     kernel = pipeline.load(text, options)
     return kernel, kernel.load(path, prefix, bind, storage, packed, verify, progress)
 

@@ -1,12 +1,13 @@
-"""The element types of the language: names, sizes, and where each is stored.
+"""The element types of the language: names, sizes, and where each is stored; and what a caller may choose of them.
 
 Standard library only; every other module may import this one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +50,9 @@ ACTIVATIONS: Final = ("real", "int8")
 
 #: What stands for all stacks of experts where storage formats are given by parameters' names.
 EXPERTS: Final = "experts"
+
+#: Storage formats as a caller may give them: by parameters' names, or one alone, that of all stacks of experts.
+StorageLike: TypeAlias = Mapping[str, str] | str | None
+
+#: The same as programs are told apart by it: pairs of a name and a format, sorted. `moec.formats.storage_of` makes it.
+Storage: TypeAlias = tuple[tuple[str, str], ...]

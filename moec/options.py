@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from moec.asked import names_of, sizes, whole
 from moec.diagnostics import fail
-from moec.dtypes import ACTIVATIONS, REALS
-from moec.runtime.interface import Storage
+from moec.dtypes import ACTIVATIONS, REALS, Storage, StorageLike
 from moec.target import Target
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Everything besides the text that a program depends on.
 
@@ -43,10 +42,11 @@ class Options:
         dims: Mapping[str, int] | None = None,
         dtype: str = "f32",
         threads: int | None = None,
+        *,
         target: Target | str | None = None,
         aux: Sequence[str] = (),
         level: int = 2,
-        storage: Mapping[str, str] | str | None = None,
+        storage: StorageLike = None,
         activations: str = "real",
     ) -> Options:
         """The options that a caller asks for. Raises `CompileError` (E0206, E0303 to E0306) where there is no such
@@ -60,10 +60,16 @@ class Options:
         if activations not in ACTIVATIONS:
             text = f"`{activations}` is not a kind of activations"
             raise fail("E0305", text, help=f"choose one of {', '.join(ACTIVATIONS)}")
-        values = tuple(sorted(sizes(dims).items()))
-        count = None if threads is None else thread_count(threads)
-        formats = storage_of(storage)
-        return Options(find_target(target), values, dtype, count, names_of(aux), level, True, formats, activations)
+        return Options(
+            target=find_target(target),
+            dims=tuple(sorted(sizes(dims).items())),
+            dtype=dtype,
+            threads=None if threads is None else thread_count(threads),
+            aux=names_of(aux),
+            level=level,
+            storage=storage_of(storage),
+            activations=activations,
+        )
 
 
 def thread_count(threads: int) -> int:

@@ -16,10 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from moec.dtypes import Storage
 from moec.keys import cache_key, digest, pool_key
 from moec.options import Options, thread_count
 from moec.runtime.cache import Cache, Program
-from moec.runtime.interface import Storage
 from moec.target import Target
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from moec.cli.shared import (
     error_format_option,
     storage_option,
 )
+from moec.dtypes import StorageLike
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,7 +71,7 @@ def command(
     dims: Dims,
     tokens: list[int],
     dtype: list[str],
-    storage: dict[str, str],
+    storage: StorageLike,
     activations: str,
     threads: list[int],
     against: list[str],

@@ -18,6 +18,7 @@ from moec.cli.shared import (
     file_argument,
     storage_option,
 )
+from moec.dtypes import StorageLike
 from moec.language.read import read
 from moec.options import Options, machine
 from moec.pipeline import STAGES, Compilation
@@ -51,7 +52,7 @@ def command(
     output: str | None,
     dims: Dims,
     dtype: str,
-    storage: dict[str, str],
+    storage: StorageLike,
     activations: str,
     aux: tuple[str, ...],
     target: str | None,
@@ -65,7 +66,15 @@ def command(
     """
     from moec import pipeline
 
-    options = Options.of(dims, dtype, None, machine(target, mcpu), aux, level, storage, activations)
+    options = Options.of(
+        dims,
+        dtype,
+        target=machine(target, mcpu),
+        aux=aux,
+        level=level,
+        storage=storage,
+        activations=activations,
+    )
     source = read(file)
     if emit is None:
         if output is not None:

@@ -19,6 +19,7 @@ from moec.cli.shared import (
     storage_option,
     threads_option,
 )
+from moec.dtypes import StorageLike
 
 if TYPE_CHECKING:
     from moec.cli.report import Report
@@ -59,7 +60,7 @@ def command(
     dims: Dims,
     tokens: int,
     dtype: str,
-    storage: dict[str, str],
+    storage: StorageLike,
     activations: str,
     threads: int | None,
     aux: tuple[str, ...],
@@ -80,7 +81,7 @@ def command(
     from moec.runtime.pool import default_threads
 
     given = _limits(rates) if rates else None
-    options = Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations)
+    options = Options.of(dims, dtype, threads, aux=aux, storage=storage, activations=activations)
     source = read(file)
     compilation = pipeline.Compilation(source, options)
     analysis = analyse(compilation.schedule(), tokens)

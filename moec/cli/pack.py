@@ -18,6 +18,7 @@ from moec.cli.shared import (
     prefix_option,
     storage_option,
 )
+from moec.dtypes import StorageLike
 
 if TYPE_CHECKING:
     from moec.cli.report import Report
@@ -50,7 +51,7 @@ def command(
     bind: str | None,
     dims: Dims,
     dtype: str,
-    storage: dict[str, str],
+    storage: StorageLike,
     verify: bool,
 ) -> None:
     """Pack a layer's weights out of the checkpoint PATH: a .safetensors or .gguf file, an index, or a directory.
@@ -91,9 +92,9 @@ def command(
     screen.say("written", str(target))
 
 
-def _load(kernel: Kernel, screen: Report, path: str, prefix: str, bind: str | None, storage: dict[str, str]) -> Weights:
+def _load(kernel: Kernel, screen: Report, path: str, prefix: str, bind: str | None, storage: StorageLike) -> Weights:
     with screen.progress("packing") as told:
-        return kernel.load(path, prefix, bind, storage or None, progress=told)
+        return kernel.load(path, prefix, bind, storage, progress=told)
 
 
 def _formats(weights: Weights, kernel: Kernel) -> list[str]:

@@ -25,6 +25,7 @@ from moec.cli.shared import (
     storage_option,
     threads_option,
 )
+from moec.dtypes import StorageLike
 
 if TYPE_CHECKING:
     from moec.options import Options
@@ -66,7 +67,7 @@ def command(
     dims: Dims,
     tokens: int,
     dtype: str,
-    storage: dict[str, str],
+    storage: StorageLike,
     activations: str,
     threads: int | None,
     seed: int,
@@ -94,9 +95,9 @@ def command(
         found, real = pipeline.fit(source, weights, prefix, bind, dims)
         named = ctx.get_parameter_source("dtype") is click.core.ParameterSource.COMMANDLINE
         dims, dtype = found, dtype if named or real is None else real
-    options = Options.of(dims, dtype, threads, None, aux, storage=storage, activations=activations)
+    options = Options.of(dims, dtype, threads, aux=aux, storage=storage, activations=activations)
     if weights is not None:
-        loaded = pipeline.load(source, options).load(weights, prefix, bind, storage or None)
+        loaded = pipeline.load(source, options).load(weights, prefix, bind, storage)
         options = replace(options, storage=loaded.storage)
     run = _Run(source, options, tokens)
     if loaded is None:

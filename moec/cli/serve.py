@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from moec.cli.shared import complain, epilog, error_format_option, storage_option, threads_option
+from moec.dtypes import StorageLike
 from moec.formats import storage_of
 
 _EXAMPLES: Final = (
@@ -35,7 +36,7 @@ _DTYPES: Final = {"auto": "auto", "f32": "float32", "bf16": "bfloat16", "f16": "
 )
 @threads_option
 @error_format_option
-def command(model: str, storage: dict[str, str], host: str, port: int, dtype: str, threads: int | None) -> None:
+def command(model: str, storage: StorageLike, host: str, port: int, dtype: str, threads: int | None) -> None:
     """Serve MODEL, a directory with a checkpoint or a name on the hub, with the interface of OpenAI's API.
 
     Needs the extra `serve`: pip install 'moec[serve]'. SIGINT (Ctrl-C) ends it.

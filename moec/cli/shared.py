@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 import click
 
 from moec.diagnostics import CompileError
-from moec.dtypes import EXPERTS
+from moec.dtypes import EXPERTS, StorageLike
 
 #: `--dims` as a command gets it.
 Dims: TypeAlias = dict[str, int]
@@ -63,15 +63,15 @@ def _read_dims(ctx: click.Context, param: click.Parameter, values: tuple[str, ..
     return dims
 
 
-def _read_storage(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    """`q4_0`, `q4_0,down=q6_K`: a format without a name in front is that of all experts."""
+def _read_storage(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> StorageLike:
+    """`q4_0`, `q4_0,down=q6_K`: a format without a name in front is that of all experts; None where none is given."""
     chosen: dict[str, str] = {}
     for item in filter(None, (part.strip() for value in values for part in value.split(","))):
         name, equals, format = (part.strip() for part in item.partition("="))
         if equals and not (name.isidentifier() and format):
             raise click.BadParameter(f"`{item}` is not NAME=FORMAT, as in gate=q4_K,down=q6_K", ctx, param)
         chosen[name if equals else EXPERTS] = format or name
-    return chosen
+    return chosen or None
 
 
 def _remember(ctx: click.Context, param: click.Parameter, value: str) -> None:

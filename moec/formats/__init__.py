@@ -15,7 +15,7 @@ import numpy as np
 
 from moec.asked import by_name
 from moec.diagnostics import fail, nearest
-from moec.dtypes import EXPERTS
+from moec.dtypes import EXPERTS, Storage, StorageLike
 from moec.formats import gguf, rows
 from moec.formats.layout import F32, KINDS, Array, Bytes, Coded, Layout, join_rows, no_number
 
@@ -162,7 +162,7 @@ def encode(format: Format, weights: Array, called: str) -> Coded:
     return coded
 
 
-def storage_of(storage: Mapping[str, str] | str | None) -> tuple[tuple[str, str], ...]:
+def storage_of(storage: StorageLike) -> Storage:
     """The formats of parameters, sorted by name; one name alone is the format of all experts.
 
     Raises `CompileError` (E0306) where there is no such format, or what is given is none.

@@ -7,7 +7,6 @@ the interface of OpenAI's API); what stands here loads a model, has its blocks r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -24,6 +23,7 @@ from transformers.cli.serving.transcription import TranscriptionHandler
 from transformers.cli.serving.utils import GenerationState
 
 from moec.diagnostics import fail
+from moec.dtypes import StorageLike
 from moec.integrations.transformers import prepare, replace
 
 #: Seconds that requests get to finish once the server has been told to end.
@@ -51,16 +51,16 @@ class Chat(ChatCompletionHandler):
             raise HTTPException(400, "the model has no chat template; `/v1/completions` needs none")
 
 
-def give(model: Any, storage: Mapping[str, str] | None) -> list[str]:
+def give(model: Any, storage: StorageLike) -> list[str]:
     """Gives to moec what it can compute of a model, whole blocks or their experts; a line for each kind of block.
 
     Raises `CompileError` (E0902) where that is nothing.
     """
-    report = replace(model, storage or None, release_weights=True)
+    report = replace(model, storage, release_weights=True)
     model.set_experts_implementation("moec")
     kinds = Counter(f"{each.block}, by {each.file}.moe" for each in report.replaced)
     for each in report.left:
-        found = prepare(model.get_submodule(each.path), storage or None, release_weights=True)
+        found = prepare(model.get_submodule(each.path), storage, release_weights=True)
         kinds[f"{each.block}, {'its experts by moec' if found else 'not by moec'}: {each.reason}"] += 1
     told = [f"{count} {kind}" for kind, count in kinds.items()]
     if all(", not by moec: " in kind for kind in kinds):
@@ -79,7 +79,7 @@ class Models(ModelManager):
     there is no such model, `CompileError` (E0306, E0902) where moec cannot compute it.
     """
 
-    def __init__(self, model: str, dtype: str = "auto", storage: Mapping[str, str] | None = None) -> None:
+    def __init__(self, model: str, dtype: str = "auto", storage: StorageLike = None) -> None:
         self._storage = storage
         cast(Any, super()).__init__(device="cpu", dtype=dtype, force_model=model)
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
-
-#: The storage formats that a program was compiled for: pairs of a parameter (or `experts`) and a format, sorted.
-Storage: TypeAlias = tuple[tuple[str, str], ...]
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,14 @@ from moec.asked import aux_of
 from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.checkpoint.prefix import Below, dotted
 from moec.diagnostics import CompileError, Diagnostic, counted, fail
+from moec.dtypes import Storage, StorageLike
 from moec.files import require_place
 from moec.formats import storage_of
 from moec.runtime import saved
 from moec.runtime import weights as packing
 from moec.runtime.arguments import Argument
 from moec.runtime.cache import Program
-from moec.runtime.interface import Array, Interface, Storage
+from moec.runtime.interface import Array, Interface
 from moec.runtime.jit import Code
 from moec.runtime.loading import Request, Text, Told, load_checkpoint
 from moec.runtime.pool import Pool
@@ -86,7 +87,7 @@ class Kernel:
     def pack(
         self,
         arrays: Mapping[str, Any],
-        storage: Mapping[str, str] | str | None = None,
+        storage: StorageLike = None,
         bind: str | None = None,
         prefix: str = "",
     ) -> Weights:
@@ -119,7 +120,7 @@ class Kernel:
         path: Path | str,
         prefix: str = "",
         bind: str | None = None,
-        storage: Mapping[str, str] | str | None = None,
+        storage: StorageLike = None,
         packed: Path | str | None = None,
         verify: bool = False,
         progress: Callable[[int, int], object] | None = None,

@@ -14,9 +14,8 @@ import numpy as np
 
 from moec.checkpoint import Checkpoint, locate
 from moec.checkpoint.prefix import open_below
-from moec.dtypes import EXPERTS
+from moec.dtypes import EXPERTS, Storage
 from moec.formats.blocks import Blocks, Source, dense
-from moec.runtime.interface import Storage
 from moec.stack import Stack
 
 

@@ -14,9 +14,10 @@ from moec.arrays import NUMPY, Data
 from moec.checkpoint.files import damaged
 from moec.checkpoint.moepack import Moepack, write_moepack
 from moec.diagnostics import CompileError, fail, spoken
+from moec.dtypes import Storage
 from moec.formats import storage_of
 from moec.formats.blocks import Blocks
-from moec.runtime.interface import Interface, Packed, Storage, read_packed
+from moec.runtime.interface import Interface, Packed, read_packed
 from moec.runtime.pack import all_bytes
 from moec.runtime.weights import Weights, converted
 from moec.shapes import PanelShape

@@ -13,8 +13,9 @@ import numpy as np
 
 from moec.arrays import NUMPY, Data, address, as_numpy, element, is_torch, suits
 from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.dtypes import Storage
 from moec.formats.blocks import Blocks, Source, dense
-from moec.runtime.interface import Array, Interface, Packed, Storage
+from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import all_bytes, pack_panels, panel_bytes
 from moec.runtime.stored import look, stored_panels

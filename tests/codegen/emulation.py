@@ -36,11 +36,11 @@ from moec.codegen.tiles import (
     ZERO,
     Instruction,
 )
+from moec.dtypes import Storage, StorageLike
 from moec.language.read import find_source
 from moec.options import Options
 from moec.pipeline import Compilation
 from moec.runtime.cache import Program
-from moec.runtime.interface import Storage
 from moec.runtime.kernel import Kernel
 from moec.target import Target
 
@@ -160,7 +160,7 @@ def emulated(text: str) -> str:
 def compile_emulated(
     path: Path | str,
     dims: Mapping[str, int] | None = None,
-    storage: Mapping[str, str] | str | None = None,
+    storage: StorageLike = None,
     target: Target = AMX,
     dtype: str = "bf16",
     activations: str = "real",

@@ -272,7 +272,7 @@ def test_tiles(layer: str) -> None:
     """Rows of the domain of one row, and of those that are expanded from it, are gathered as others are."""
     dims = {name: {"H": 64, "I": 96}.get(name, size) for name, size in sizes(layer).items()}
     run = Program(LAYERS[layer], dims, "bf16", (0, 1, 19), 0, 0.0, {}, frozenset())
-    options = Options.of(dims, run.real, 1, emulation.AMX)
+    options = Options.of(dims, run.real, 1, target=emulation.AMX)
     stages = Compilation(Source("m", run.text), options).schedule().walk()
     assert any(isinstance(stage, plan.GatherOp) and is_once(stage.domain) for stage in stages)
     agree(run, lambda aux: emulation.compile_emulated(run.text, dims))

@@ -13,9 +13,9 @@ from typing import Any, cast
 from torch import nn
 from transformers.integrations.moe import ExpertsInterface
 
+from moec.dtypes import StorageLike
 from moec.integrations.transformers.backend import experts_of, forward
 from moec.integrations.transformers.experts import is_experts
-from moec.integrations.transformers.packed import Storage
 from moec.integrations.transformers.replace import Report, replace, restore
 
 __all__ = ["Report", "prepare", "replace", "restore"]
@@ -23,7 +23,7 @@ __all__ = ["Report", "prepare", "replace", "restore"]
 cast(Any, ExpertsInterface).register("moec", forward)
 
 
-def prepare(model: nn.Module, storage: Storage = None, release_weights: bool = False) -> int:
+def prepare(model: nn.Module, storage: StorageLike = None, release_weights: bool = False) -> int:
     """Says how the experts of a model are to be kept, and checks that each can be compiled; returns how many there are.
 
     `storage` is their format, as for `moec.compile` (docs/formats.md). With `release_weights` a module's own parameters

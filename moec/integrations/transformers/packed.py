@@ -6,16 +6,15 @@ import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import Tensor, nn
 
 from moec.diagnostics import fail
+from moec.dtypes import StorageLike
 from moec.runtime.kernel import Kernel
 from moec.runtime.weights import Weights
-
-Storage: TypeAlias = Mapping[str, str] | str | None
 
 
 class Packed(ABC):
@@ -25,9 +24,9 @@ class Packed(ABC):
     packed: what stands in their place has their shapes, and no numbers.
     """
 
-    def __init__(self, module: nn.Module, storage: Storage = None, release: bool = False) -> None:
+    def __init__(self, module: nn.Module, storage: StorageLike = None, release: bool = False) -> None:
         self._module = weakref.ref(module)
-        self.storage: Storage = storage
+        self.storage: StorageLike = storage
         self.release = release
         self._weights: Weights | None = None
         self._from: object = None
@@ -48,7 +47,7 @@ class Packed(ABC):
     def sources(self) -> Iterable[str]:
         """The module's parameters that may be let go."""
 
-    def configure(self, storage: Storage, release: bool) -> None:
+    def configure(self, storage: StorageLike, release: bool) -> None:
         """Sets both options; weights that are stored otherwise are packed again when they are next needed."""
         if self.storage != storage:
             self._weights = None

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from moec.diagnostics import CompileError
+from moec.dtypes import StorageLike
 from moec.integrations.torch import DTYPES
 from moec.integrations.transformers.backend import compiled
 from moec.integrations.transformers.blocks import Row, Unfit, find_dimensions, load, look_up, rows, tensors_of
 from moec.integrations.transformers.experts import is_experts
-from moec.integrations.transformers.packed import Packed, Storage
+from moec.integrations.transformers.packed import Packed
 from moec.integrations.transformers.trace import REALS
 from moec.runtime.kernel import Kernel
 
@@ -74,7 +75,7 @@ class Report:
         )
 
 
-def replace(model: nn.Module, storage: Storage = None, release_weights: bool = False) -> Report:
+def replace(model: nn.Module, storage: StorageLike = None, release_weights: bool = False) -> Report:
     """Gives every block of a model that a `.moe` file describes to moec, in place, and says what became of each.
 
     `storage` is the format of the experts, as for `moec.compile`; with `release_weights` the stacks of experts are let
@@ -115,7 +116,7 @@ _CALLED: Final = re.compile("(Sparse|Moe)MLP$|Mo[eE]Block$|Mo[eEA]$|Experts$")
 # ── fitting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _give(block: nn.Module, row: Row, config: Any, storage: Storage, release: bool) -> None:
+def _give(block: nn.Module, row: Row, config: Any, storage: StorageLike, release: bool) -> None:
     for path, wanted in row.when.items():
         if (found := look_up(path, block, config)) != wanted:
             raise Unfit(f"`{path.lstrip('.')}` is {found!r}, the file says {wanted!r}")
