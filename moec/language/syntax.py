@@ -1,7 +1,7 @@
 """The abstract syntax of a `.moe` file. Every node carries the span that it was read from.
 
-Nodes are values: frozen, compared by content, without behaviour. `parse` builds them, `elaborate` and the reference
-interpreter read them, `format` prints them.
+Nodes are values: frozen, compared by content, without behaviour. `parse` builds them, `elaborate`, the oracle and
+`binding` read them, `format` prints them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The axis of tokens in the interpreter, which knows one token at a time.
+"""The axis of tokens in the oracle, which knows one token at a time.
 
 Where a token's evaluation meets work along the batch that it has no result of, it ends; when all tokens have come so
 far, the result is computed from what each brought, and all begin again.

@@ -234,7 +234,7 @@ def sizes(layer: str) -> dict[str, int]:
 @pytest.mark.parametrize("real", ["f32", "bf16"])
 @pytest.mark.parametrize("layer", LAYERS)
 def test_layers_that_mix_tokens(layer: str, real: str) -> None:
-    """As the interpreter has them, to the same bits on two threads."""
+    """As the oracle has them, to the same bits on two threads."""
     text = LAYERS[layer]
     dims = sizes(layer)
     run = Program(text, dims, real, (0, 1, 7, 64), 0, 0.0, {}, frozenset())
