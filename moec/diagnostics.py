@@ -6,7 +6,7 @@ explain, and `help:` only where it proposes a change. Every code stands in `CODE
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -121,13 +121,13 @@ def once(name: str, span: Span, seen: dict[str, Span], what: str = "") -> None:
     seen[name] = span
 
 
-def counted(count: int, what: str) -> str:
-    """So many of something, in a sentence."""
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def plural(count: int, noun: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def spoken(names: Sequence[str]) -> str:
-    """Names in a sentence."""
+def quoted(names: Iterable[str]) -> str:
+    """Names in a sentence, as they are written in a text: `` `a`, `b` ``."""
     return ", ".join(f"`{name}`" for name in names)
 
 

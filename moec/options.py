@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moec.asked import names_of, sizes, whole
 from moec.diagnostics import fail
 from moec.dtypes import ACTIVATIONS, REALS, Storage, StorageLike
 from moec.target import Target
+from moec.validation import as_integer, names_of, sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Options:
 
 def thread_count(threads: int) -> int:
     """A number of threads that was asked for. Raises `CompileError` (E0305) where so many cannot run anything."""
-    count = whole(threads)
+    count = as_integer(threads)
     if count is None:
         raise fail("E0305", f"{threads!r} is not a number of threads")
     if count < 1:

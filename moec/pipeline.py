@@ -159,17 +159,17 @@ class Compilation:
 
         found: list[str] = []
 
-        def look(each: ModulePass, module: ModuleOp) -> None:
+        def collect(each: ModulePass, module: ModuleOp) -> None:
             if each.name == "round-outputs":  # after it formats are chosen
                 found.extend(storable_params(module))
 
-        self.simplify(look)
+        self.simplify(collect)
         return frozenset(found)
 
     def _check(self) -> None:
         """Every dimension has a value, every aux exists."""
-        from moec.asked import aux_of
         from moec.diagnostics import CompileError, Diagnostic
+        from moec.validation import aux_of
 
         layer = self.ast.layers[0]
         missing = [node for node in layer.dimensions if node.name not in self.binding]
@@ -297,13 +297,13 @@ def fit(
     Raises `CompileError`: E0206, E0305 (`dims`), E0301 with the dimensions that nothing tells, E0001, E0408, E0409 (the
     file), E0405 (what is in it).
     """
-    from moec.asked import sizes
     from moec.binding.choose import asked_for, choose_bind
     from moec.binding.fit import fit_dimensions
     from moec.checkpoint.moepack import Moepack, is_moepack
     from moec.checkpoint.prefix import open_below
     from moec.language.parse import parse
     from moec.runtime import saved
+    from moec.validation import sizes
 
     file, given = parse(source), sizes(dims)
     if is_moepack(path):

@@ -1,4 +1,4 @@
-"""What a caller of Python asks for, looked at where it comes in: dimensions and names."""
+"""Arguments that callers of Python give, checked where they come in: integers, dimensions, names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from moec.diagnostics import fail, nearest
 _BEYOND: Final = 1 << 63
 
 
-def whole(value: object) -> int | None:
+def as_integer(value: object) -> int | None:
     """An integer of Python, NumPy or torch as Python's; None where a value is none."""
     try:
         return None if isinstance(value, bool) else index(cast(SupportsIndex, value))
@@ -20,11 +20,11 @@ def whole(value: object) -> int | None:
         return None
 
 
-def by_name(asked: object) -> Mapping[str, object] | None:
+def by_name(given: object) -> Mapping[str, object] | None:
     """What a caller gives by name; None where it is no such thing."""
-    if not isinstance(asked, Mapping):
+    if not isinstance(given, Mapping):
         return None
-    found = cast("Mapping[object, object]", asked)
+    found = cast("Mapping[object, object]", given)
     return cast("Mapping[str, object]", found) if all(isinstance(name, str) for name in found) else None
 
 
@@ -40,7 +40,7 @@ def sizes(dims: object) -> dict[str, int]:
 
 
 def _size(name: str, value: object) -> int:
-    size = whole(value)
+    size = as_integer(value)
     if size is not None and abs(size) >= _BEYOND:
         raise fail("E0206", f"dimension `{name}` has more digits than any can have")
     if size is None or size < 1:
@@ -48,20 +48,20 @@ def _size(name: str, value: object) -> int:
     return size
 
 
-def names_of(asked: object) -> tuple[str, ...]:
+def names_of(given: object) -> tuple[str, ...]:
     """Names that a caller gives, one or several: each once, sorted. Raises `CompileError` (E0305) where they are no
     names."""
-    several = [asked] if isinstance(asked, str) else asked
+    several = [given] if isinstance(given, str) else given
     found = [*cast("Iterable[object]", several)] if isinstance(several, Iterable) else [None]
     if not all(isinstance(name, str) for name in found):
-        raise fail("E0305", f"{asked!r} is neither a name nor several", help='names are given as `["a", "b"]`')
+        raise fail("E0305", f"{given!r} is neither a name nor several", help='names are given as `["a", "b"]`')
     return tuple(sorted({*cast("list[str]", found)}))
 
 
-def aux_of(asked: object, known: Collection[str], layer: str) -> tuple[str, ...]:
+def aux_of(given: object, known: Collection[str], layer: str) -> tuple[str, ...]:
     """The auxiliary outputs that a caller asks a layer for, of those that it knows: True is all, None and False are
     none. Raises `CompileError` (E0305) where the layer has not got one."""
-    names = tuple(sorted(known)) if asked is True else names_of(asked or ())
+    names = tuple(sorted(known)) if given is True else names_of(given or ())
     for name in names:
         if name not in known:
             raise fail("E0305", f"`{layer}` has no aux `{name}`", help=nearest(name, [*known]))

@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[1] / "moec"
 
 NOUNS: Final = (
     *("dims", "target", "machines", "processors", "shapes", "host"),
-    *("dtypes", "diagnostics", "excerpt", "codes", "source", "asked"),
+    *("dtypes", "diagnostics", "excerpt", "codes", "source", "validation"),
 )
 
 #: From the top down. A part imports those of the lines below it, and its own.

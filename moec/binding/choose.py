@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from moec.binding.entries import bound_by
 from moec.checkpoint.prefix import elsewhere, where
-from moec.diagnostics import fail, spoken
+from moec.diagnostics import fail, quoted
 from moec.language import syntax
 
 
@@ -25,7 +25,7 @@ def choose_bind(file: syntax.File, tensors: Collection[str], kind: str) -> str |
     if len(names) == 1 and not (fitting or apart):
         return names[0]  # binding says all that is missing, and where it stands
     if fitting:
-        text = f"{where(tensors)} fits several binds: {spoken([name for name in fitting if name])}"
+        text = f"{where(tensors)} fits several binds: {quoted(name for name in fitting if name)}"
         raise fail("E0405", text, help="name one (`bind=`, `--bind`)")
     lost = ", ".join(f"`{name}` needs `{missing[0]}`" for name, missing in lacking.items())
     raise fail("E0405", f"{where(tensors)} fits no bind: {lost}", help=apart)
@@ -52,6 +52,6 @@ def called(file: syntax.File, name: str | None, tensors: Collection[str]) -> dic
     """What errors call the parameters that a `bind` block takes from a checkpoint: the tensors, and the file."""
     home = where(tensors)
     return {
-        bound.param: f"{spoken([tensor.name for tensor in bound.view.tensors])} in {home}"
+        bound.param: f"{quoted(tensor.name for tensor in bound.view.tensors)} in {home}"
         for bound in bound_by(file, name)
     }

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from moec.diagnostics import CompileError, fail, nearest, spoken
+from moec.diagnostics import CompileError, fail, nearest, quoted
 from moec.dims import Dim, Unbound, power
 from moec.language import syntax
 from moec.source import Span
@@ -134,5 +134,5 @@ def _no_formula(node: syntax.Expr) -> CompileError:
 
 
 def _no_dimension(name: syntax.Name, dimensions: Sequence[str]) -> CompileError:
-    help = nearest(name.id, dimensions) or (f"the dimensions are {spoken(dimensions)}" if dimensions else None)
+    help = nearest(name.id, dimensions) or (f"the dimensions are {quoted(dimensions)}" if dimensions else None)
     return fail("E0405", f"`{name.id}` is not a dimension", name.span, help=help)

@@ -170,13 +170,14 @@ class Split:
 
     def lengths(self, shape: Shape, equations: Equations) -> Shape:
         lengths = [None if length is None else length.over(equations.dims) for length in self.shape]
-        known, told = ([length for length in each if length is not None] for each in (shape, lengths))
-        parts, blanks = product(told), self.shape.count(None)
-        if len(known) < len(shape) or len(told) + blanks < len(lengths) or parts == ZERO:
+        old, new = ([length for length in each if length is not None] for each in (shape, lengths))
+        known, blanks = product(new), self.shape.count(None)
+        if len(old) < len(shape) or len(new) + blanks < len(lengths) or known == ZERO:
             return lengths
+        total = product(old)
         if not blanks:
-            equations.equal(product(known), parts)
-        return [product(known) / parts if length is None else length for length in lengths]
+            equations.equal(total, known)
+        return [total / known if length is None else length for length in lengths]
 
     def apply(self, value: Source, dims: Dims) -> Source:
         shape = self._resolve(value.shape, dims)
@@ -191,9 +192,9 @@ class Split:
     def _resolve(self, old: tuple[int, ...], dims: Dims) -> list[int]:
         """The new shape. Raises `CompileError` (E0405) where it has not as many elements."""
         lengths = [None if length is None else length.integer(dims) for length in self.shape]
-        told, total = [length for length in lengths if length is not None], prod(old)
-        known, blanks = prod(told), len(lengths) - len(told)
-        if min(told, default=1) < 1 or blanks > 1 or total % known or (not blanks and known != total):
+        new, total = [length for length in lengths if length is not None], prod(old)
+        known, blanks = prod(new), len(lengths) - len(new)
+        if min(new, default=1) < 1 or blanks > 1 or total % known or (not blanks and known != total):
             shown = ", ".join("_" if length is None else str(length) for length in lengths)
             raise self.place.wrong(f"{list(old)} does not split as [{shown}]")
         return [total // known if length is None else length for length in lengths]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moec.checkpoint import Checkpoint, open_checkpoint
-from moec.diagnostics import CompileError, fail
+from moec.diagnostics import CompileError, fail, quoted
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def where(tensors: Collection[str]) -> str:
 
 def nothing_below(checkpoint: str, prefix: str, tensors: Collection[str], lacking: Iterable[str]) -> CompileError:
     """The error of a prefix that no tensor of a checkpoint has: where those are that are lacking, or what is there."""
-    some = ", ".join(f"`{name}`" for name in list(tensors)[:3])
+    some = quoted(list(tensors)[:3])
     help = elsewhere(lacking, tensors) or (f"it has {some}, …" if some else None)
     return fail("E0405", f"{checkpoint} has no tensor below `{prefix}`", help=help)
 

@@ -19,6 +19,7 @@ from moec.cli.shared import (
     storage_option,
     threads_option,
 )
+from moec.diagnostics import plural
 from moec.dtypes import StorageLike
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def command(
 
         times = time_stages(source, options, tokens, len(analysis.stages))
     screen.stages(analysis, limits, times)
-    origin = "as given" if given else f"measured just now on {report.plural(count, 'thread')}"
+    origin = "as given" if given else f"measured just now on {plural(count, 'thread')}"
     _say_limit(screen, analysis, limits, origin, sum(times))
     sizes = (param_bytes(interface), packed_bytes(interface), interface.workspace(tokens, count))
     raw, packed, workspace = (report.amount(size, "B") for size in sizes)

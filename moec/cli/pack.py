@@ -87,14 +87,14 @@ def command(
     weights = _load(kernel, screen, path, prefix, bind, storage)
     took = report.duration(time.perf_counter() - start)
     screen.say("weights", f"packed in {took} to {report.amount(weights.nbytes, 'B')}", *_formats(weights, kernel))
-    with screen.progress("writing") as told:
-        kernel.save(weights, target, told)
+    with screen.progress("writing") as progress:
+        kernel.save(weights, target, progress)
     screen.say("written", str(target))
 
 
 def _load(kernel: Kernel, screen: Report, path: str, prefix: str, bind: str | None, storage: StorageLike) -> Weights:
-    with screen.progress("packing") as told:
-        return kernel.load(path, prefix, bind, storage, progress=told)
+    with screen.progress("packing") as progress:
+        return kernel.load(path, prefix, bind, storage, progress=progress)
 
 
 def _formats(weights: Weights, kernel: Kernel) -> list[str]:

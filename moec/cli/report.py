@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from moec.diagnostics import plural
 from moec.excerpt import printable
 
 if TYPE_CHECKING:
@@ -139,11 +140,6 @@ def duration(seconds: float) -> str:
 
 def _digits(value: float) -> str:
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
-
-
-def plural(count: int, noun: str) -> str:
-    """`1 token`, `2 tokens`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def layer(interface: Interface) -> str:

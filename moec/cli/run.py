@@ -25,6 +25,7 @@ from moec.cli.shared import (
     storage_option,
     threads_option,
 )
+from moec.diagnostics import plural
 from moec.dtypes import StorageLike
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ class _Run:
 
     def time(self) -> None:
         """The time of a call; where it does something, its rate, and the machine's limits, measured right after it."""
-        from moec.cli.report import amount, duration, plural
+        from moec.cli.report import amount, duration
         from moec.measure.limits import measure
 
         with self.screen.wait("timing"):

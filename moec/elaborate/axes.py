@@ -13,7 +13,7 @@ from moec.dialects.types import I64
 from moec.dims import ONE, ZERO, Dim, ceiling, product
 from moec.elaborate.builder import LEAST, dims_attr
 from moec.elaborate.evaluator import Evaluator
-from moec.elaborate.selections import whole
+from moec.elaborate.selections import interval
 from moec.elaborate.values import Array, Bounds, Number, Scope, Selection, by_rows, kind_of, shape_origin, show
 from moec.language import syntax
 from moec.source import Span
@@ -126,7 +126,7 @@ def _fixed(builder: Evaluator, array: Array, axis: int, value: Number, span: Spa
 
 def _along(builder: Evaluator, array: Array, axis: int, place: Array | Selection, span: Span) -> tuple[Array, int]:
     """An index or selection of an inner axis: the same for every element of the axes before it."""
-    selection = whole(builder, ZERO, array.shape[0], span)
+    selection = interval(builder, ZERO, array.shape[0], span)
     inner: list[tuple[Array, int]] = []
 
     def body(arguments: Sequence[SSAValue]) -> SSAValue:

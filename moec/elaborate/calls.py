@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-from moec.diagnostics import CompileError, Diagnostic, Label, counted, fail, nearest, once, spoken
+from moec.diagnostics import CompileError, Diagnostic, Label, fail, nearest, once, plural, quoted
 from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.functions import FUNCTIONS, Called, Operand
 from moec.elaborate.values import (
@@ -57,7 +57,7 @@ def call(builder: Evaluator, node: syntax.Call, scope: Scope) -> Value:
     """The one result of a call."""
     results = _results(builder, node, scope)
     if len(results) != 1:
-        found = counted(len(results), "value")
+        found = plural(len(results), "value")
         names = ", ".join(_SPARE[: len(results)] if len(results) <= len(_SPARE) else (*_SPARE[:2], "…"))
         help = f"name them first: `{names} = {node.function.id}(…)`"
         raise fail("E0106", f"`{node.function.id}` returns {found}, one is needed", node.span, help=help)
@@ -144,9 +144,9 @@ def _other_name(name: str, names: Sequence[str], label: str) -> str | None:
     if label in _AXIS and name in OF_VECTORS:
         return without_axis(name)
     if name in FUNCTIONS:
-        others = f", but for {spoken(names)}" if names else ""
+        others = f", but for {quoted(names)}" if names else ""
         return f"its arguments stand in order, without names{others}"
-    return nearest(label, names) or f"its parameters are {spoken(names)}"
+    return nearest(label, names) or f"its parameters are {quoted(names)}"
 
 
 def unknown(builder: Evaluator, node: syntax.Name, scope: Scope, names: Sequence[str]) -> CompileError:
@@ -220,7 +220,7 @@ def _by_name(function: syntax.Function, operands: Operands, node: syntax.Call) -
     declared = [Label(function.name.span, "declared here")]
     positional = [operand for label, operand in operands if label is None]
     if len(positional) > len(names):
-        what = f"`{name}` takes {counted(len(names), 'argument')}, not {len(positional)}"
+        what = f"`{name}` takes {plural(len(names), 'argument')}, not {len(positional)}"
         help = without_axis(name) if name in OF_VECTORS else None
         raise fail("E0104", what, node.span, causes=declared, help=help)
     given = dict(zip(names, positional, strict=False))
@@ -263,7 +263,7 @@ def define(builder: Evaluator, statement: syntax.Assign | syntax.Function, scope
         raise fail("E0106", "only a call gives several values", statement.value.span)
     if len(values) != len(names):
         called = statement.value.function.id if isinstance(statement.value, syntax.Call) else ""
-        text = f"{counted(len(names), 'name')} for {counted(len(values), 'value')}"
+        text = f"{plural(len(names), 'name')} for {plural(len(values), 'value')}"
         raise fail("E0106", text, statement.span, help=_BESIDE.get(called))
     for name, value in zip(names, values, strict=True):
         give_name(name, value, scope)

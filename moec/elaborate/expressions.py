@@ -18,7 +18,7 @@ from moec.elaborate.evaluator import Evaluator, Rule
 from moec.elaborate.functions import FUNCTIONS
 from moec.elaborate.match import match
 from moec.elaborate.operators import binary, holds, truth_of, unary
-from moec.elaborate.selections import as_selection, listed, whole
+from moec.elaborate.selections import as_selection, interval, listed
 from moec.elaborate.values import Array, Batch, Bounds, Function, Number, Scope, Value
 from moec.language import syntax
 
@@ -73,7 +73,7 @@ def _range(builder: Evaluator, node: syntax.Range, scope: Scope) -> Value:
     ]
     if not builder.at_most(ends[0], ends[1]):
         raise fail("E0206", f"the range {ends[0]}..{ends[1]} runs backwards", node.span)
-    return whole(builder, ends[0], ends[1], node.span)
+    return interval(builder, ends[0], ends[1], node.span)
 
 
 def _binder(builder: Evaluator, node: syntax.Binder, scope: Scope) -> Value:

@@ -10,9 +10,8 @@ from typing import Final
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Region, SSAValue
 
-from moec.asked import sizes
 from moec.binding.check import check_binds
-from moec.diagnostics import Label, fail, nearest, once, spoken
+from moec.diagnostics import Label, fail, nearest, once, quoted
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, Shape, array_type, element_name
 from moec.dims import Dim
@@ -23,6 +22,7 @@ from moec.elaborate.values import Array, Function, Number, Scope, Selection, Val
 from moec.language import syntax
 from moec.language.parse import prelude
 from moec.source import Span
+from moec.validation import sizes
 
 _A_LAYER: Final = "a layer is `moe name[dims](x: [H]) -> [H] { … }`"
 
@@ -72,7 +72,7 @@ def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, i
     names = [dimension.name for dimension in layer.dimensions]
     for name in sizes(dims):
         if name not in names:
-            help = nearest(name, names) or (f"the dimensions are {spoken(names)}" if names else None)
+            help = nearest(name, names) or (f"the dimensions are {quoted(names)}" if names else None)
             raise fail("E0302", f"`{name}` is not a dimension of `{layer.name.id}`", layer.name.span, help=help)
     binding: dict[str, int] = {}
     seen: dict[str, Span] = {}
@@ -205,7 +205,7 @@ class _Layer(Evaluator):
     def _element_type(self, type: syntax.Type) -> Attribute:
         name = type.dtype or "real"
         if name not in ELEMENTS:
-            help = self._other_type(name, type) or f"the element types are {spoken([*ELEMENTS])}"
+            help = self._other_type(name, type) or f"the element types are {quoted([*ELEMENTS])}"
             raise fail("E0107", f"`{name}` is not an element type", type.span, help=help)
         return ELEMENTS[name]
 

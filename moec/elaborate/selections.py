@@ -42,7 +42,7 @@ def listed(builder: Builder, values: Sequence[Value], spans: Sequence[Span], spa
     return Selection(ssa, Dim.of(len(indices)), highest, False, span)
 
 
-def whole(builder: Builder, low: Dim, high: Dim, span: Span) -> Selection:
+def interval(builder: Builder, low: Dim, high: Dim, span: Span) -> Selection:
     """`low..high`."""
     ssa = builder.emit(moe.RangeOp.make(low=low, high=high))
     return Selection(ssa, high - low, high, False, span, start=low)

@@ -13,11 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from moec.asked import by_name
 from moec.diagnostics import fail, nearest
 from moec.dtypes import EXPERTS, Storage, StorageLike
 from moec.formats import gguf, rows
 from moec.formats.layout import F32, KINDS, Array, Bytes, Coded, Layout, join_rows, no_number
+from moec.validation import by_name
 
 __all__ = ["FORMATS", "Coded", "Format", "Layout", "encode", "find_format", "finite", "storable", "storage_of"]
 

@@ -16,8 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from moec.arrays import as_numpy
-from moec.asked import aux_of, sizes
-from moec.diagnostics import fail, nearest, spoken
+from moec.diagnostics import fail, nearest, quoted
 from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
 from moec.language.parse import parse
@@ -27,6 +26,7 @@ from moec.oracle.functions import ids
 from moec.oracle.interpret import Deferred, Interpreter
 from moec.oracle.values import Array, Data, Selection, Value, array, lift, stored
 from moec.source import Source
+from moec.validation import aux_of, sizes
 
 __all__ = ["Reference", "Result", "reference"]
 
@@ -152,7 +152,7 @@ class Reference:
         names, dims = [dimension.name for dimension in self.layer.dimensions], dict[str, int]()
         for name in given:
             if name not in names:
-                help = nearest(name, names) or (f"the dimensions are {spoken(names)}" if names else None)
+                help = nearest(name, names) or (f"the dimensions are {quoted(names)}" if names else None)
                 raise fail("E0302", f"`{self.layer.name.id}` has no dimension `{name}`", help=help)
         for dimension in self.layer.dimensions:
             if dimension.name in given:
@@ -171,7 +171,7 @@ class Reference:
         names = [node.name for node in self.layer.inputs]
         if len(arrays) != len(names):
             raise fail(
-                "E0403", f"`{self.layer.name.id}` takes {len(names)} inputs ({spoken(names)}), not {len(arrays)}"
+                "E0403", f"`{self.layer.name.id}` takes {len(names)} inputs ({quoted(names)}), not {len(arrays)}"
             )
         scope, inputs = self._scope(interpreter), dict[str, Array]()
         tokens = as_numpy(arrays[0], names[0]).shape[:1]
@@ -236,7 +236,7 @@ class Reference:
 
 
 def _fractions(dims: Mapping[str, int]) -> dict[str, Fraction]:
-    """Dimensions as the interpreter has numbers."""
+    """Dimensions as the oracle has numbers."""
     return {name: Fraction(value) for name, value in dims.items()}
 
 

@@ -28,13 +28,13 @@ from moec.oracle.values import (
     common_axes,
     constant,
     integer,
+    is_integer,
     join,
     kind,
     lift,
     pointwise,
     real_number,
     rounded,
-    whole,
 )
 
 Function = Callable[..., Any]
@@ -62,7 +62,7 @@ def _arithmetic(exactly: Function, integers: Function, floats: Function) -> Call
         if constant(left) and constant(right):
             return _exactly(exactly, left, right)
         numbers(left, right)
-        if whole(left) and whole(right):
+        if is_integer(left) and is_integer(right):
             if integers in (_quotient, _remainder) and constant(right) and not integer(right):
                 raise Fault("E0202", "division by zero")
             return pointwise(integers, I64, _whole(left), _whole(right))
@@ -157,7 +157,7 @@ def negate(value: Value) -> Value:
     if constant(value):
         return _exactly(operator.neg, value)
     numbers(value)
-    return pointwise(np.negative, I64 if whole(value) else F32, value, exact=True)
+    return pointwise(np.negative, I64 if is_integer(value) else F32, value, exact=True)
 
 
 def invert(value: Value) -> Value:
@@ -264,7 +264,7 @@ def absolute(v: Value) -> Value:
     if constant(v):
         return _exactly(abs, v)
     numbers(v)
-    return pointwise(np.abs, I64 if whole(v) else F32, v, exact=True)
+    return pointwise(np.abs, I64 if is_integer(v) else F32, v, exact=True)
 
 
 def _extreme(exactly: Function, two: Function, reduction: Function, nothing: float) -> Callable[..., Value]:
@@ -278,7 +278,7 @@ def _extreme(exactly: Function, two: Function, reduction: Function, nothing: flo
         if constant(a) and constant(b):
             return next((value for value in (a, b) if value != value), exactly(a, b))
         numbers(a, b)
-        return pointwise(two, I64 if whole(a) and whole(b) else F32, a, b, exact=True)
+        return pointwise(two, I64 if is_integer(a) and is_integer(b) else F32, a, b, exact=True)
 
     return apply
 
@@ -481,7 +481,7 @@ def mask(v: Value, keep: Value, fill: Value) -> Array:
     data = np.where(kept.data.reshape(kept.shape + trailing), operand.data, other.data)
     nones = (None,) * len(operand.shape)
     axes = tuple(map(common, zip(operand.axes, kept.axes + nones, other.axes + nones, strict=False)))
-    integral, narrow = operand.integer and whole(fill), constant(fill) and not operand.integer
+    integral, narrow = operand.integer and is_integer(fill), constant(fill) and not operand.integer
     dtype = I64 if integral else operand.dtype if narrow else F32
     return array(rounded(data, dtype), dtype, axes, operand.exact and other.exact)
 

@@ -164,7 +164,7 @@ def constant(value: object) -> bool:
     return isinstance(value, Fraction | float | bool)
 
 
-def whole(value: Value) -> bool:
+def is_integer(value: Value) -> bool:
     """Whether a value takes part in integer arithmetic."""
     return value.integer if isinstance(value, Array) else isinstance(value, Fraction) and value.denominator == 1
 
@@ -204,7 +204,7 @@ def join(values: Sequence[Value]) -> DType:
     go along with indices."""
     dtypes = {value.dtype for value in values if isinstance(value, Array)}
     numbers = [value for value in values if constant(value)]
-    if numbers and not (dtypes == {I64} and all(map(whole, numbers))):
+    if numbers and not (dtypes == {I64} and all(map(is_integer, numbers))):
         dtypes |= {lift(value).dtype for value in numbers}
     if BOOL in dtypes and len(dtypes) > 1:
         raise Fault("E0204", "a `bool` does not mix with numbers")

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from moec.asked import aux_of
 from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.checkpoint.prefix import Below, dotted
-from moec.diagnostics import CompileError, Diagnostic, counted, fail
+from moec.diagnostics import CompileError, Diagnostic, fail, plural, quoted
 from moec.dtypes import Storage, StorageLike
 from moec.files import require_place
 from moec.formats import storage_of
@@ -20,10 +19,11 @@ from moec.runtime.arguments import Argument
 from moec.runtime.cache import Program
 from moec.runtime.interface import Array, Interface
 from moec.runtime.jit import Code
-from moec.runtime.loading import Request, Text, Told, load_checkpoint
+from moec.runtime.loading import Request, Text, load_checkpoint
 from moec.runtime.pool import Pool
-from moec.runtime.weights import Weights
+from moec.runtime.weights import Tally, Weights
 from moec.runtime.workspace import WORKSPACE
+from moec.validation import aux_of
 
 
 class IndexOutside(CompileError, IndexError):
@@ -111,7 +111,7 @@ class Kernel:
         """Raises `CompileError` (E0402) for so many arrays of other names, where the text has a `bind` for such."""
         names = " or ".join(f'`bind="{name}"`' for name in (self._text.binds() if self._text else ()))
         if names:
-            arrays = counted(count, "array")
+            arrays = plural(count, "array")
             what = f"of {arrays} none is called like a weight of `{self.name}`"
             raise fail("E0402", what, help=f"{names} says which is which, below `prefix=`")
 
@@ -147,8 +147,8 @@ class Kernel:
                 return kept
         loaded = load_checkpoint(self._layer_text, request, self.dims)
         interface = self._runner(self._names, loaded.storage).interface
-        told = None if progress is None else Told(progress, packing.packed_size(interface))
-        weights = packing.pack(interface, loaded.arrays, loaded.storage, told or packing.ignore)
+        tally = packing.ignore if progress is None else Tally(progress, packing.packed_size(interface))
+        weights = packing.pack(interface, loaded.arrays, loaded.storage, tally)
         weights.source.update(request.source(loaded.checkpoint.stamps, interface.binds))
         if packed is not None:
             self.save(weights, packed)
@@ -162,8 +162,8 @@ class Kernel:
         packing.require_packed(self.name, weights)
         runner = self._runner(self._names, weights.storage)
         weights.complete(runner, runner.interface)
-        told = None if progress is None else Told(progress, weights.nbytes)
-        saved.save(path, runner.interface, weights, told)
+        tally = None if progress is None else Tally(progress, weights.nbytes)
+        saved.save(path, runner.interface, weights, tally)
 
     def _restore(self, pack: Moepack, asked: Storage | None = None) -> Weights:
         saved.compare(pack, self.interface)
@@ -279,5 +279,5 @@ class _Runner:
 
     def _miscounted(self, count: int) -> CompileError:
         wanted = self.interface.inputs
-        names = ", ".join(f"`{array.name}`" for array in wanted)
-        return fail("E0403", f"`{self.interface.name}` takes {counted(len(wanted), 'input')} ({names}), not {count}")
+        names = quoted(array.name for array in wanted)
+        return fail("E0403", f"`{self.interface.name}` takes {plural(len(wanted), 'input')} ({names}), not {count}")

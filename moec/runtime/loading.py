@@ -5,7 +5,7 @@ Nothing is read here but headers; packing then reads one expert after the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -131,14 +131,3 @@ def _paced(checkpoint: Checkpoint, value: Source, called: str) -> Source:
             return Stack(value.shape, value.dtype, checkpoint.paced(value.__getitem__), called)
         case _:
             return np.array(value)  # short, and nothing of the file stays in use
-
-
-class Told:
-    """Adds up what has been done, and tells it with what there is to do."""
-
-    def __init__(self, tell: Callable[[int, int], object], total: int) -> None:
-        self._tell, self._total, self._done = tell, total, 0
-
-    def __call__(self, nbytes: int) -> None:
-        self._done += nbytes
-        self._tell(self._done, self._total)

@@ -13,7 +13,7 @@ import numpy as np
 from moec.arrays import NUMPY, Data
 from moec.checkpoint.files import damaged
 from moec.checkpoint.moepack import Moepack, write_moepack
-from moec.diagnostics import CompileError, fail, spoken
+from moec.diagnostics import CompileError, fail, quoted
 from moec.dtypes import Storage
 from moec.formats import storage_of
 from moec.formats.blocks import Blocks
@@ -134,7 +134,7 @@ def _check_size(pack: Moepack, packed: Packed, data: Data) -> None:
     except (LookupError, ValueError, ZeroDivisionError):
         size = -1
     if data.nbytes != size:
-        raise damaged(pack.path, f"the panels of {spoken(packed.params)} have {data.nbytes:,} bytes")
+        raise damaged(pack.path, f"the panels of {quoted(packed.params)} have {data.nbytes:,} bytes")
 
 
 def _field(pack: Moepack, name: str, kind: type) -> Any:
@@ -206,7 +206,7 @@ def _raw(pack: Moepack, index: int, name: str, dtype: str, shape: tuple[int, ...
 def _check_panels(pack: Moepack, found: Mapping[Packed, Data], interface: Interface) -> None:
     for packed in interface.packed:
         if packed not in found:
-            same, names = [other for other in found if other.params == packed.params], spoken(packed.params)
+            same, names = [other for other in found if other.params == packed.params], quoted(packed.params)
             if same and same[0].panel != packed.panel:
                 machine = "another machine's, or for other activations"
                 text = f"{names} in panels of {same[0].panel} columns ({machine}), this kernel reads {packed.panel}"

@@ -81,7 +81,7 @@ def _called(source: Data | Stack, param: Array, at: int) -> str:
     return source.called.replace("{e}", str(at)) if isinstance(source, Stack) and source.called else f"`{param.name}`"
 
 
-def look(source: Source, param: Array, storage: str) -> Iterator[int]:
+def scan(source: Source, param: Array, storage: str) -> Iterator[int]:
     """Looks for what cannot be packed before memory is taken for it: scales that are no numbers, and weights, where
     they are quantised here. Tells how many bytes it has passed, matrix after matrix. What can be read only once is
     looked at when it is read.

@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from moec.arrays import NUMPY, Data, address, as_numpy, element, is_torch, suits
-from moec.diagnostics import CompileError, Diagnostic, fail, nearest
+from moec.diagnostics import CompileError, Diagnostic, fail, nearest, quoted
 from moec.dtypes import Storage
 from moec.formats.blocks import Blocks, Source, dense
 from moec.runtime.interface import Array, Interface, Packed
 from moec.runtime.memory import aligned_empty
 from moec.runtime.pack import all_bytes, pack_panels, panel_bytes
-from moec.runtime.stored import look, stored_panels
+from moec.runtime.stored import scan, stored_panels
 from moec.shapes import PanelShape
 from moec.stack import Stack
 from moec.steps import Arrangement, Slice, parse_view
@@ -29,6 +29,17 @@ Progress: TypeAlias = Callable[[int], object]
 
 def ignore(nbytes: int) -> None:
     """For those who do not want to know."""
+
+
+class Tally:
+    """Adds up what has been packed, and tells it with what there is to pack."""
+
+    def __init__(self, tell: Callable[[int, int], object], total: int) -> None:
+        self._tell, self._total, self._done = tell, total, 0
+
+    def __call__(self, nbytes: int) -> None:
+        self._done += nbytes
+        self._tell(self._done, self._total)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +87,7 @@ class Weights:
         lost = [name for name in missing if name not in known or _differences(known[name], params[name])]
         lost += [name for name in interface.raw if name in self.raw and not _is_raw(self.raw[name], params[name])]
         if lost:
-            names = ", ".join(f"`{name}`" for name in dict.fromkeys(lost))
+            names = quoted(dict.fromkeys(lost))
             hint = "pack them with this kernel; name the `aux` when compiling if only it reads them so"
             raise fail("E0402", f"these weights were packed for another kernel: {names} differ", help=hint)
         with self._locks.setdefault(os.getpid(), threading.Lock()):
@@ -116,7 +127,7 @@ def pack(
     E0401 to E0404 with every mistake there is, E0407 where a number is none, E0306.
     """
     found = _check(interface, arrays)
-    _look(interface, found)
+    _scan(interface, found)
     read = {*interface.raw, *(name for packed in interface.packed for name in packed.params)}
     rest = {name: array for name, array in found.items() if name not in read}
     weights = Weights(interface.name, {}, {}, rest, storage)
@@ -164,13 +175,13 @@ def _check(interface: Interface, arrays: Mapping[str, Any]) -> dict[str, Source]
     return found
 
 
-def _look(interface: Interface, found: Mapping[str, Source]) -> None:
+def _scan(interface: Interface, found: Mapping[str, Source]) -> None:
     """Raises `CompileError` (E0407) where what will be packed holds a scale that is no number, or a weight that cannot
     be quantised."""
     params = {param.name: param for param in interface.params}
     stored = interface.storage
     for name, source in found.items():
-        for _ in look(source, params[name], stored.get(name, "")):
+        for _ in scan(source, params[name], stored.get(name, "")):
             pass
 
 
