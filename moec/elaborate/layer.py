@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from xdsl.dialects.builtin import ArrayAttr, ModuleOp, StringAttr
 from xdsl.ir import Attribute, Region, SSAValue
@@ -20,11 +19,9 @@ from moec.elaborate.evaluator import Evaluator
 from moec.elaborate.expressions import RULES
 from moec.elaborate.values import Array, Function, Number, Scope, Selection, Value, definitions, shape_origin, show
 from moec.language import syntax
-from moec.language.parse import prelude
+from moec.language.parse import A_LAYER, only_layer, prelude
 from moec.source import Span
 from moec.validation import sizes
-
-_A_LAYER: Final = "a layer is `moe name[dims](x: [H]) -> [H] { … }`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ def elaborate(file: syntax.File, dims: Mapping[str, int] | None = None) -> Elabo
     `dims` overrides defaults. A dimension may stay without a value: what depends on it is checked as a formula only.
     Raises `CompileError` (E01xx, E02xx, E03xx).
     """
-    layer = _only_layer(file)
+    layer = only_layer(file)
     binding = bind_dimensions(layer, dims or {})
     outputs: dict[str, Span] = {}
     for output in layer.outputs:
@@ -54,17 +51,6 @@ def elaborate(file: syntax.File, dims: Mapping[str, int] | None = None) -> Elabo
     except RecursionError:
         text = "functions and the expressions in them are nested too deeply together"
         raise fail("E0005", text, layer.name.span) from None
-
-
-def _only_layer(file: syntax.File) -> syntax.Layer:
-    if len(file.layers) == 1:
-        return file.layers[0]
-    if not file.layers:
-        raise fail("E0105", f"`{file.span.source.name}` defines no layer", help=_A_LAYER)
-    first, second = file.layers[:2]
-    raise fail(
-        "E0105", "a file defines one layer", second.name.span, causes=[Label(first.name.span, "the first is here")]
-    )
 
 
 def bind_dimensions(layer: syntax.Layer, dims: Mapping[str, int]) -> dict[str, int]:
@@ -121,7 +107,7 @@ class _Layer(Evaluator):
     def build(self) -> ModuleOp:
         name = self._layer.name
         if not self._layer.inputs:
-            raise fail("E0105", f"`{name.id}` takes nothing of a token", name.span, help=_A_LAYER)
+            raise fail("E0105", f"`{name.id}` takes nothing of a token", name.span, help=A_LAYER)
         self._dimensions()
         for given in self._layer.inputs:
             self._of_one_token(given)

@@ -6,9 +6,9 @@ import re
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from moec.diagnostics import fail
+from moec.diagnostics import Label, fail
 from moec.language import lalr, syntax
 from moec.language.read import MAX_BYTES
 from moec.language.tables import tables
@@ -19,6 +19,9 @@ MAX_DEPTH = 200
 
 #: The longest number that is read, and the largest exponent of ten: anything beyond is no f64.
 MAX_DIGITS = 400
+
+#: What a layer looks like.
+A_LAYER: Final = "a layer is `moe name[dims](x: [H]) -> [H] { … }`"
 
 
 @cache
@@ -45,6 +48,17 @@ def parse(source: Source) -> syntax.File:
         from moec.language.syntax_errors import explain
 
         raise explain(error, source) from None
+
+
+def only_layer(file: syntax.File) -> syntax.Layer:
+    """The layer that a file defines. Raises `CompileError` (E0105) where it defines none, or several."""
+    if len(file.layers) == 1:
+        return file.layers[0]
+    if not file.layers:
+        raise fail("E0105", f"`{file.span.source.name}` defines no layer", help=A_LAYER)
+    first, second = file.layers[:2]
+    causes = [Label(first.name.span, "the first is here")]
+    raise fail("E0105", "a file defines one layer", second.name.span, causes=causes)
 
 
 def _comments(source: Source) -> tuple[syntax.Comment, ...]:

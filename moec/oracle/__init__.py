@@ -19,7 +19,7 @@ from moec.arrays import as_numpy
 from moec.diagnostics import fail, nearest, quoted
 from moec.dtypes import DTYPES, REALS, DType
 from moec.language import syntax
-from moec.language.parse import parse
+from moec.language.parse import A_LAYER, only_layer, parse
 from moec.language.read import find_source
 from moec.oracle.batch import Part, Waiting
 from moec.oracle.functions import ids
@@ -45,10 +45,9 @@ def reference(
     `kernel.interface.quantized` of a kernel). Raises `CompileError` where the input is
     wrong, with the codes that compiling has for it."""
     file = parse(find_source(source))
-    if len(file.layers) != 1:
-        raise fail("E0105", f"a file defines one layer, not {len(file.layers)}", file.span)
+    name = only_layer(file).name
     if not file.layers[0].inputs:
-        raise fail("E0105", f"`{file.layers[0].name.id}` takes nothing of a token", file.layers[0].name.span)
+        raise fail("E0105", f"`{name.id}` takes nothing of a token", name.span, help=A_LAYER)
     if dtype not in REALS:
         raise fail("E0304", f"`{dtype}` is not a working precision", help=f"choose one of {', '.join(REALS)}")
     return Reference(file, sizes(dims), dtype, sizes(quantized))

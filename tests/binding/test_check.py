@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from moec.binding.bind import bind_weights
 from moec.diagnostics import CompileError
 from moec.elaborate import elaborate
+from moec.language import syntax
 from moec.language.parse import parse
 from moec.source import Source
 
@@ -57,12 +60,14 @@ def test_packing_says_the_same(entry: str, part: str, code: str, message: str, h
     with pytest.raises(CompileError) as error:
         bind_weights(parse(Source("m.moe", LAYER % ("", entry))), "b", tensors, {"H": 4, "I": 3, "E": 2})
     (found,) = error.value.diagnostics
-    assert (found.code, found.message, found.help) == (code, message, help)
+    assert found.span is not None
+    assert (found.code, found.message, found.span.text, found.help) == (code, message, part, help)
 
 
-def test_a_way_to_store_tensors_is_one_of_those_there_are() -> None:
+@pytest.mark.parametrize("read", [elaborate, lambda file: bind_weights(file, "b", {}, {})], ids=["check", "bind"])
+def test_a_way_to_store_tensors_is_one_of_those_there_are(read: Callable[[syntax.File], object]) -> None:
     with pytest.raises(CompileError) as error:
-        elaborate(parse(Source("m.moe", LAYER % ("", '"w1" as int3'))))
+        read(parse(Source("m.moe", LAYER % ("", '"w1" as int3'))))
     (found,) = error.value.diagnostics
     assert found.span is not None
     assert (found.code, found.message) == ("E0306", "`int3` is not a way to store tensors")

@@ -170,6 +170,13 @@ def refused(*arguments: Any, spec: Path = OLMOE) -> str:
     return str(error.value)
 
 
+def test_a_text_has_a_layer_before_its_weights_are_looked_for(tmp_path: Path) -> None:
+    save_file(on_disk(0, LAYERS[0]), tmp_path / "m.safetensors")
+    for text in ("fn f(a) = a", 2 * "moe m[H=4](x: [H]) -> [H] { return x }\n"):
+        with pytest.raises(CompileError, match="E0105"):
+            moec.load(text, tmp_path / "m.safetensors")
+
+
 def test_what_does_not_fit_names_tensor_and_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "m.gguf", LAYERS, {})
     write_sharded(tmp_path, LAYERS)
