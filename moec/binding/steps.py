@@ -104,13 +104,15 @@ class Slice:
         return [ceiling(high - low, step)]
 
     def resolve(self, size: int, dims: Dims) -> slice:
-        """It in an axis of a size. Raises `CompileError` (E0405) where it lies outside, or does not go on."""
+        """It in an axis of a size. Raises `CompileError` (E0405) where it lies outside, is empty, or does not go on."""
         ends = [None if end is None else end.integer(dims) for end in (self.low, self.high)]
         start, stop = ((end + size if end is not None and end < 0 else end) for end in ends)
         start, stop = start or 0, size if stop is None else stop
         step = 1 if self.step is None else self.step.integer(dims)
         if not 0 <= start <= stop <= size:
             raise self.place.wrong(f"{self.place} lies outside an axis of length {size}")
+        if start == stop:  # no parameter has an axis of nothing
+            raise self.place.wrong(f"{self.place} takes nothing of an axis of length {size}")
         return slice(start, stop, step)
 
 
@@ -154,7 +156,7 @@ class Index:
         if not isinstance(first, slice):
             return np.asarray(value[first][rest])
         part = value.part(range(len(value))[first])
-        return part.map(lambda data: data[rest]) if rest and len(part) else part
+        return part.map(lambda data: data[rest]) if rest else part
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,6 +151,14 @@ def test_a_formula_without_a_value_is_an_error(entry: str, wanted: str):
     assert code(entry, {"there": counted(2, 3, 4)})[0] == wanted
 
 
+@pytest.mark.parametrize(("entry", "size"), [('"there"[:, I:]', 3), ('"e.{e}"[2:].T', 2), ('"q"[1:1].T', 2)])
+def test_a_slice_of_nothing_is_an_error(entry: str, size: int):
+    experts = {f"e.{e}": counted(3, 4) for e in range(2)}
+    q = Blocks((2, 3, 64), "q8_0", lambda _: None)
+    found, text = code(f"w = {entry}", {"there": counted(2, 3, 4), "q": q, **experts})
+    assert found == "E0405" and f"takes nothing of an axis of length {size}" in text
+
+
 def test_experts_that_differ_or_are_missing():
     found, text = code('w = "e.{e}"', {"e.0": counted(3, 4), "e.01": counted(3, 4)})
     assert found == "E0405" and "[1, 3, 4]" in text
