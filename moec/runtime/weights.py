@@ -47,8 +47,8 @@ class Weights:
     """What `Kernel.pack` gives: `raw` has parameters as they are read whole, `panels` the packed ones.
 
     `rest` has the parameters that only an auxiliary output reads, as they were given; a call that asks for one has them
-    packed then. `storage` is what `Kernel.pack` was asked for. Arrays in `raw` and `rest` that needed no conversion are
-    the caller's own.
+    packed then. `storage` is what `Kernel.pack` was asked for. What is packed is a copy, or mapped from a file: nothing
+    that the caller writes into its own arrays afterwards is seen.
     """
 
     name: str
@@ -213,11 +213,9 @@ def _is_raw(data: Data, param: Array) -> bool:
 
 
 def converted(array: Source, param: Array) -> Data:
-    """A parameter as it is read raw: contiguous, aligned, of its own type."""
+    """A copy of a parameter as it is read raw: contiguous, aligned, of its own type."""
     dtype = NUMPY[param.dtype]
     array = dense(array, param.name)
-    if isinstance(array, np.ndarray) and array.dtype == dtype and array.flags.c_contiguous and not address(array) % 64:
-        return array
     out = aligned_empty(max(64, prod(param.shape) * dtype.itemsize))[: prod(param.shape) * dtype.itemsize]
     result = out.view(dtype).reshape(param.shape)
     if isinstance(array, np.ndarray) or not param.shape:

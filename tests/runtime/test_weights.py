@@ -14,6 +14,7 @@ import moec
 from moec.arrays import NUMPY
 from moec.diagnostics import CompileError
 from moec.runtime.interface import Packed
+from moec.runtime.memory import aligned_empty
 from moec.runtime.weights import matrices
 from moec.stack import Stack
 
@@ -110,6 +111,17 @@ def test_what_only_an_aux_reads_is_packed_when_it_is_asked_for() -> None:
     assert np.allclose(aux["probed"], x @ arrays["probe"].T, atol=1e-5)
     assert weights.nbytes > before
     assert kernel(x, weights, aux=["probed"])[1]["probed"].tobytes() == aux["probed"].tobytes()
+
+
+def test_weights_are_a_copy_wherever_the_array_lay() -> None:
+    kernel = moec.compile("moe biased[H=16](x: [H]) -> [H] { param b: [H] return x + b }", threads=1)
+    memory, x = aligned_empty(256).view(np.float32), np.zeros((1, 16), np.float32)
+    for place in range(32):
+        bias = memory[place : place + 16]
+        bias[:] = place
+        weights = kernel.pack({"b": bias})
+        bias[:] = -1
+        assert (kernel(x, weights) == place).all()
 
 
 MEMORY = """
