@@ -79,6 +79,12 @@ class Interface:
         """The storage format of every parameter that has one."""
         return {name: packed.storage for packed in self.packed if packed.storage for name in packed.params}
 
+    @property
+    def reads(self) -> str:
+        """All that is read of the weights, in order, as text: programs that read the same find it in the same place."""
+        params = {param.name: param for param in self.params}
+        return repr((self.name, [params[name] for name in self.raw], self.packed))
+
     def to_json(self) -> dict[str, Any]:
         """The interface as plain data."""
         return asdict(self)

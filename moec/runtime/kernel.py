@@ -161,7 +161,7 @@ class Kernel:
         """
         packing.require_packed(self.name, weights)
         runner = self._runner(self._names, weights.storage)
-        weights.complete(runner, runner.interface)
+        weights.complete(runner.interface)
         tally = None if progress is None else Tally(progress, weights.nbytes)
         saved.save(path, runner.interface, weights, tally)
 
@@ -242,6 +242,7 @@ class _Runner:
 
     def __init__(self, program: Program) -> None:
         self.interface = interface = program.interface
+        self._reads = interface.reads
         self._code = Code(program.image)
         self._inputs = tuple(map(Argument, interface.inputs))
         self._results = tuple(map(Argument, (*interface.outputs, *interface.aux)))
@@ -265,7 +266,7 @@ class _Runner:
             results.append(result)
             places.append(begin)
         interface = self.interface
-        addresses = weights.addresses.get(self) or weights.complete(self, interface)
+        addresses = weights.addresses.get(self._reads) or weights.complete(interface)
         threads, workers = 1, None
         if pool is not None:
             threads, workers = pool.threads, pool.address

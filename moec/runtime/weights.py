@@ -58,8 +58,8 @@ class Weights:
     storage: Storage = ()
     #: What the weights were packed from, where that is a file: plain data.
     source: dict[str, Any] = field(default_factory=dict[str, Any])
-    #: By program: where everything lies that it reads.
-    addresses: dict[object, tuple[int, ...]] = field(default_factory=dict[object, tuple[int, ...]])
+    #: By what a program reads (`Interface.reads`): where all of it lies. No program is kept for it.
+    addresses: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     #: By process: one that is forked while a thread packs would wait for that thread, which it does not have.
     _locks: dict[int, threading.Lock] = field(default_factory=dict[int, threading.Lock])
 
@@ -73,7 +73,7 @@ class Weights:
         """The storage format of every parameter that is kept in one."""
         return {name: packed.storage for packed in self.panels if packed.storage for name in packed.params}
 
-    def complete(self, program: object, interface: Interface) -> tuple[int, ...]:
+    def complete(self, interface: Interface) -> tuple[int, ...]:
         """Where everything lies that a program reads, in the order of its arguments; packs what only it reads.
 
         Raises `CompileError` (E0402) where the weights were packed for a program that reads them otherwise.
@@ -93,8 +93,7 @@ class Weights:
         with self._locks.setdefault(os.getpid(), threading.Lock()):
             self.add(interface, known)
             data = [*(self.raw[name] for name in interface.raw), *(self.panels[packed] for packed in interface.packed)]
-            self.addresses[program] = tuple(map(address, data))
-        return self.addresses[program]
+            return self.addresses.setdefault(interface.reads, tuple(map(address, data)))
 
     def add(self, interface: Interface, known: Mapping[str, Source], progress: Progress = ignore) -> None:
         """Packs what a program reads and is not there yet, of the parameters `known`."""

@@ -365,7 +365,7 @@ def test_a_variant_is_one_runner_whoever_compiles_it(monkeypatch: pytest.MonkeyP
     thread.join()
     ((other, others),) = found
     assert np.array_equal(y, other) and np.array_equal(aux["chosen"], others["chosen"])
-    assert len(weights.addresses) == 1
+    assert len(kernel._runners) == 2  # the kernel's own, and the variant
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────────

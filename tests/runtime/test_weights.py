@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 from typing import Any
 
 import ml_dtypes
@@ -111,6 +113,21 @@ def test_what_only_an_aux_reads_is_packed_when_it_is_asked_for() -> None:
     assert np.allclose(aux["probed"], x @ arrays["probe"].T, atol=1e-5)
     assert weights.nbytes > before
     assert kernel(x, weights, aux=["probed"])[1]["probed"].tobytes() == aux["probed"].tobytes()
+
+
+def test_weights_keep_no_program_alive() -> None:
+    first = moec.compile(LAYER, threads=1)
+    weights, x = first.pack(given()), np.ones((2, 24), np.float32)
+    wanted = first(x, weights, aux=["probed"])
+    codes = [weakref.ref(runner._code) for runner in first._runners.values()]
+    assert len(codes) == 2
+    del first
+    gc.collect()
+    assert [code() for code in codes] == [None, None]
+    for _ in range(3):
+        y, aux = moec.compile(LAYER, threads=1)(x, weights, aux=["probed"])
+        assert np.array_equal(y, wanted[0]) and np.array_equal(aux["probed"], wanted[1]["probed"])
+    assert len(weights.addresses) == 1
 
 
 def test_weights_are_a_copy_wherever_the_array_lay() -> None:
