@@ -18,15 +18,17 @@ from typing import Any
 import click
 from rich.console import Console
 
-from moec import __version__, pipeline
+from moec import __version__
 from moec.bench.layer_files import layer_path
 from moec.bench.peers import Peer, all_peers
 from moec.bench.plots import draw, picture_name
 from moec.bench.results import Results
 from moec.bench.trial import copies
 from moec.host import free_memory
+from moec.kernels import compile_layer
 from moec.language.read import read
 from moec.measure.cost import packed_bytes, param_bytes, param_count
+from moec.options import Options
 from moec.runtime.pool import default_threads
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +51,7 @@ class Part:
     name: str
     spec: str
     example: str
-    options: pipeline.Options
+    options: Options
     tokens: tuple[int, ...]
 
 
@@ -60,9 +62,7 @@ def parts(quick: bool) -> Iterator[Part]:
             for spec, example, dims, long in LAYERS[:2] if quick else LAYERS:
                 tokens = (1, 16) if quick else (1, 4, 16, 64, 512, *([2048] if long else []))
                 for dtype in ("bf16",) if quick or storage else ("bf16", "f32"):
-                    options = pipeline.Options.of(
-                        dims, dtype, threads, storage=storage or None, activations=activations
-                    )
+                    options = Options.of(dims, dtype, threads, storage=storage or None, activations=activations)
                     name = picture_name(spec, dtype, storage or dtype, activations, threads)
                     yield Part(name, spec, example, options, tokens)
 
@@ -70,7 +70,7 @@ def parts(quick: bool) -> Iterator[Part]:
 def needed(part: Part, peers: Iterable[Peer]) -> float:
     """The bytes that a part takes: the weights, their panels and what the oracle makes of them; then the panels, the
     weights in a file for the peers, and what each of them holds."""
-    interface = pipeline.load(read(layer_path(part.example)), part.options).interface
+    interface = compile_layer(read(layer_path(part.example)), part.options).interface
     weights, panels = param_bytes(interface), packed_bytes(interface)
     spread = copies(weights)
     return max(

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moec import pipeline
 from moec.diagnostics import CompileError
 from moec.dtypes import StorageLike
+from moec.fitting import fit
+from moec.kernels import compile_layer
 from moec.language.read import find_source
 from moec.options import Options
 from moec.runtime.kernel import Kernel
@@ -55,7 +56,7 @@ def compile(
     wrong.
     """
     options = Options.of(dims, dtype, threads, target=target, aux=aux, storage=storage, activations=activations)
-    return pipeline.load(find_source(source), options)
+    return compile_layer(find_source(source), options)
 
 
 def load(
@@ -82,9 +83,9 @@ def load(
     and `progress` (told how many bytes have been packed, of how many) as for `Kernel.load`; and so are the errors.
     """
     text = find_source(source)
-    found, real = pipeline.fit(text, path, prefix, bind, dims)
+    found, real = fit(text, path, prefix, bind, dims)
     options = Options.of(found, dtype or real or "f32", threads, target=target, aux=aux, activations=activations)
-    kernel = pipeline.load(text, options)
+    kernel = compile_layer(text, options)
     return kernel, kernel.load(path, prefix, bind, storage, packed, verify, progress)
 
 

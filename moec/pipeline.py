@@ -10,15 +10,14 @@ first needed, so a program that the cache has starts without it.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from moec.dtypes import Storage
-from moec.keys import cache_key, digest, pool_key
-from moec.options import Options, thread_count
+from moec.keys import cache_key, digest
+from moec.options import Options
 from moec.runtime.cache import Cache, Program
 from moec.target import Target
 
@@ -29,9 +28,10 @@ if TYPE_CHECKING:
     from moec.elaborate import Elaborated
     from moec.language import syntax
     from moec.runtime.interface import Interface
-    from moec.runtime.kernel import Kernel
-    from moec.runtime.pool import Pool
     from moec.source import Source
+
+
+_Read = TypeVar("_Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,14 +157,19 @@ class Compilation:
         """The parameters that may be kept in a storage format."""
         from moec.passes.choose_storage import storable_params
 
-        found: list[str] = []
+        return frozenset(self._after("round-outputs", storable_params))
 
-        def collect(each: ModulePass, module: ModuleOp) -> None:
-            if each.name == "round-outputs":  # after it formats are chosen
-                found.extend(storable_params(module))
+    def stored(self) -> dict[str, str]:
+        """The parameters that are kept in a storage format, and in which."""
+        from moec.passes.choose_storage import stored_params
 
-        self.simplify(collect)
-        return frozenset(found)
+        return self._after("choose-storage", stored_params) if self.options.storage else {}
+
+    def _after(self, name: str, read: Callable[[ModuleOp], _Read]) -> _Read:
+        """What is read of the module that a pass leaves."""
+        found: list[_Read] = []
+        self.simplify(lambda each, module: found.append(read(module)) if each.name == name else None)
+        return found[0]
 
     def _check(self) -> None:
         """Every dimension has a value, every aux exists."""
@@ -256,121 +261,6 @@ def compile_source(source: Source, options: Options) -> Compilation:
     if options.target != Target.host():
         native.check(options.target)
     return Compilation(source, options)
-
-
-def load(source: Source, options: Options) -> Kernel:
-    """A layer ready to be called; its variants with auxiliary outputs are built when they are asked for.
-
-    Raises `CompileError`: E0303 where this machine cannot run code for the target.
-    """
-    from moec.runtime.kernel import Kernel
-    from moec.runtime.pool import default_threads, shared
-
-    if options.target != Target.host() and not options.target.runs_on(Target.host()):
-        from moec.codegen import native
-        from moec.diagnostics import fail
-
-        native.check(options.target)
-        help = "`moec compile --emit obj` writes its object file"
-        raise fail(
-            "E0303", f"this machine cannot run code for `{options.target.cpu}` of `{options.target.triple}`", help=help
-        )
-
-    def variant(aux: tuple[str, ...], storage: Storage) -> Program:
-        return build(source, replace(options, aux=aux, storage=storage))
-
-    def pool(asked: int | None) -> Pool | None:
-        count = threads if asked is None else thread_count(asked)
-        return shared(count, pool_image) if count > 1 else None
-
-    threads = options.threads or default_threads()
-    show: Callable[[str], str | bytes] = lambda stage: Compilation(source, options).show(stage)  # noqa: E731
-    return Kernel(build(source, options), variant, show, pool, options.storage, _Text(source, options))
-
-
-def fit(
-    source: Source, path: Path | str, prefix: str = "", bind: str | None = None, dims: Mapping[str, int] | None = None
-) -> tuple[dict[str, int], str | None]:
-    """The dimensions of a layer whose weights are in a file: as given, else as the file's tensors tell; what neither
-    tells is left to its default. For packed weights also the working precision that they were packed for.
-
-    Raises `CompileError`: E0105 (the text), E0206, E0305 (`dims`), E0301 with the dimensions that nothing tells, E0001,
-    E0408, E0409 (the file), E0405 (what is in it).
-    """
-    from moec.binding.choose import asked_for, choose_bind
-    from moec.binding.fit import fit_dimensions
-    from moec.checkpoint.moepack import Moepack, is_moepack
-    from moec.checkpoint.prefix import open_below
-    from moec.language.parse import only_layer, parse
-    from moec.runtime import saved
-    from moec.validation import sizes
-
-    file, given = parse(source), sizes(dims)
-    layer = only_layer(file).name.id
-    if is_moepack(path):
-        found, real = saved.packed_for(Moepack(path), layer)
-        return {**found, **given}, real
-    tensors = open_below(path, prefix, lambda: asked_for(file, bind))
-    return fit_dimensions(file, bind or choose_bind(file, tensors, tensors.kind), tensors, given), None
-
-
-class _Text:
-    """What a kernel asks of its text; it is parsed when that happens."""
-
-    def __init__(self, source: Source, options: Options) -> None:
-        self._compilation = Compilation(source, replace(options, storage=(), activations="real"))
-
-    def bind(self, name: str | None, tensors: Mapping[str, Any], dims: Mapping[str, int]) -> Mapping[str, Any]:
-        from moec.binding.bind import bind_weights
-
-        return bind_weights(self._compilation.ast, name, tensors, dims)
-
-    def binds(self) -> Sequence[str]:
-        return [block.name.id for block in self._compilation.ast.binds]
-
-    def called(self, name: str | None, tensors: Collection[str]) -> Mapping[str, str]:
-        from moec.binding.choose import called
-
-        return called(self._compilation.ast, name, tensors)
-
-    def choose_bind(self, tensors: Collection[str], kind: str) -> str | None:
-        from moec.binding.choose import choose_bind
-
-        return choose_bind(self._compilation.ast, tensors, kind)
-
-    def needed(self, bind: str | None) -> Collection[str]:
-        from moec.binding.choose import asked_for
-
-        return asked_for(self._compilation.ast, bind)
-
-    def storable(self) -> frozenset[str]:
-        return self._compilation.storable()
-
-
-def pool_image(cache: Cache | None = None) -> bytes:
-    """The object file of the thread pool, from the cache or compiled and left there.
-
-    Raises `CompileError` (E0901) where moec cannot have threads.
-    """
-    from moec.runtime.interface import Interface
-
-    cache, target = cache or Cache.default(), Target.host()
-    key = pool_key(target)
-    program = cache.load(key)
-    if program is None:
-        program = Program(Interface("pool", (), (), (), (), (), (), 0, 0, 0), _compile_pool(target))
-        cache.store(key, program)
-    return program.image
-
-
-def _compile_pool(target: Target) -> bytes:
-    from moec.codegen import native
-    from moec.codegen.pool import emit_pool, supported
-    from moec.diagnostics import fail
-
-    if not supported(target):
-        raise fail("E0901", f"threads are not supported on `{target.triple}` yet", help="compile with `threads=1`")
-    return native.object_code(native.parse(str(emit_pool(target))), target)
 
 
 def build(source: Source, options: Options, cache: Cache | None = None) -> Program:

@@ -26,7 +26,8 @@ FLOORS: Final = (
     ("opt",),
     ("",),  # moec/__init__.py
     ("integrations", "bench"),
-    ("pipeline",),
+    ("kernels",),
+    ("pipeline", "pool_image", "fitting"),
     ("keys",),
     ("options",),
     ("measure",),

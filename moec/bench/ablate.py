@@ -19,10 +19,11 @@ from rich.table import Table
 from moec.bench.layer_files import layer_path
 from moec.bench.peers import all_peers
 from moec.bench.trial import Trial
+from moec.kernels import compile_layer
 from moec.language.read import read
 from moec.measure.feed import random_inputs, random_weights
 from moec.options import Options
-from moec.pipeline import Compilation, load
+from moec.pipeline import Compilation
 from moec.runtime.pool import default_threads
 from moec.runtime.workspace import WORKSPACE
 
@@ -101,13 +102,13 @@ def ablate_all(parts: Sequence[str], console: Console, show: bool) -> list[dict[
 def measure_parts(parts: Sequence[str], dims: dict[str, int], tokens: int, console: Console) -> list[Worth]:
     """What each part is worth on one thread; `threads`, on all."""
     source, whole = read(layer_path("seed")), Options.of(dims, "f32", 1)
-    kernel, module = load(source, whole), Compilation(source, whole).simplify()
+    kernel, module = compile_layer(source, whole), Compilation(source, whole).simplify()
     arrays = random_weights(kernel.interface, module)
     inputs = random_inputs(kernel.interface, module, tokens)
     weights = kernel.pack(arrays)
 
     def call(options: Options) -> Callable[[], object]:
-        other = load(source, options)
+        other = compile_layer(source, options)
         packed = other.pack(arrays)
         return lambda: other(*inputs, packed)
 

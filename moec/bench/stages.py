@@ -11,9 +11,10 @@ from typing import Final
 
 import numpy as np
 
+from moec.kernels import compile_layer
 from moec.measure.feed import random_inputs, random_weights
 from moec.options import Options
-from moec.pipeline import Compilation, load
+from moec.pipeline import Compilation
 from moec.runtime.workspace import WORKSPACE
 from moec.source import Source
 
@@ -30,7 +31,7 @@ def time_stages(source: Source, options: Options, tokens: int, count: int) -> Se
         from moec.diagnostics import fail
 
         raise fail("E0901", f"stages cannot be timed on `{options.target.triple}` yet")
-    kernel = load(source, replace(options, timed=True))
+    kernel = compile_layer(source, replace(options, timed=True))
     module = Compilation(source, options).simplify()
     weights = kernel.pack(random_weights(kernel.interface, module))
     inputs = random_inputs(kernel.interface, module, tokens)

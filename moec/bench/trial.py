@@ -25,13 +25,14 @@ from moec.bench.forms import find_form
 from moec.bench.peers import Conversation, Peer, PeerFailed
 from moec.dtypes import EXPERTS
 from moec.formats import FORMATS
+from moec.kernels import compile_layer
 from moec.measure.compare import TOLERANCES, errors
 from moec.measure.cost import Analysis, analyse, param_bytes
 from moec.measure.feed import random_inputs, random_weights
 from moec.measure.limits import Limits
 from moec.options import Options
 from moec.oracle import reference
-from moec.pipeline import Compilation, load
+from moec.pipeline import Compilation
 from moec.runtime.stored import decoded
 from moec.source import Source
 
@@ -102,7 +103,7 @@ class Trial:
 
     def __init__(self, source: Source, options: Options, peers: Sequence[Peer], tokens: Sequence[int]) -> None:
         self.source, self.options, self.threads = source, options, options.threads or 1
-        self.kernel = load(source, options)
+        self.kernel = compile_layer(source, options)
         self.form = find_form(source)
         self.peers = peers
         self.tokens = tokens

@@ -61,11 +61,12 @@ def command(
 
     Of a file that this command wrote, PATH says what is in it.
     """
-    from moec import pipeline
     from moec.checkpoint.files import MappedFile
     from moec.checkpoint.moepack import is_moepack
     from moec.cli import report
     from moec.files import require_place
+    from moec.fitting import fit
+    from moec.kernels import compile_layer
     from moec.language.read import read
     from moec.options import Options
 
@@ -78,8 +79,8 @@ def command(
             MappedFile(Path(path))  # says why where it cannot be read
         raise click.UsageError("--spec is missing: which layer's weights are they?")
     source = read(spec)
-    found, _ = pipeline.fit(source, path, prefix, bind, dims)
-    kernel = pipeline.load(source, Options.of(found, dtype, threads=1))
+    found, _ = fit(source, path, prefix, bind, dims)
+    kernel = compile_layer(source, Options.of(found, dtype, threads=1))
     screen.say("layer", report.layer(kernel.interface), report.signature(kernel.interface))
     target = Path(output or f"{kernel.name}.moepack")
     require_place(target)

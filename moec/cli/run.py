@@ -87,18 +87,19 @@ def command(
 
     Exit code 1 if the error is larger than the precision allows.
     """
-    from moec import pipeline
+    from moec.fitting import fit
+    from moec.kernels import compile_layer
     from moec.language.read import read
     from moec.options import Options
 
     source, loaded = read(file), None
     if weights is not None:
-        found, real = pipeline.fit(source, weights, prefix, bind, dims)
+        found, real = fit(source, weights, prefix, bind, dims)
         named = ctx.get_parameter_source("dtype") is click.core.ParameterSource.COMMANDLINE
         dims, dtype = found, dtype if named or real is None else real
     options = Options.of(dims, dtype, threads, aux=aux, storage=storage, activations=activations)
     if weights is not None:
-        loaded = pipeline.load(source, options).load(weights, prefix, bind, storage)
+        loaded = compile_layer(source, options).load(weights, prefix, bind, storage)
         options = replace(options, storage=loaded.storage)
     run = _Run(source, options, tokens)
     if loaded is None:
@@ -115,16 +116,17 @@ class _Run:
     """One run, step by step; each step prints what it finds."""
 
     def __init__(self, source: Source, options: Options, tokens: int) -> None:
-        from moec import pipeline
         from moec.cli import report
+        from moec.kernels import compile_layer
         from moec.measure.cost import analyse
+        from moec.pipeline import Compilation
         from moec.runtime.pool import default_threads
 
         self.source, self.options, self.tokens = source, options, tokens
         self.threads = options.threads or default_threads()
         self.screen = report.Report()
-        self.compilation = pipeline.Compilation(self.source, options)
-        self.kernel, how = report.compiled(self.source, options, lambda: pipeline.load(self.source, options))
+        self.compilation = Compilation(self.source, options)
+        self.kernel, how = report.compiled(self.source, options, lambda: compile_layer(self.source, options))
         self.cost = analyse(self.compilation.schedule(), tokens)
         self.screen.say("layer", report.layer(self.kernel.interface), report.signature(self.kernel.interface))
         call = report.call(tokens, options.dtype, self.threads, options.target.cpu)

@@ -99,9 +99,21 @@ def _nothing_stored(wanted: str, dense: dict[str, str], others: list[str]) -> Co
 
 def storable_params(module: ModuleOp) -> list[str]:
     """The parameters of a module's layer that may be stored."""
-    (layer,) = (op for op in module.body.block.ops if isinstance(op, moe.LayerOp))
+    layer = _layer(module)
     params = zip(layer.params, layer.body.block.args[len(layer.inputs) :], strict=True)
     return [name.data for name, value in params if _unstorable(value) is None]
+
+
+def stored_params(module: ModuleOp) -> dict[str, str]:
+    """The parameters of a module's layer that are stored, and in which formats."""
+    layer = _layer(module)
+    formats = zip(layer.params, layer.storage or (), strict=True)
+    return {name.data: format.data for name, format in formats if format.data}
+
+
+def _layer(module: ModuleOp) -> moe.LayerOp:
+    (layer,) = (op for op in module.body.block.ops if isinstance(op, moe.LayerOp))
+    return layer
 
 
 def _unstorable(value: SSAValue) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from moec.checkpoint.moepack import Moepack, is_moepack
 from moec.checkpoint.prefix import Below, dotted
@@ -30,31 +30,70 @@ class IndexOutside(CompileError, IndexError):
     """An index that the call alone knows lies outside its table."""
 
 
+class Layer(Text, Protocol):
+    """What kernels ask of the compiler: a layer's text, and what it was compiled for."""
+
+    #: The auxiliary outputs that were asked for, and the storage formats.
+    aux: tuple[str, ...]
+    storage: Storage
+
+    def program(self, aux: tuple[str, ...], storage: Storage) -> Program:
+        """The program with these auxiliary outputs, for weights that are stored so."""
+        ...
+
+    def show(self, stage: str, storage: Storage) -> str | bytes:
+        """A stage of the program for weights that are stored so."""
+        ...
+
+    def formats(self, storage: Storage) -> Mapping[str, str]:
+        """The parameters that are stored then, and how; nothing is compiled for it."""
+        ...
+
+    def pool(self, threads: int | None) -> Pool | None:
+        """The threads of a call that asks for so many."""
+        ...
+
+
 class Kernel:
     """A layer as native code. Many threads may call one kernel at once.
 
     `kernel(x, weights)` computes the layer for every row of x, [T, H]; a layer of several inputs takes them in order
     before the weights. The answer is of the kind that the first input is (NumPy or torch), a tuple where the layer has
     several outputs.
+
+    A kernel is compiled for weights that are stored in one way. Called with others it runs another program, compiled
+    for these when they are packed; `of` gives the kernel that says what that is.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        variant: Callable[[tuple[str, ...], Storage], Program],
-        show: Callable[[str], str | bytes],
-        pool: Callable[[int | None], Pool | None],
-        storage: Storage = (),
-        text: Text | None = None,
-    ) -> None:
-        self._text = text
-        self._variant = variant
-        self._show = show
-        self._pool = pool
-        self._main = _Runner(program)
-        self._storage = storage
-        self._names = tuple(array.name for array in program.interface.aux)
-        self._runners = {(self._names, storage): self._main}
+    def __init__(self, layer: Layer, storage: Storage | None = None) -> None:
+        self._layer = layer
+        self._pool = layer.pool
+        self._storage = layer.storage if storage is None else storage
+        self._runners = dict[tuple[tuple[str, ...], Storage], _Runner]()
+
+    @property
+    def _main(self) -> _Runner:
+        """What a call runs that asks for no other auxiliary outputs, with weights that are stored as this kernel's."""
+        return self._runner(self._layer.aux, self._storage)
+
+    def prepare(self) -> Kernel:
+        """Compiles the program, which else is done when it is first needed. Raises `CompileError`."""
+        self._runner(self._layer.aux, self._storage)
+        return self
+
+    def of(self, weights: Weights) -> Kernel:
+        """The kernel whose program runs in a call with these weights: what it says of itself (`interface`, `storage`,
+        `activations`, `inspect`) it says of that call. It is this one where weights are stored as this one's.
+
+        Raises `CompileError`: E0401 where weights are not packed, E0402 where they are another layer's.
+        """
+        packing.require_packed(self.name, weights)
+        kernel = self
+        if weights.storage != self._storage:
+            kernel = Kernel(self._layer, weights.storage)
+            kernel._runners = self._runners
+        weights.complete(kernel.interface)
+        return kernel
 
     @property
     def interface(self) -> Interface:
@@ -64,12 +103,23 @@ class Kernel:
     @property
     def name(self) -> str:
         """The layer's name."""
-        return self.interface.name
+        return self._known.name
 
     @property
     def dims(self) -> Mapping[str, int]:
         """The value of every dimension."""
-        return self.interface.dims
+        return self._known.dims
+
+    @property
+    def _known(self) -> Interface | Layer:
+        """What knows the layer's name and dimensions: any program that there is, else the text."""
+        programs = tuple(self._runners.values())
+        return programs[0].interface if programs else self._layer
+
+    @property
+    def storage(self) -> Mapping[str, str]:
+        """The storage format of every parameter that is kept in one."""
+        return self.interface.storage
 
     @property
     def activations(self) -> str:
@@ -82,7 +132,7 @@ class Kernel:
 
     def inspect(self, stage: str) -> str | bytes:
         """A stage of the compilation as text (`obj`: bytes). Raises `CompileError` (E0305) where there is none."""
-        return self._show(stage)
+        return self._layer.show(stage, self._storage)
 
     def pack(
         self,
@@ -94,22 +144,22 @@ class Kernel:
         """The weights as the kernel reads them; see `moec.runtime.weights.pack`.
 
         `arrays` is by parameter; with `bind` it is a checkpoint, and the layer's `bind` block of that name says what of
-        it, below `prefix`, the parameters are. `storage` is as for `moec.compile`, which has chosen what holds without
-        it; a call with these weights then runs a variant of the kernel that is compiled for them. Raises `CompileError`
-        (E0401 to E0405, E0306, E0407) with every mistake there is.
+        it, below `prefix`, the parameters are. `storage` is as for `moec.compile`; without it weights are stored as
+        this kernel's. With it a call with these weights runs a program that is compiled for them here, `of(weights)`.
+        Raises `CompileError` (E0401 to E0405, E0306, E0407) with every mistake there is.
         """
         packing.require_names(self.interface, arrays)
         if bind is not None:
             tensors = Below(arrays, dotted(prefix)) if prefix else arrays
-            arrays = self._layer_text.bind(bind, tensors, self.dims)
+            arrays = self._layer.bind(bind, tensors, self.dims)
         elif arrays and not any(param.name in arrays for param in self.interface.params):
             self._refuse_unbound(len(arrays))
         chosen = self._storage if storage is None else storage_of(storage)
-        return packing.pack(self._runner(self._names, chosen).interface, arrays, chosen)
+        return packing.pack(self._runner(self._layer.aux, chosen).interface, arrays, chosen)
 
     def _refuse_unbound(self, count: int) -> None:
         """Raises `CompileError` (E0402) for so many arrays of other names, where the text has a `bind` for such."""
-        names = " or ".join(f'`bind="{name}"`' for name in (self._text.binds() if self._text else ()))
+        names = " or ".join(f'`bind="{name}"`' for name in self._layer.binds())
         if names:
             arrays = plural(count, "array")
             what = f"of {arrays} none is called like a weight of `{self.name}`"
@@ -128,11 +178,12 @@ class Kernel:
         """The weights in a file: a checkpoint (safetensors, GGUF, a directory with one), or what `save` wrote, mapped.
 
         Of a checkpoint, the `bind` block says which tensors below `prefix` the parameters are; without a name it is
-        the block whose tensors are there. What is quantised stays as it is stored, unless `storage` says otherwise.
-        `packed` names a file for the packed weights: they are mapped from there if they were packed from these files
-        for this kernel, else packed anew and saved there. Where `path` is what `save` wrote, `prefix`, `bind` and
-        `packed` say nothing, and `storage` has to be the file's. `verify` compares the checksums of a packed file,
-        which reads all of it. `progress` is told how many bytes have been packed, of how many.
+        the block whose tensors are there. What is quantised stays as it is stored, unless `storage` says otherwise, or
+        `moec.compile` did. `packed` names a file for the packed weights: they are mapped from there if they were packed
+        from these files for this kernel, else packed anew and saved there. Where `path` is what `save` wrote, `prefix`,
+        `bind` and `packed` say nothing, and `storage` has to be the file's. `verify` compares the checksums of a packed
+        file, which reads all of it. `progress` is told how many bytes have been packed, of how many. What a call with
+        these weights runs is compiled here, and nothing else: `of(weights)`.
 
         Raises `CompileError`: E0001, E0408 (a file), E0405, E0401 to E0404, E0407, E0306 (what is in it), E0409 (packed
         weights for another kernel); `OSError` where `packed` cannot be written.
@@ -140,13 +191,13 @@ class Kernel:
         asked = None if storage is None else storage_of(storage)
         if is_moepack(path):
             return self._restore(Moepack(path, verify), asked)
-        request = Request(Path(path), dotted(prefix), bind, (self._storage or None) if asked is None else asked)
+        request = Request(Path(path), dotted(prefix), bind, (self._layer.storage or None) if asked is None else asked)
         if packed is not None:
             require_place(Path(packed))
             if (kept := self._keep(request, packed, verify)) is not None:
                 return kept
-        loaded = load_checkpoint(self._layer_text, request, self.dims)
-        interface = self._runner(self._names, loaded.storage).interface
+        loaded = load_checkpoint(self._layer, request, self.dims)
+        interface = self._runner(self._layer.aux, loaded.storage).interface
         tally = packing.ignore if progress is None else Tally(progress, packing.packed_size(interface))
         weights = packing.pack(interface, loaded.arrays, loaded.storage, tally)
         weights.source.update(request.source(loaded.checkpoint.stamps, interface.binds))
@@ -159,37 +210,31 @@ class Kernel:
 
         Raises `CompileError` (E0401, E0402, E0901) and `OSError`.
         """
-        packing.require_packed(self.name, weights)
-        runner = self._runner(self._names, weights.storage)
-        weights.complete(runner.interface)
+        interface = self.of(weights).interface
         tally = None if progress is None else Tally(progress, weights.nbytes)
-        saved.save(path, runner.interface, weights, tally)
+        saved.save(path, interface, weights, tally)
 
     def _restore(self, pack: Moepack, asked: Storage | None = None) -> Weights:
-        saved.compare(pack, self.interface)
-        storage = saved.storage_in(pack)  # compared first: of another layer these are not even weights
+        storage = saved.storage_in(pack)
         try:
-            interface = self._runner(self._names, storage).interface
+            interface = self._runner(self._layer.aux, storage).interface
         except CompileError as error:
+            saved.compare(pack, self.interface)  # of another layer, that is what is wrong with them
             raise saved.unusable(pack, error) from None
+        weights = saved.restore(pack, interface, storage)
         if asked not in (None, storage):
-            saved.compare_storage(pack, interface, self._runner(self._names, asked).interface)
-        return saved.restore(pack, interface, storage)
+            saved.compare_storage(pack, interface, self._layer.formats(asked))
+        return weights
 
     def _keep(self, request: Request, path: Path | str, verify: bool) -> Weights | None:
         """The weights that were saved for the same request, if they are still good."""
         try:
             pack = Moepack(path, verify)
-            same = request.made(pack.header.get("source"), self.interface.binds)
-            return self._restore(pack) if same else None
+            weights = self._restore(pack)
+            same = request.made(pack.header.get("source"), self.of(weights).interface.binds)
+            return weights if same else None
         except CompileError:
             return None
-
-    @property
-    def _layer_text(self) -> Text:
-        if self._text is None:
-            raise fail("E0405", f"the text of `{self.name}` is not at hand, so neither is its `bind`")
-        return self._text
 
     def __call__(
         self,
@@ -212,9 +257,9 @@ class Kernel:
         if len(given) == 1 and isinstance(given[0], tuple):
             given = cast("tuple[Any, ...]", given[0])
         if not aux:
-            runner = self._main if weights.storage == self._storage else self._runner(self._names, weights.storage)
+            runner = self._runner(self._layer.aux, weights.storage)
             outputs = runner(given, weights, self._pool(threads))
-            count = len(self.interface.outputs)
+            count = len(runner.interface.outputs)
             return outputs[0] if count == 1 else tuple(outputs[:count])
         return self._with_aux(given, weights, aux, threads)
 
@@ -227,10 +272,10 @@ class Kernel:
         return (outputs[0] if count == 1 else tuple(outputs[:count])), {name: extra[name] for name in names}
 
     def _runner(self, names: tuple[str, ...], storage: Storage) -> _Runner:
-        """The variant with these auxiliary outputs for weights stored so. No lock is held while it is compiled, which a
+        """The program with these auxiliary outputs for weights stored so. No lock is held while it is compiled, which a
         process that is forked meanwhile would never get: of threads that ask at once the first to be done is heard."""
         found = self._runners.get((names, storage))
-        return found or self._runners.setdefault((names, storage), _Runner(self._variant(names, storage)))
+        return found or self._runners.setdefault((names, storage), _Runner(self._layer.program(names, storage)))
 
 
 def _signature(array: Array) -> str:

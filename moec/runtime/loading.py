@@ -20,7 +20,17 @@ from moec.stack import Stack
 
 
 class Text(Protocol):
-    """What a kernel asks of its layer's text after it was compiled."""
+    """What a kernel asks of its layer's text."""
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        ...
+
+    @property
+    def dims(self) -> Mapping[str, int]:
+        """The value of every dimension."""
+        ...
 
     def bind(self, name: str | None, tensors: Mapping[str, Any], dims: Mapping[str, int]) -> Mapping[str, Source]:
         """The parameters, by a `bind` block; `dims` has the value of every dimension."""

@@ -173,10 +173,10 @@ def compare(pack: Moepack, interface: Interface) -> None:
     _check_version(pack)
 
 
-def compare_storage(pack: Moepack, interface: Interface, asked: Interface) -> None:
-    """Raises `CompileError` (E0409) unless a file's weights, which `interface` reads, are stored as `asked` would have
-    them."""
-    stored, wanted = interface.storage, asked.storage
+def compare_storage(pack: Moepack, interface: Interface, wanted: Mapping[str, str]) -> None:
+    """Raises `CompileError` (E0409) unless a file's weights, which `interface` reads, are stored in the formats
+    `wanted`."""
+    stored = interface.storage
     for name in (param.name for param in interface.params):
         if stored.get(name) != wanted.get(name):
             raise _other(pack, f"`{name}` is {stored.get(name, 'dense')}, not {wanted.get(name, 'dense')}")

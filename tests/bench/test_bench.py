@@ -14,11 +14,12 @@ from moec.bench import peers
 from moec.bench.forms import Form, find_form
 from moec.bench.stages import read_clock
 from moec.cli import main
+from moec.kernels import compile_layer
 from moec.language.read import read
 from moec.measure.cost import analyse
 from moec.measure.feed import random_inputs, random_weights
 from moec.options import Options
-from moec.pipeline import Compilation, load
+from moec.pipeline import Compilation
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["--dims", "H=32,I=48,E=6,K=2", "--tokens", "1,9", "--seconds", "0"]
@@ -110,7 +111,7 @@ def test_a_layer_without_a_part_computes_the_same(part: str) -> None:
         "timed": replace(whole, timed=True),
     }.get(part, replace(whole, without=(part,)))
     module = Compilation(source, whole).simplify()
-    kernel, other = load(source, whole), load(source, options)
+    kernel, other = compile_layer(source, whole), compile_layer(source, options)
     arrays = random_weights(kernel.interface, module)
     x = random_inputs(kernel.interface, module, 11)
     y, z = kernel(*x, kernel.pack(arrays)), other(*x, other.pack(arrays))

@@ -13,7 +13,7 @@ import ctypes
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -37,6 +37,7 @@ from moec.codegen.tiles import (
     Instruction,
 )
 from moec.dtypes import Storage, StorageLike
+from moec.kernels import Layer
 from moec.language.read import find_source
 from moec.options import Options
 from moec.pipeline import Compilation
@@ -166,16 +167,12 @@ def compile_emulated(
     activations: str = "real",
 ) -> Kernel:
     """A layer for a machine with AMX, or any other `target` whose other instructions this one has, to be run here."""
-    source = find_source(path)
     options = Options.of(dims, dtype, threads=1, target=target, storage=storage, activations=activations)
+    return Kernel(_Emulated(find_source(path), options)).prepare()
 
-    def variant(aux: tuple[str, ...], stored: Storage) -> Program:
-        changed = Options.of(
-            dims, dtype, threads=1, target=target, aux=aux, storage=dict(stored), activations=activations
-        )
-        compilation = Compilation(source, changed)
+
+class _Emulated(Layer):
+    def program(self, aux: tuple[str, ...], storage: Storage) -> Program:
+        compilation = Compilation(self.source, replace(self.options, aux=aux, storage=storage))
         module = native.optimise(native.parse(emulated(compilation.llvm)), Target.host())
         return Program(compilation.interface, native.object_code(module, Target.host()))
-
-    show: Callable[[str], str | bytes] = lambda stage: Compilation(source, options).show(stage)  # noqa: E731
-    return Kernel(variant((), options.storage), variant, show, lambda threads: None, options.storage)

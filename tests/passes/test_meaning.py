@@ -20,9 +20,12 @@ from xdsl.passes import ModulePass
 from moec import pipeline
 from moec.dialects.moe import Moe
 from moec.dialects.plan import Plan
+from moec.dtypes import Storage
+from moec.kernels import Layer
 from moec.options import Options
 from moec.passes.schedule import Schedule
 from moec.pipeline import Compilation
+from moec.runtime.cache import Program as Compiled
 from moec.runtime.kernel import Kernel
 from moec.source import Source
 from tests.examples import EXAMPLES, SMALL, load, random_inputs, random_weights
@@ -64,12 +67,22 @@ class Without(Compilation):
                 yield each
 
 
+class LayerWithout(Layer):
+    """A layer, compiled without some passes."""
+
+    def __init__(self, source: Source, options: Options, missing: Iterable[str]) -> None:
+        super().__init__(source, options)
+        self._program = Without(source, options, missing).program
+
+    def program(self, aux: tuple[str, ...], storage: Storage) -> Compiled:
+        return self._program
+
+
 def results(
     source: Source, options: Options, missing: Iterable[str], weights: Mapping[str, Data], calls: Iterable[list[Data]]
 ) -> list[Data]:
     """All that a layer gives, compiled without some passes."""
-    program = Without(source, options, missing).program
-    kernel = Kernel(program, lambda aux, storage: program, lambda stage: "", lambda threads: None)
+    kernel = Kernel(LayerWithout(source, options, missing))
     packed = kernel.pack(weights)
     return [array for inputs in calls for array in as_list(kernel(*inputs, weights=packed))]
 
@@ -124,8 +137,7 @@ def check_program(program: Program, missing: str) -> None:
 
     def build(passes: Iterable[str], aux: Iterable[str]) -> Kernel:
         options = Options.of(program.dims, program.real, threads=1, aux=tuple(aux))
-        compiled = Without(source, options, passes).program
-        return Kernel(compiled, lambda aux, storage: compiled, lambda stage: "", lambda threads: None)
+        return Kernel(LayerWithout(source, options, passes))
 
     if missing not in OPTIONAL:
         agree(program, lambda aux: build(without(missing), aux))

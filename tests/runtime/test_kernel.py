@@ -321,14 +321,14 @@ def _held(work: Callable[[], object], entered: threading.Event, leave: threading
 
 def test_a_child_of_a_process_that_compiles_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, given, entered, leave = moec.compile(TEXT, threads=1), arrays(), threading.Event(), threading.Event()
-    compiled: Any = kernel._variant  # pyright: ignore[reportPrivateUsage]
+    compiled = kernel._layer.program
 
     def variant(names: tuple[str, ...], storage: Any) -> Any:
         entered.set()
         leave.wait(60)
         return compiled(names, ())
 
-    monkeypatch.setattr(kernel, "_variant", variant)
+    monkeypatch.setattr(kernel._layer, "program", variant)
     with _held(lambda: kernel.pack(given, "q8_0"), entered, leave):
         assert _exit_code(lambda: kernel.pack(given)) == 0
 
@@ -351,13 +351,13 @@ def test_a_child_of_a_process_that_packs_waits_for_nobody(monkeypatch: pytest.Mo
 
 def test_a_variant_is_one_runner_whoever_compiles_it(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, both = moec.compile(TEXT, threads=1), threading.Barrier(2)
-    compiled: Any = kernel._variant  # pyright: ignore[reportPrivateUsage]
+    compiled = kernel._layer.program
 
     def variant(*asked: Any) -> Any:
         both.wait(30)
         return compiled(*asked)
 
-    monkeypatch.setattr(kernel, "_variant", variant)
+    monkeypatch.setattr(kernel._layer, "program", variant)
     x, weights, found = tokens(3), kernel.pack(arrays()), list[Any]()
     thread = threading.Thread(target=lambda: found.append(kernel(x, weights, aux=["chosen"])))
     thread.start()

@@ -15,10 +15,11 @@ from typing import Any, Final, cast
 import torch
 from torch import Tensor, nn
 
-from moec import pipeline
 from moec.integrations.torch import DTYPES
 from moec.integrations.transformers.experts import Layer, describe
 from moec.integrations.transformers.packed import Packed
+from moec.kernels import compile_layer
+from moec.options import Options
 from moec.runtime.kernel import Kernel
 from moec.source import Source
 
@@ -78,7 +79,7 @@ def compiled(source: Source, dims: Mapping[str, int], dtype: str) -> Kernel:
     key = (source.text, tuple(dims.items()), dtype)
     with _lock:
         if key not in _kernels:
-            _kernels[key] = pipeline.load(source, pipeline.Options.of(dims, dtype))
+            _kernels[key] = compile_layer(source, Options.of(dims, dtype))
         return _kernels[key]
 
 
