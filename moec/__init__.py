@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from moec.diagnostics import CompileError
 from moec.dtypes import StorageLike
 from moec.fitting import fit
-from moec.kernels import compile_layer
+from moec.kernels import compile_layer, open_layer
 from moec.language.read import find_source
 from moec.options import Options
 from moec.runtime.kernel import Kernel
@@ -75,18 +75,28 @@ def load(
     activations: str = "real",
     progress: Callable[[int, int], object] | None = None,
 ) -> tuple[Kernel, Weights]:
-    """A layer compiled for the weights in a file, and these weights: `kernel(x, weights)`.
+    """A layer compiled for the weights in a file as they are stored, and these weights: `kernel(x, weights)`.
 
     `path` is a checkpoint (safetensors, GGUF, a directory with one) or what `Kernel.save` wrote; dimensions that `dims`
     leaves out are those of the tensors. `dtype` is f32 where neither the caller nor packed weights say otherwise.
     `threads`, `target`, `aux` and `activations` are as for `compile`; `prefix`, `bind`, `storage`, `packed`, `verify`
-    and `progress` (told how many bytes have been packed, of how many) as for `Kernel.load`; and so are the errors.
+    and `progress` (told how many bytes have been packed, of how many) as for `Kernel.load`; and so are the errors. One
+    program is compiled: `kernel.storage`, `kernel.activations` and what else the kernel says of itself is said of it.
     """
     text = find_source(source)
     found, real = fit(text, path, prefix, bind, dims)
-    options = Options.of(found, dtype or real or "f32", threads, target=target, aux=aux, activations=activations)
-    kernel = compile_layer(text, options)
-    return kernel, kernel.load(path, prefix, bind, storage, packed, verify, progress)
+    options = Options.of(
+        found,
+        dtype or real or "f32",
+        threads,
+        target=target,
+        aux=aux,
+        storage=storage,
+        activations=activations,
+    )
+    kernel = open_layer(text, options)
+    weights = kernel.load(path, prefix, bind, storage, packed, verify, progress)
+    return kernel.of(weights), weights
 
 
 def __getattr__(name: str) -> Any:

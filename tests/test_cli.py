@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from moec import pipeline
 from moec.cli import main
 from moec.cli.report import amount, duration
 from moec.measure.compare import compare, errors
@@ -657,6 +658,27 @@ def test_pack_then_run_on_the_packed_weights(tmp_path: Path) -> None:
     Path(target).write_bytes(damaged)
     result = moec("pack", target, "--verify", "--error-format", "json")
     assert result.exit_code == 1 and told(result)[0]["code"] == "E0408"
+
+
+@pytest.mark.parametrize("command", ["pack", "run"])
+def test_of_a_checkpoint_one_program_is_compiled(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_gguf(tmp_path / "m.gguf", [weights()], dict.fromkeys(("gate", "up", "down"), "Q8_0"))
+    model, olmoe = str(tmp_path / "m.gguf"), str(EXAMPLES / "olmoe.moe")
+    compiled, compile_source = list[Any](), pipeline.compile_source
+
+    def told(source: Any, options: Any) -> Any:
+        compiled.append(dict(options.storage))
+        return compile_source(source, options)
+
+    monkeypatch.setattr(pipeline, "compile_source", told)
+    monkeypatch.setenv("MOEC_CACHE_DIR", str(tmp_path))
+    arguments = {
+        "pack": [model, "--spec", olmoe, "-o", str(tmp_path / "layer.moepack")],
+        "run": [olmoe, "--weights", model, "--tokens", "3", "--threads", "1"],
+    }
+    result = moec(command, *arguments[command], "--prefix", "blk.0")
+    assert result.exit_code == 0, result.output
+    assert compiled == [dict.fromkeys(("gate", "up", "down"), "q8_0")]
 
 
 @pytest.mark.parametrize("arguments", [["--prefix", "blk.9"], [], ["--prefix", "blk.0", "--bind", "ggu"]])

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final
 
+import ml_dtypes
+import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
+import moec
 from moec.cli import main
 from moec.language.read import read
 from moec.opt import PASSES
 from moec.options import Options
 from moec.pipeline import STAGES, Compilation
+from tests.checkpoint.models import weights, write_gguf, write_sharded
 from tests.test_floors import FLOORS
 
 ROOT: Final = Path(__file__).parents[1]
@@ -60,6 +66,65 @@ def test_the_readme_has_every_floor_and_every_command() -> None:
     for name in main.list_commands(None):  # pyright: ignore[reportArgumentType]
         assert f"`{name}`" in COMMANDS
         assert re.search(rf"`moec {name}\b", README)
+
+
+@pytest.fixture
+def beside_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory to run in that has what the snippets of the documents name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    write_gguf(tmp_path / "model.gguf", [weights(i) for i in range(4)], dict.fromkeys(("gate", "up", "down"), "Q8_0"))
+    (tmp_path / "OLMoE-1B-7B").mkdir()
+    write_sharded(tmp_path / "OLMoE-1B-7B", [weights(i) for i in range(4)])
+    return tmp_path
+
+
+def run_snippet(page: str, holding: str, **names: Any) -> dict[str, Any]:
+    """Runs the snippet of a page that holds some text, with small dimensions and what the page has no need to define;
+    the names that it leaves."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+    (snippet,) = (each for each in found if holding in each)
+    exec(snippet.replace("1024", "256").replace("2048", "512"), names)
+    return names
+
+
+def module(arrays: dict[str, Any]) -> SimpleNamespace:
+    """What has weights in memory as `transformers` has them."""
+    tensors = {
+        "gate.weight": arrays["router"],
+        "experts.gate_up_proj": np.concatenate([arrays["gate"], arrays["up"]], 1),
+        "experts.down_proj": arrays["down"],
+    }
+    state = {f"model.layers.3.mlp.{name}": torch.from_numpy(array) for name, array in tensors.items()}
+    return SimpleNamespace(state_dict=lambda: state)
+
+
+def tokens(count: int, width: int, dtype: Any = ml_dtypes.bfloat16) -> Any:
+    return np.random.default_rng(0).standard_normal((count, width)).astype(dtype)
+
+
+def test_the_snippet_of_the_readme_runs(beside_examples: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays, x = weights(H=256, I=512, E=8), tokens(20, 256)
+    left = run_snippet("README.md", "moec.compile", **arrays, arrays=arrays, x=x, model=module(arrays))
+    told = capsys.readouterr().out
+    assert told.startswith(f"{dict.fromkeys(('gate', 'up', 'down'), 'q4_K')}\n")
+    assert f"{dict.fromkeys(('gate', 'up', 'down'), 'q8_0')} int8\n" in told and 'tile = "int8' in told
+    errors = np.abs(left["y"].astype(np.float32) - left["truth"]).max(1) / np.abs(left["truth"]).max()
+    assert (errors < 0.02).mean() > 0.5  # the others chose between two experts that were as good
+
+
+def test_the_oracle_of_integers_is_the_snippet_s(beside_examples: Path) -> None:
+    arrays, x = weights(H=256, I=512, E=8), tokens(20, 256, np.float32)
+    left = run_snippet("docs/formats.md", "moec.reference", arrays=arrays, x=x)
+    assert left["ran"].activations == "int8"
+    errors = np.abs(left["kernel"](x, left["packed"]) - left["truth"]).max(1) / np.abs(left["truth"]).max()
+    assert (errors < 1e-3).mean() > 0.5
+
+
+def test_the_snippet_of_checkpoints_runs(beside_examples: Path) -> None:
+    x = tokens(5, 64)
+    left = run_snippet("docs/checkpoints.md", "moec.load", moec=moec, module=module(weights(3)), x=x)
+    assert left["kernel"](x, left["weights"]).tobytes() == left["y"].tobytes()
 
 
 #: The options that several commands take, and which: `all but` some.

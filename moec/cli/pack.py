@@ -66,7 +66,7 @@ def command(
     from moec.cli import report
     from moec.files import require_place
     from moec.fitting import fit
-    from moec.kernels import compile_layer
+    from moec.kernels import open_layer
     from moec.language.read import read
     from moec.options import Options
 
@@ -80,14 +80,15 @@ def command(
         raise click.UsageError("--spec is missing: which layer's weights are they?")
     source = read(spec)
     found, _ = fit(source, path, prefix, bind, dims)
-    kernel = compile_layer(source, Options.of(found, dtype, threads=1))
-    screen.say("layer", report.layer(kernel.interface), report.signature(kernel.interface))
+    kernel = open_layer(source, Options.of(found, dtype, threads=1))
     target = Path(output or f"{kernel.name}.moepack")
     require_place(target)
     start = time.perf_counter()
     weights = _load(kernel, screen, path, prefix, bind, storage)
     took = report.duration(time.perf_counter() - start)
-    screen.say("weights", f"packed in {took} to {report.amount(weights.nbytes, 'B')}", *_formats(weights, kernel))
+    kernel = kernel.of(weights)
+    screen.say("layer", report.layer(kernel.interface), report.signature(kernel.interface))
+    screen.say("weights", f"packed in {took} to {report.amount(weights.nbytes, 'B')}", *_formats(kernel))
     with screen.progress("writing") as progress:
         kernel.save(weights, target, progress)
     screen.say("written", str(target))
@@ -98,10 +99,9 @@ def _load(kernel: Kernel, screen: Report, path: str, prefix: str, bind: str | No
         return kernel.load(path, prefix, bind, storage, progress=progress)
 
 
-def _formats(weights: Weights, kernel: Kernel) -> list[str]:
+def _formats(kernel: Kernel) -> list[str]:
     """What each parameter is kept as."""
-    stored = weights.formats
-    kept = {param.name: stored.get(param.name, param.dtype) for param in kernel.interface.params}
+    kept = {param.name: kernel.storage.get(param.name, param.dtype) for param in kernel.interface.params}
     groups = {format: [name for name, other in kept.items() if other == format] for format in kept.values()}
     return [f"{format}: {', '.join(names)}" for format, names in groups.items()]
 

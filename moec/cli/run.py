@@ -88,7 +88,7 @@ def command(
     Exit code 1 if the error is larger than the precision allows.
     """
     from moec.fitting import fit
-    from moec.kernels import compile_layer
+    from moec.kernels import open_layer
     from moec.language.read import read
     from moec.options import Options
 
@@ -99,7 +99,7 @@ def command(
         dims, dtype = found, dtype if named or real is None else real
     options = Options.of(dims, dtype, threads, aux=aux, storage=storage, activations=activations)
     if weights is not None:
-        loaded = compile_layer(source, options).load(weights, prefix, bind, storage)
+        loaded = open_layer(source, options).load(weights, prefix, bind, storage)
         options = replace(options, storage=loaded.storage)
     run = _Run(source, options, tokens)
     if loaded is None:

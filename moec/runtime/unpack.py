@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from moec.arrays import NUMPY, Data
+from moec.diagnostics import fail, quoted
 from moec.formats import FORMATS
 from moec.formats.panels import PanelLayout
 from moec.runtime.interface import Interface, Packed
@@ -18,7 +19,10 @@ from moec.steps import Arrangement, parse_view
 
 def unpack(interface: Interface, weights: Weights) -> dict[str, Data]:
     """Every parameter that a program reads, in its own type, or in f32 where it is stored in a format; zeros where no
-    panel has what the layer never reads."""
+    panel has what the layer never reads. Raises `CompileError` (E0402) where the weights are packed for another one."""
+    if lost := [packed for packed in interface.packed if packed not in weights.panels]:
+        text = f"these weights were packed for another kernel: {quoted(lost[0].params)} differ"
+        raise fail("E0402", text, help="`kernel.of(weights)` has the interface of what reads them")
     arrays = {name: weights.raw[name] for name in interface.raw}
     stored = interface.storage
     for param in interface.params:
