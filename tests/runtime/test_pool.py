@@ -15,6 +15,7 @@ import pytest
 
 import moec
 from moec.runtime import pool
+from moec.target import LINE
 
 TEXT = """
 moe product[H=512, N=4096](x: [H]) -> [N] {
@@ -84,6 +85,22 @@ def test_those_who_are_not_asked_sleep_on() -> None:
     spent = [time.clock_gettime(clock) - start for clock, start in zip(clocks, before, strict=True)]
     assert sum(spent[:2]) > 0
     assert sum(spent[2:31]) < 0.002  # those who share a bit are left out
+
+
+def test_while_the_crew_has_a_job_others_compute_on_their_own_thread() -> None:
+    """Nobody waits for the crew, and nobody but the caller does the work."""
+    call, clocks = called(threads=3, tokens=256)
+    wanted, crew = call(), pool._crew
+    assert crew is not None
+    time.sleep(0.05)  # so that the workers sleep
+    crew._memory.view("i8")[pool.Field.BUSY * LINE // 8] = 1
+    before = [time.clock_gettime(clock) for clock in clocks]
+    for _ in range(20):
+        assert np.array_equal(call(), wanted)
+    assert [time.clock_gettime(clock) for clock in clocks] == before
+    crew._memory.view("i8")[pool.Field.BUSY * LINE // 8] = 0
+    while [time.clock_gettime(clock) for clock in clocks] == before:
+        assert np.array_equal(call(), wanted)
 
 
 def test_callers_of_all_sizes_at_once_get_the_same_bits() -> None:
