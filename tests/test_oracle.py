@@ -90,6 +90,12 @@ def test_a_layer_has_inputs():
         ("2 * pi", 2 * math.pi),
         ("-inf", -INF),
         ("sqrt(N) + exp(0) + abs(-3)", 6),
+        ("sin(0) + cos(0)", 1),
+        ("floor(5 / 2) * 10 + floor(-5 / 2)", 17),
+        ("floor((2 * N) ** 0.5) + floor(N)", 6),
+        ("floor(-inf)", -INF),
+        ("floor(2 ** 1030 + 0.5) / 2 ** 1030", 1),
+        ("size(x[: floor(N / 3) + 1])", 2),
         ("match N { 0..4: undefined, 4..: 7 }", 7),
         ("size(split x as [2, 5], 0) + size(x)", 12),
         ("if 2 in 1..3 then 1 else undefined", 1),
@@ -117,6 +123,10 @@ def test_compile_time_numbers(expr: str, wanted: float):
         ("exp(v) + log(v) + sqrt(v)", np.exp(V) + np.log(V) + np.sqrt(V)),
         ("rsqrt(v) * tanh(v)", np.tanh(V) / np.sqrt(V)),
         ("erf(v)", [math.erf(a) for a in V]),
+        ("sin(v) + cos(9 * v)", np.sin(V) + np.cos(9 * V)),
+        ("sin(v * 2 ** 100)", np.sin(V * 2.0**100)),
+        ("floor(v / 2)", [1, 0, 2, 0]),
+        ("floor(-v / 2)", [-2, -1, -2, -1]),
         ("min(v, 2)", np.minimum(V, 2)),
         ("max(2, v)", np.maximum(V, 2)),
         ("if v > 2 then v else 0", V * (V > 2)),
@@ -160,6 +170,7 @@ def test_arrays(expr: str, wanted: Any):
         ("-i", 5),
         ("ids({i + 5, 3})[1]", 3),
         ("max(i, 0)", 0),
+        ("floor(i)", -5),
         ("if i < 0 then i else 0", -5),
     ],
 )
@@ -572,6 +583,7 @@ def test_what_is_quantised_are_weights():
         ("ids(topk(exp(v), 2))", [0, 1, 2, 2.000001], [0, 0, 1, 2]),  # the order counts, what is not chosen does not
         ("argmax(exp(v))", [0, 1, 2, 2.000001], [0, 1, 1, 2]),
         ("ids(where(exp(v) > 1))", [0.000001, 1, 2, 3], [0.1, 1, 2, 3]),
+        ("ids(where(floor(exp(v)) > 2))", [0.1, 1, 2, 1.098612], [0.1, 1, 2, 3]),
         ("ids(topk(max(split exp(v) as [2, 2]), 1))", [1, 0, 1.000001, 0], [1, 1, 1.1, 1.1]),
     ],
 )
@@ -587,6 +599,12 @@ def test_exact_decisions_are_stable():
     body = "s = topk(v, 2) t = topk(mask(exp(v), s, -inf), 3) return if i == 3 then v else sum(v[t]) * v"
     ref = reference(f"moe m(v: [4], i: i64) -> [4] {{ {body} }}")
     assert ref.run(np.array([[1.0, 1.0, 3.0, 1.0]]), np.array([3]), weights={}).stable.all()
+
+
+def test_what_is_rounded_down_compares_exactly():
+    body = "return if floor(exp(v)) == floor(exp(v + 0.01)) then floor(v) else floor(1e-9) * v"
+    ref = reference(f"moe m(v: [4]) -> [4] {{ {body} }}")
+    assert ref.run(np.array([[0.1, 1.0, 2.0, 3.0]]), weights={}).stable.all()
 
 
 # ── whole layers, from their papers ───────────────────────────────────────────────────────────────────────────────────

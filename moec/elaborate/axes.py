@@ -86,12 +86,17 @@ def _item(builder: Evaluator, array: Array, axis: int, item: Any, scope: Scope) 
         value = builder.array(value, item.span, I64)
         if value.shape or value.element != "i64":
             what = f"{kind_of(value)} stands where an index is needed"
-            raise fail("E0204", what, item.span, help=_chosen(item, value))
+            raise fail("E0204", what, item.span, help=_chosen(item, value, array.shape[axis]))
     return _at(builder, array, axis, value, item.span)
 
 
-def _chosen(item: syntax.Expr, value: Array) -> str | None:
-    """The help for a vector where an index is needed: the selection that is meant."""
+def _chosen(item: syntax.Expr, value: Array, size: Dim) -> str | None:
+    """The help for what stands where an index is needed: the selection that a vector means, the index that a number
+    is."""
+    if not value.shape and value.element != "bool":
+        rounded = isinstance(item, syntax.Call) and item.function.id == "floor"
+        number = item.span.text if rounded else f"floor({item.span.text})"
+        return f"`argmax(each i in 0..{size}: if {number} == i then 1 else 0)` is that number as an index"
     if len(value.shape) != 1:
         return None
     if isinstance(item, syntax.Call) and item.function.id == "ids":

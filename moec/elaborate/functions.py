@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor, isfinite
 from typing import Final
 
 from xdsl.dialects import arith, math
@@ -139,6 +140,18 @@ def _abs(call: Called) -> Value:
         return builder.emit(arith.MaxSIOp(x, builder.emit(arith.SubiOp(zero, x))))
 
     return builder.pointwise([value], call.span, emit)
+
+
+def _floor(call: Called) -> Value:
+    """Of a number a number, of integers themselves."""
+    builder, value = call.builder, call.operands[0].value
+    if isinstance(value, Number) and not value.truth:
+        known = builder.settled(value.dim, "`floor`", call.span)
+        whole = builder.is_integral(value) or (isinstance(known, float) and not isfinite(known))
+        return Number(value.dim if whole else Dim.of(floor(known)), call.span)
+    if isinstance(value, Array) and value.element == "i64":
+        return value
+    return builder.pointwise([call.array(0)], call.span, math.FloorOp)
 
 
 def _unary(make: Callable[..., Operation]) -> Row:
@@ -422,6 +435,9 @@ FUNCTIONS: Final[dict[str, Row]] = {
     "rsqrt": _unary(math.RsqrtOp),
     "tanh": _unary(math.TanhOp),
     "erf": _unary(math.ErfOp),
+    "sin": _unary(math.SinOp),
+    "cos": _unary(math.CosOp),
+    "floor": Row(_floor, 1, 1),
     "sum": Row(lambda call: _reduce(call, "sum"), 1, 2, ("axis",)),
     "min": _extremum("min", arith.MinimumfOp, arith.MinSIOp),
     "max": _extremum("max", arith.MaximumfOp, arith.MaxSIOp),

@@ -72,7 +72,7 @@ FOREIGN_NAMES: Final = {
         for name, number in (("zeros", "0"), ("zeros_like", "0"), ("ones", "1"), ("ones_like", "1"))
     },
     "float": "write `f32(v)`",
-    "int": "no number becomes an integer; `f32(n)` is the integer `n` as a number",
+    "int": "`floor(v)` rounds down, and stays a number; `f32(n)` is the integer `n` as a number",
     "einsum": "write `W @ v` for the last axis of `W` against `v`",
     **dict.fromkeys(("matmul", "dot"), "write `W @ v`"),
     **dict.fromkeys(("pow", "power"), "write `v ** p`"),
@@ -82,13 +82,14 @@ FOREIGN_NAMES: Final = {
     "log10": "write `log(v) / log(10)`",
     "log1p": "write `log(1 + v)`",
     "expm1": "write `exp(v) - 1`",
-    **dict.fromkeys(("mod", "fmod", "remainder"), "of integers, write `a % b`"),
-    **dict.fromkeys(("sin", "cos", "tan"), "the language has none; a table of its values can be an input or a `param`"),
+    **dict.fromkeys(("mod", "fmod", "remainder"), "of integers, write `a % b`; of others, `a - b * floor(a / b)`"),
+    "tan": "write `sin(v) / cos(v)`",
     "sinh": "write `(exp(v) - exp(-v)) / 2`",
     "cosh": "write `(exp(v) + exp(-v)) / 2`",
-    **dict.fromkeys(
-        ("floor", "ceil", "round", "trunc"), "the language rounds no number to an integer; of indices `/` rounds down"
-    ),
+    "ceil": "write `-floor(-v)`",
+    **dict.fromkeys(("round", "rint"), "write `floor(v + 0.5)`, which rounds halves up"),
+    **dict.fromkeys(("trunc", "fix"), "write `if v < 0 then -floor(-v) else floor(v)`"),
+    "frac": "write `v - floor(v)`",
     "sign": "write `if v > 0 then 1 else if v < 0 then -1 else 0`",
     "argmin": "write `argmax(-v)`",
     **dict.fromkeys(("minimum", "reduce_min"), "write `min(a, b)`, or `min(v)` along an axis"),
@@ -117,7 +118,7 @@ FOREIGN_NAMES: Final = {
     **dict.fromkeys(("one_hot", "scatter"), "write `each e in 0..n: if e in s then 1 else 0`"),
 }
 #: Functions that are methods elsewhere.
-_METHODS: Final = "abs argmax clamp exp flatten log max mean min norm sigmoid size softmax sqrt sum topk"
+_METHODS: Final = "abs argmax clamp cos exp flatten floor log max mean min norm sigmoid sin size softmax sqrt sum topk"
 FOREIGN_FIELDS: Final = {
     **{name: f"write `{name}(…)`" for name in _METHODS.split()},
     **dict.fromkeys(("t", "mT", "transpose"), "write `.T`"),

@@ -56,7 +56,8 @@ def reference(
 @dataclass(frozen=True)
 class Result:
     """What a run gives. Floating outputs are float64 `[T, …]`, not rounded; `margins` says for each token how far its
-    closest decision (what is chosen, in which order, how a comparison falls) is from a different one."""
+    closest decision (what is chosen, in which order, how a comparison falls, what `floor` rounds to) is from a
+    different one."""
 
     outputs: tuple[Data, ...]
     aux: dict[str, Data]

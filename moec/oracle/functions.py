@@ -267,6 +267,22 @@ def absolute(v: Value) -> Value:
     return pointwise(np.abs, I64 if is_integer(v) else F32, v, exact=True)
 
 
+def floor(v: Value) -> Value:
+    """Rounded down, of integers themselves. The result is exact, since rounding is a decision with a margin."""
+    numbers(v)
+    if isinstance(v, Fraction | float):
+        return v if isinstance(v, float) and not math.isfinite(v) else Fraction(math.floor(v))
+    return v if is_integer(v) else replace(pointwise(np.floor, F32, cast(v, F32)), exact=True)
+
+
+def floor_margin(v: Value) -> float:
+    """How far a value is from one that `floor` rounds to another integer, relative as in `comparison_margin`."""
+    if constant(v):
+        return math.inf
+    operand = lift(v)
+    return comparison_margin(operand, replace(operand, data=np.rint(operand.data)))
+
+
 def _extreme(exactly: Function, two: Function, reduction: Function, nothing: float) -> Callable[..., Value]:
     """`min` and `max`: of two values pointwise, of one over an axis."""
 
@@ -536,6 +552,9 @@ FUNCTIONS: dict[str, Callable[..., Value]] = {
     "rsqrt": _function(_rsqrt),
     "tanh": _function(np.tanh),
     "erf": _function(_erf),
+    "sin": _function(np.sin),
+    "cos": _function(np.cos),
+    "floor": floor,
     "min": _extreme(min, np.minimum, np.min, math.inf),
     "max": _extreme(max, np.maximum, np.max, -math.inf),
     "sum": total,

@@ -228,7 +228,7 @@ class Interpreter:
                 raise Fault("E0104", "an axis goes with one argument")
             return self._along_batch(function.name, bound.args[0])
         result = function.call(*bound.args, **bound.kwargs)
-        self._decide(_margin(result))
+        self._decide(functions.floor_margin(bound.args[0]) if function.name == "floor" else _margin(result))
         return result
 
     def _along_batch(self, name: str, value: Value) -> Array:

@@ -72,6 +72,7 @@ def test_what_is_no_number_is_an_error(number: str, code: str) -> None:
         "if not L > 3 then x else 2 * x",
         "if 1 < 2 and L > 3 then x else 2 * x",
         "if x > 0 and L > 3 then x else 2 * x",
+        "floor(L / 2) * x",
     ],
 )
 def test_what_decides_has_a_value(body: str) -> None:
@@ -138,6 +139,15 @@ def beside(value: str) -> str:
         "f32(min(H, I) * e / 4)",
         "f32(abs(-3) * e / 4)",
         "f32(abs(I - H) * e / 4)",
+        "f32(floor(7 / I) * e / 2)",
+        "f32(floor(-H / 3) * e / 4)",
+        "f32(floor(H ** 0.5) * e / 4)",
+        "f32(floor(e) / 3)",
+        "floor(-inf) * e",
+        "floor(inf - inf) * e",
+        "floor(e * 0.7)",
+        "concat(x, x)[floor(H / 3)] + e",
+        "x[argmax(each i in 0..H: if floor(e * 0.7) == i then 1 else 0)] + e",
         "max(I / H, 0.25) * e",
         "abs(-inf) * e",
         "max(H ** -0.5, 1e-3) * e",
