@@ -160,6 +160,12 @@ def test_differences_take_a_factor_of_what_is_subtracted() -> None:
     compare_with_formula(lambda x: torch.sub(x, torch.tanh(x), alpha=3))
 
 
+def test_waves_and_steps_have_a_formula() -> None:
+    compare_with_formula(lambda x: x + torch.sin(2 * x) ** 2 / 2)
+    compare_with_formula(lambda x: torch.cos(x) * torch.floor(x + 0.3))
+    compare_with_formula(lambda x: 1 - torch.ceil(-(x + 0.3)))
+
+
 def compare_with_formula(act_fn: Any) -> None:
     holder = Holder(act_fn)
     function = trace("activate", holder.act_fn, 9, torch.float32, holder, "act_fn")

@@ -416,7 +416,8 @@ def _fixed(form: str, level: int) -> _Rule:
 
 #: By the name of an operation of ATen: the arguments by name, to an expression or a piece.
 _RULES: Final[dict[str, _Rule]] = {
-    **{name: _call(name) for name in ("abs", "exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sigmoid", "relu", "silu")},
+    **{name: _call(name) for name in ("abs", "exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sin", "cos", "floor")},
+    **{name: _call(name) for name in ("sigmoid", "relu", "silu")},
     **dict.fromkeys(("alias", "clone", "detach", "view", "_unsafe_view", "unsqueeze", "squeeze", "expand"), _same),
     **dict.fromkeys(("lift_fresh_copy", "contiguous", "reshape"), _same),
     "add": _binary("+", _SUM),
@@ -428,6 +429,7 @@ _RULES: Final[dict[str, _Rule]] = {
     "reciprocal": _fixed("1 / {}", _PRODUCT),
     "expm1": _fixed("exp({}) - 1", _SUM),
     "log1p": _fixed("log(1 + {})", _ATOM),
+    "ceil": _fixed("-floor(-{})", _PREFIX),
     "pow": _power,
     "minimum": _call("min", "self", "other"),
     "maximum": _call("max", "self", "other"),
