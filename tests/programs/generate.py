@@ -192,7 +192,7 @@ def number(value: object) -> Expr:
 # ── drawing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 ODD: Final = (1, 2, 3, 5, 7, 8, 13, 15, 16, 17, 19, 23, 31, 32, 33, 37, 41, 47, 48, 53, 61, 64, 65, 67, 70)
-ACTIVATIONS: Final = ("relu", "silu", "gelu", "gelu_tanh", "tanh", "sigmoid", "softplus", "relu2", "quick_gelu", "erf", "abs")  # fmt: skip
+ACTIVATIONS: Final = ("relu", "silu", "gelu", "gelu_tanh", "tanh", "sigmoid", "softplus", "relu2", "quick_gelu", "erf", "abs", "sin", "cos")  # fmt: skip
 NORMS: Final = ("rmsnorm", "layernorm", "softmax")
 
 
@@ -336,7 +336,10 @@ class Writer:
             (lambda: self.member(self.pick(*vectors))) if vectors else None,
             (lambda: self.weighed(self.pick(*bound))) if bound else None,
             (lambda: self.conditional(self.scalar(), self.scalar())) if self.fuel > 3 else None,
-            (lambda: call(self.pick("sigmoid", "tanh", "relu", "abs"), self.scalar())) if self.fuel > 2 else None,
+            (lambda: call(self.pick("sigmoid", "tanh", "relu", "abs", "sin", "cos"), self.scalar()))
+            if self.fuel > 2
+            else None,
+            (lambda: self.stepped(self.varying())) if self.fuel > 3 else None,
             (lambda: call(self.pick("real", "f32"), self.scalar())) if self.fuel > 2 else None,
             (lambda: Expr(f"size({vectors[-1].text}) / 70", MULTIPLY)) if vectors else None,
             (lambda: self.dot(self.pick(*vectors))) if vectors else None,
@@ -344,13 +347,18 @@ class Writer:
             (lambda: self.of_integers()) if self.fuel > 2 else None,
         )
 
+    def stepped(self, v: Expr) -> Expr:
+        """A number in steps. Few of its values, and no 0, are near one where a step begins."""
+        scaled = binary("+", binary("*", number("2.5"), v), number("0.4"))
+        return binary("/", call("floor", scaled), number("2.5"))
+
     def varying(self) -> Expr:
         """A scalar that is not a compile-time number: a condition of one would leave only a branch."""
         value = self.scalar()
         names = set(re.findall(r"[A-Za-z_]\w*", re.sub(r"size\(\w+\)", "", value.text)))
         return (
             binary("+", value, Expr("x[0]"))
-            if names <= {"pi", "e", *self.dims, "tanh", "sigmoid", "relu", "abs"}
+            if names <= {"pi", "e", *self.dims, "tanh", "sigmoid", "relu", "abs", "sin", "cos", "floor"}
             else value
         )
 
@@ -612,6 +620,7 @@ class Writer:
             lambda: call(self.pick("min", "max"), self.vector(length), self.vector(length)),
             lambda: call("clamp", self.vector(length), "-1", "1.5"),
             lambda: self.powered(length),
+            lambda: call("floor", self.weight(length)),  # of what f32 holds exactly: it has one answer
             lambda: self.conditional(self.vector(length), self.vector(length)),
             lambda: self.masked(length),
             lambda: self.chosen_by(length),

@@ -191,7 +191,7 @@ def shaken(turn: int) -> Iterator[None]:
         functions.OPERATORS.update({name: off(operators[name]) for name in ("+", "-", "*", "/", "**")})
         functions.OPERATORS["@"] = contract
         functions.FUNCTIONS.update(
-            {name: off(named[name]) for name in ("exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sum")}
+            {name: off(named[name]) for name in ("exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sin", "cos", "sum")}
         )
         functions.FUNCTIONS.update({name: rounds(named[name], name) for name in ("bf16", "f16")})
         yield
