@@ -391,6 +391,18 @@ def kan(x: Array, w: Arrays, dims: Dims) -> Array:
     return _mix(_top(softmax(x @ w["router"].T), dims["K"]), experts)
 
 
+def fourier_kan(x: Array, w: Arrays, dims: Dims) -> Array:
+    angles = (x[..., None] * np.arange(1, dims["G"] + 1)).reshape(len(x), -1)
+    series = [np.einsum("tg,eog->teo", f(angles), w[name]) for f, name in ((np.cos, "cosine"), (np.sin, "sine"))]
+    return _mix(_top(softmax(x @ w["router"].T), dims["K"]), series[0] + series[1] + w["bias"])
+
+
+def lsh(x: Array, w: Arrays, dims: Dims) -> Array:
+    bucket = np.floor(2 * x @ w["direction"].T + w["offset"]).sum(-1)
+    chosen = np.int64(bucket) % dims["E"]
+    return np.einsum("thi,ti->th", w["down"][chosen], _relu(np.einsum("tih,th->ti", w["up"][chosen], x)))
+
+
 def sparsemax(x: Array, w: Arrays, dims: Dims) -> Array:
     z = 2 * x @ w["router"].T
     falling = -np.sort(-z, axis=-1)
@@ -428,6 +440,8 @@ def activations(x: Array, w: Arrays, dims: Dims) -> Array:
         lambda v: v * _sigmoid(1.702 * v),
         lambda v: np.logaddexp(0, v),
         np.vectorize(erf),
+        lambda v: v + np.sin(2 * v) ** 2 / 2,
+        np.sin,
     )
     experts = [act(x @ up.T) @ down.T for act, up, down in zip(functions, w["up"], w["down"], strict=True)]
     return _mix(_top(softmax(x @ w["router"].T), dims["K"]), np.stack(experts, 1))
@@ -483,6 +497,8 @@ PAPERS: Final[dict[str, Callable[..., Array]]] = {
         engram,
         nested,
         kan,
+        fourier_kan,
+        lsh,
         sparsemax,
         attention_over_experts,
         deja_vu,
@@ -540,6 +556,8 @@ DIMS: Final[dict[str, Mapping[str, int]]] = {
     "engram": {"H": 35, "D": 11, "N": 53, "G": 3},
     "nested": {"H": 44, "I": 36},
     "kan": {"H": 21, "O": 17, "G": 5, "E": 6, "K": 2},
+    "fourier_kan": {"H": 19, "O": 18, "G": 3, "E": 7, "K": 2},
+    "lsh": {"H": 32, "I": 27, "N": 3, "E": 11},
     "sparsemax": {"H": 37, "I": 23, "E": 9},
     "attention_over_experts": {"H": 33, "I": 25, "D": 9, "E": 7, "K": 3},
     "deja_vu": {"H": 29, "I": 67, "R": 5, "K": 22},
