@@ -86,9 +86,11 @@ class Called:
         operand = self.operands[position]
         return self.builder.integer(operand.value, operand.span, what, least)
 
-    def named_axis(self, position: int = 1) -> Operand | None:
-        """The argument that names an axis, if there is one."""
-        return self.named.get("axis") or (self.operands[position] if len(self.operands) > position else None)
+    def named_axis(self, position: int | None = 1) -> Operand | None:
+        """The argument that names an axis, if there is one: by its name, or at a position, if it may stand at one."""
+        if position is None or len(self.operands) <= position:
+            return self.named.get("axis")
+        return self.named.get("axis", self.operands[position])
 
     @property
     def along_batch(self) -> bool:
@@ -96,8 +98,8 @@ class Called:
         operand = self.named_axis()
         return operand is not None and isinstance(operand.value, Batch)
 
-    def axis(self, array: Array, default: int = -1, position: int = 1) -> int:
-        """The axis that the call names, counted from 0."""
+    def axis(self, array: Array, default: int = -1, position: int | None = 1) -> int:
+        """The axis that the call names, by its name or at a position, counted from 0."""
         operand = self.named_axis(position)
         number = operand.value if operand else Number(Dim.of(default), self.span)
         span = operand.span if operand else self.operands[0].span
@@ -276,7 +278,7 @@ def _argmax(call: Called) -> Array:
 
 def _top(call: Called) -> Array:
     array, count = call.numbers(0), call.integer(1, "the count", 1)
-    _enough(call, count, array.shape[call.axis(array, position=9)], array)
+    _enough(call, count, array.shape[call.axis(array, position=None)], array)
     restriction = array.restriction
     if len(array.shape) == 1:  # the restricted axis itself: an empty slot comes last
         least = Dim.of(LEAST) if array.element == "i64" else -Dim.symbol("inf")
@@ -415,7 +417,7 @@ def _concat(call: Called) -> Array:
     if len({element_of(array.ssa.type) for array in arrays}) > 1:
         arrays = [call.array(position) for position in range(len(call.operands))]
     arrays = [builder.masked(array) if array.shape else _as_vector(builder, array) for array in arrays]
-    axis = call.axis(arrays[0], default=0, position=len(arrays))
+    axis = call.axis(arrays[0], default=0, position=None)
     for other, operand in zip(arrays[1:], call.operands[1:], strict=True):
         left, right = list(arrays[0].shape), list(other.shape)
         if len(left) != len(right) or left[:axis] + left[axis + 1 :] != right[:axis] + right[axis + 1 :]:

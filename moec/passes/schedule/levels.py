@@ -17,8 +17,8 @@ from moec.passes.views import is_heavy, weight_view
 
 
 class Levels:
-    """The level of each unit (`Unit.level`, which this sets) and of each other operation of a block. What is made by
-    none of `operations` is there before.
+    """The level of each unit and of each other operation of a block. What is made by none of `operations` is there
+    before.
 
     `last` is the level on which the block's own values are read. `params` are the layer's parameters. What is made
     `once` is stored as early as it can be, the `kept` values for everybody.
@@ -41,6 +41,7 @@ class Levels:
         self._kept = kept
         self._unit_of = {op: unit for unit in units for op in unit.operations}
         self._levels: dict[Operation, int] = {}
+        self._unit_levels: dict[Unit, int] = {}
         self._set()
 
     def _set(self) -> None:
@@ -49,11 +50,15 @@ class Levels:
             if unit is None:
                 self._levels[operation] = max(map(self.ready, captured(operation)), default=0)
             elif operation is unit.operations[-1]:
-                unit.level = max(map(self.ready, unit.reads()), default=0)
+                self._unit_levels[unit] = max(map(self.ready, unit.reads()), default=0)
         last = self._block.last_op
         assert last is not None
         self.last = max(map(self.ready, last.operands), default=0)
         self._delay()
+
+    def of(self, unit: Unit) -> int:
+        """The level of a unit's stage."""
+        return self._unit_levels[unit]
 
     def ready(self, value: SSAValue) -> int:
         """The level on whose rows stage a value can be read or computed."""
@@ -61,7 +66,7 @@ class Levels:
         if isinstance(owner, Block) or owner.parent is not self._block:
             return 0
         if owner in self._unit_of:
-            return self._unit_of[owner].level + 1
+            return self.of(self._unit_of[owner]) + 1
         return self._levels.get(owner, 0)
 
     def _delay(self) -> None:
@@ -80,7 +85,7 @@ class Levels:
             assert parent is not None
             operation = parent
         if operation in self._unit_of:
-            return self._unit_of[operation].level
+            return self.of(self._unit_of[operation])
         return self._levels.get(operation, self.last)
 
     def requests(self) -> dict[SSAValue, int]:

@@ -280,14 +280,14 @@ def _emit(bodies: Sequence[_Body], levels: Levels) -> None:
     read on the same level. Parameters that stages read as rows are copied by the first one."""
     requests, stored = levels.requests(), bodies[0].places.stored
     makers: dict[Operation | Block, _Body] = {operation: body for body in bodies for operation in body.operations}
-    top = max([levels.last, *(unit.level for body in bodies for unit in body.units)])
+    top = max([levels.last, *(levels.of(unit) for body in bodies for unit in body.units)])
     for level in range(top + 1):
         for body in bodies:
             wanted = [value for value, at in requests.items() if at == level and value not in stored]
             body.store([value for value in wanted if makers.get(value.owner, bodies[0]) is body])
         for body in bodies:
             for unit in body.units:
-                if unit.level == level:
+                if levels.of(unit) == level:
                     body.unit(unit)
 
 

@@ -56,16 +56,12 @@ def _multiplies(use: Use) -> bool:
 @dataclass(eq=False)
 class Unit:
     """A stage in the making: contractions with what follows them, a sparse sum that holds some, or work along the
-    tokens.
-
-    `level` is that of the stage, once it is known.
-    """
+    tokens."""
 
     contracts: list[moe.ContractOp] = field(default_factory=list[moe.ContractOp])
     epilogue: moe.MapOp | None = None
     loop: moe.SumOp | moe.EachOp | None = None
     batch: moe.BatchOp | None = None
-    level: int = 0
 
     @property
     def operations(self) -> list[Operation]:
