@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,14 +21,22 @@ from llvmlite import ir
 
 import moec
 from moec.codegen import native
-from moec.codegen.llvm import I64, PTR, VOID, Emitter
+from moec.codegen.function import Address, Arguments, Integer, emit_function
+from moec.codegen.llvm import PTR, Emitter
 from moec.codegen.pool import call
+from moec.codegen.program import RunArguments
 from moec.runtime.jit import Library
 from moec.target import Target
 
 _LAYER: Final = Path(__file__).parents[1] / "examples" / "seed.moe"
-_RUN: Final = ir.FunctionType(I64, [I64, PTR, PTR])
 _TURNS: Final = 40
+
+
+@dataclass(frozen=True)
+class _RepeatArguments(Arguments):
+    run: Address
+    tokens: Integer
+    arguments: Address
 
 
 def main() -> None:
@@ -69,11 +78,12 @@ def _native_loop(kernel: Any, weights: Any, x: Any) -> tuple[Callable[[], object
     ((tokens, arguments),) = taken
     module, target, count = ir.Module("loop"), Target.host(), 2000
     module.triple = target.triple
-    function = ir.Function(module, ir.FunctionType(VOID, [PTR, I64, PTR]), "repeat")
-    e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)
-    address, rows, pointers = function.args
-    e.loop(0, count, lambda _: call(e.b, address, _RUN, [rows, pointers, ir.Constant(PTR, None)]))
-    e.b.ret_void()
+
+    def repeated(e: Emitter, given: _RepeatArguments) -> None:
+        once = RunArguments(tokens=given.tokens, arguments=given.arguments, pool=ir.Constant(PTR, None))
+        e.loop(0, count, lambda _: call(e.b, given.run, once))
+
+    emit_function(module, target, "repeat", _RepeatArguments, repeated)
     library = Library(native.object_code(native.parse(str(module)), target), "repeat")
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_char_p)
     repeat, start = prototype(library.address("repeat")), ctypes.cast(run, ctypes.c_void_p)

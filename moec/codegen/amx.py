@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from moec.codegen import tiles
@@ -17,7 +18,7 @@ from moec.codegen.gathered import DEPTH, STEP_BYTES, GatheredRow
 from moec.codegen.llvm import I64, SIZES, Value, i64
 from moec.codegen.matmul import Block, Matmul, Panels, Prefetch, Rows
 from moec.codegen.stages import Stages
-from moec.codegen.tile_kernel import TileShape, emit_kernel
+from moec.codegen.tile_kernel import TileArguments, TileShape, emit_kernel
 from moec.codegen.views import View
 from moec.dialects import plan
 from moec.shapes import KernelShape
@@ -106,12 +107,27 @@ class Tiled(Matmul):
             return e.at(start, b.mul(turn, step), 1), step
 
         apart, behind = b.mul(lines, i64(LINE // 2)), b.mul(lines, i64(LINE))
-        rest = (panel, sums, turns, b.zext(accumulate, I64), ahead.start, apart, behind, lines)
+        arguments = partial(
+            TileArguments,
+            panel=panel,
+            c=sums,
+            turns=turns,
+            accumulate=b.zext(accumulate, I64),
+            ahead=ahead.start,
+            apart=apart,
+            pace=behind,
+            lines=lines,
+        )
+
+        def multiply(kernel: Value, first: tuple[Value, Value], second: tuple[Value, Value]) -> None:
+            (upper, upper_step), (lower, lower_step) = first, second
+            b.call(kernel, arguments(upper=upper, upper_step=upper_step, lower=lower, lower_step=lower_step))
+
         first = tile(low, upper)
         with e.either(b.icmp_signed(">", below, i64(0))) as otherwise:
-            b.call(self.double, [*first, *tile(b.add(low, whole), below), *rest])
+            multiply(self.double, first, tile(b.add(low, whole), below))
             otherwise()
-            b.call(self.single, [*first, *first, *rest])
+            multiply(self.single, first, first)
 
 
 @dataclass(frozen=True)

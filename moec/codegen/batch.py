@@ -60,14 +60,13 @@ class _Columns:
 
 def emit_batch(stages: Stages, op: plan.BatchOp, name: str) -> Stage:
     """The stage of a `plan.batch`. It is cut among threads by columns, or by rows where it compares rows."""
-    e, frame, function = stages.begin(name)
+    e, frame, given = stages.begin(name)
     domain = stages.domains[op.domain]
     source, to = (_columns(stages, e, value, frame.pointer_of(Word("rows", value))) for value in (op.source, op.value))
     rows = frame.number_of(domain.word("count"))
-    begin, end = function.args[1:3]
     blocks, kind = -(-source.count // _WIDTH), op.kind.data
     if kind == "rank":
-        _ranks(source, to, rows, begin, end)
+        _ranks(source, to, rows, given.begin, given.end)
         stage = Stage(name, domain, None, 0, blocks * _COMPARING)
     else:
         work, cost = partial(_over_all, kind), 2 * BYTE_COST * source.count * SIZES[source.dtype]
@@ -76,9 +75,9 @@ def emit_batch(stages: Stages, op: plan.BatchOp, name: str) -> Stage:
             work, cost = partial(_products, factors), factors.count * blocks * _MULTIPLYING
         elif kind in _BY_ROW:
             work = _BY_ROW[kind]
-        _blocks(e, source.count, begin, end, partial(work, source, to, rows))
+        _blocks(e, source.count, given.begin, given.end, partial(work, source, to, rows))
         stage = Stage(name, domain, blocks, 0, cost)
-    stages.finish(e, function)
+    stages.finish(e)
     return stage
 
 

@@ -1,11 +1,9 @@
 """Products of bytes with many quantised rows: a few rows and two vectors of columns at a time.
 
-    void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks, ptr cells)
-
-computes what the function of `moec.codegen.integer` does, bit for bit: the sums of a stretch are integers and exact,
-and what follows them in f32 has the same order. There a block's codes stay in registers while rows pass over them, so
-every `vpdpbusd` loads four bytes of a row; two of those loads a cycle is what a core does at best, and half of the
-machine's limit is what comes of it. Here codes become bytes in scratch memory, cells, once for all rows, and the
+The function computes what that of `moec.codegen.integer` does, bit for bit: the sums of a stretch are integers and
+exact, and what follows them in f32 has the same order. There a block's codes stay in registers while rows pass over
+them, so every `vpdpbusd` loads four bytes of a row; two of those loads a cycle is what a core does at best, and half of
+the machine's limit is what comes of it. Here codes become bytes in scratch memory, cells, once for all rows, and the
 integers of up to `_MOST` rows and 32 columns stay in registers, or 64 where a record meets several blocks: a load of a
 row serves two products, or four, one of codes `_MOST`.
 """
@@ -13,14 +11,16 @@ row serves two products, or four, one of codes `_MOST`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from llvmlite import ir
 
 from moec.codegen.cells import WIDTH, Cell, CellProducts
 from moec.codegen.code_bytes import WORD
-from moec.codegen.integer import RecordPlace, add_stretch, multiply_add
-from moec.codegen.llvm import F32, I32, I64, PTR, Emitter, Value, begin, constant, i64
+from moec.codegen.function import Address, Alone, Arguments, Integer, emit_function
+from moec.codegen.integer import ProductArguments, RecordPlace, add_stretch, multiply_add
+from moec.codegen.llvm import F32, I32, Emitter, Value, constant, i64
 from moec.codegen.quantize import LIFT_BITS, Record
 from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
@@ -42,16 +42,22 @@ def _vectors(record: Record) -> int:
     return 2 if record.parts == 1 else 4
 
 
+@dataclass(frozen=True)
+class CellArguments(ProductArguments):
+    """What the function takes: besides, memory for the cells of a block."""
+
+    cells: Alone
+
+
 class ByteBlockProducts(CellProducts):
     """Fills the cells of a block, and lets the rows pass over them, where they are many."""
 
     unit: ClassVar[str] = "blocks"
-    parameters: ClassVar[dict[str, Any]] = {**CellProducts.parameters, "cells": PTR}
+    arguments: ClassVar[type[ProductArguments]] = CellArguments
 
-    def __init__(self, e: Emitter, place: PanelLayout, record: Record, *arguments: Value) -> None:
-        *others, self.cells = arguments
-        super().__init__(e, place, record, *others)
-        self.cell = Cell(record, place.columns)
+    def __init__(self, e: Emitter, place: PanelLayout, record: Record, given: CellArguments) -> None:
+        super().__init__(e, place, record, given)
+        self.cell, self.cells = Cell(record, place.columns), given.cells
         #: Whether codes are bytes where they lie.
         self.direct = place.layout.bits == 8 and place.layout.values == "integer" and place.tile == WIDTH
         whole = BLOCK // GROUP * place.group, place.block
@@ -100,8 +106,16 @@ class ByteBlockProducts(CellProducts):
             records = e.at(place.rows, b.mul(before, i64(self.record.nbytes)), 1)
             sums = e.at(self.sums, b.mul(before, i64(4 * self.place.columns)), 1)
             tile = b.select(tall, self.tall_tile, self.tile)
-            there = e.at(ahead, b.mul(i, self.tile_pace), 1)
-            b.call(tile, [records, source, self.cells, sums, place.parts, there, self.pace])
+            arguments = _TileArguments(
+                rows=records,
+                codes=source,
+                cells=self.cells,
+                sums=sums,
+                parts=place.parts,
+                ahead=e.at(ahead, b.mul(i, self.tile_pace), 1),
+                pace=self.pace,
+            )
+            b.call(tile, arguments)
 
         e.loop(0, self.turns, turn)
 
@@ -109,55 +123,42 @@ class ByteBlockProducts(CellProducts):
         return [] if self.direct else self.codes.words(codes)
 
 
-_PARAMETERS: Final = {
-    **dict.fromkeys(("rows", "codes", "cells", "sums"), PTR),
-    "parts": I64,
-    "ahead": PTR,
-    "pace": I64,
-}
+@dataclass(frozen=True)
+class _TileArguments(Arguments):
+    rows: Alone
+    codes: Address
+    cells: Address
+    sums: Alone
+    parts: Integer
+    ahead: Address
+    pace: Integer
 
 
 def emit_tile(module: Any, target: Target, cell: Cell, rows: int, strides: tuple[int, int], near: int) -> ir.Function:
     """The function in which `rows` rows pass over a record of k, added to `module` (once; a second call finds it).
 
-        void NAME(ptr rows, ptr codes, ptr cells, ptr sums, i64 parts, ptr ahead, i64 pace)
-
     It meets `parts` blocks of a panel. The strides are the bytes from the codes of 16 columns to those of the next, and
     from one block to the next. With every four k it prefetches two lines at `ahead`, which moves by `pace`, into the
     first cache (`near` 1) or the second (2).
     """
+
+    def emit(e: Emitter, given: _TileArguments) -> None:
+        _Tile(e, cell, rows, strides, near, given).emit()
+
     name = f"moec_byte_block_{cell.name}_{strides[0]}_{near}_{rows}"
-    if name in module.globals:
-        return module.globals[name]
-    function, e = begin(module, target, name, _PARAMETERS, noalias=("rows", "sums"))
-    _Tile(e, cell, rows, strides, near, *function.args).emit()
-    e.b.ret_void()
-    return function
+    return emit_function(module, target, name, _TileArguments, emit)
 
 
 class _Tile:
     """Rows beside some vectors of columns, fewer where there are no more."""
 
     def __init__(
-        self,
-        e: Emitter,
-        cell: Cell,
-        rows: int,
-        strides: tuple[int, int],
-        near: int,
-        records: Value,
-        codes: Value,
-        cells: Value,
-        sums: Value,
-        parts: Value,
-        ahead: Value,
-        pace: Value,
+        self, e: Emitter, cell: Cell, rows: int, strides: tuple[int, int], near: int, given: _TileArguments
     ) -> None:
-        self.e, self.cell, self.record = e, cell, cell.record
-        self.codes, (self.apart, self.step), self.near = codes, strides, near
-        self.cells, self.sums, self.parts, self.ahead, self.pace = cells, sums, parts, ahead, pace
+        self.e, self.cell, self.record, self.given = e, cell, cell.record, given
+        (self.apart, self.step), self.near = strides, near
         self.floats, self.words = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
-        self.rows = [e.at(records, row * self.record.nbytes, 1) for row in range(rows)]
+        self.rows = [e.at(given.rows, row * self.record.nbytes, 1) for row in range(rows)]
 
     def emit(self) -> None:
         e, b, vectors = self.e, self.e.b, _vectors(self.record)
@@ -168,11 +169,11 @@ class _Tile:
 
     def _columns(self, first: Value, vectors: int) -> None:
         """The k of some vectors of columns, from vector `first` on."""
-        e, b = self.e, self.e.b
-        cells = [e.at(self.cells, b.mul(b.add(first, i64(j)), i64(self.cell.nbytes)), 1) for j in range(vectors)]
-        codes = [e.at(self.codes, b.mul(b.add(first, i64(j)), i64(self.apart)), 1) for j in range(vectors)]
+        e, b, given = self.e, self.e.b, self.given
+        cells = [e.at(given.cells, b.mul(b.add(first, i64(j)), i64(self.cell.nbytes)), 1) for j in range(vectors)]
+        codes = [e.at(given.codes, b.mul(b.add(first, i64(j)), i64(self.apart)), 1) for j in range(vectors)]
         step = b.mul(b.udiv(first, i64(_vectors(self.record))), i64(self.record.length // WORD))
-        ahead = e.at(self.ahead, b.mul(step, self.pace), 1)
+        ahead = e.at(given.ahead, b.mul(step, given.pace), 1)
         totals: list[list[Value]] = [[None] * vectors for _ in self.rows]
         for stretch in range(self.cell.stretches):
             integers = self._integers(codes, stretch, ahead)
@@ -182,7 +183,7 @@ class _Tile:
         for row, of_row in enumerate(totals):
             scale = self._splat(row, self.record.scale, F32)
             for j, total in enumerate(of_row):
-                at = e.at(self.sums, row * 4 * self.cell.columns, 1)
+                at = e.at(given.sums, row * 4 * self.cell.columns, 1)
                 place = e.at(at, b.mul(b.add(first, i64(j)), i64(LINE)), 1)
                 before = b.load(place, typ=self.floats, align=4)
                 b.store(e.overloaded("llvm.fmuladd", total, scale, before), place, align=4)
@@ -196,11 +197,11 @@ class _Tile:
 
         def turn(part: Value, sums: Sequence[Value]) -> Sequence[Value]:
             codes = [e.at(start, b.mul(part, i64(self.step)), 1) for start in starts]
-            there = e.at(ahead, b.mul(b.mul(part, i64(BLOCK // WORD)), self.pace), 1)
+            there = e.at(ahead, b.mul(b.mul(part, i64(BLOCK // WORD)), self.given.pace), 1)
             return self._words(words, codes, b.mul(part, i64(BLOCK)), there, list(sums))
 
         if record.parts > 1:
-            sums = e.fold(0, self.parts, sums, turn)
+            sums = e.fold(0, self.given.parts, sums, turn)
         else:  # a loop of one turn, which LLVM takes away, leaves its order behind: q4_0 and q8_0 are 0.9 times as fast
             sums = self._words(words, starts, i64(0), ahead, sums)
         return [list(sums[at : at + vectors]) for at in range(0, len(sums), vectors)]
@@ -220,7 +221,7 @@ class _Tile:
         e, b = self.e, self.e.b
         rows = [e.at(row, first, 1) for row in self.rows]
         for word in words:
-            there = e.at(ahead, b.mul(self.pace, i64(word)), 1)
+            there = e.at(ahead, b.mul(self.given.pace, i64(word)), 1)
             for line in range(2):
                 e.prefetch(e.at(there, line * LINE, 1), self.near)
             codes = [b.load(e.at(start, word * LINE, 1), typ=self.words, align=4) for start in starts]

@@ -1,10 +1,8 @@
 """Products of stored weights through AMX's tiles: of bytes with quantised rows, or of looked-up bf16 with rows of bf16.
 
-    void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks, ptr scratch)
-
-computes what the function of `moec.codegen.integer` does. With quantised rows bit for bit: the sums of a stretch are
-integers and exact, and what follows them in f32 has the same order. Tiles of rows are computed whole, and written to
-`sums`; up to `SLACK` records behind the last are read.
+The function computes what that of `moec.codegen.integer` does. With quantised rows bit for bit: the sums of a stretch
+are integers and exact, and what follows them in f32 has the same order. Tiles of rows are computed whole, and written
+to `sums`; up to `SLACK` records behind the last are read.
 
 A part of the panel, the k of a few records, is made ready in scratch memory that stays in the first cache: for each,
 and 16 columns, a *cell*, what its codes stand for in tiles, one a stretch or several, then its scales and offsets in
@@ -24,8 +22,9 @@ from llvmlite import ir
 from moec.codegen import tiles
 from moec.codegen.cells import Cell, CellProducts
 from moec.codegen.code_bytes import WORD
-from moec.codegen.integer import Products, add_stretch, divided
-from moec.codegen.llvm import F32, I8, I32, I64, PTR, Emitter, Value, begin, constant, i64
+from moec.codegen.function import Address, Alone, Arguments, Integer, emit_function
+from moec.codegen.integer import ProductArguments, add_stretch, divided
+from moec.codegen.llvm import F32, I8, I32, Emitter, Value, constant, i64
 from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import Record
 from moec.formats.layout import BLOCK, GROUP
@@ -80,20 +79,26 @@ class TileCell(Cell):
         return self.ring + self.columns // tiles.ROWS * self.records(l1) * self.nbytes
 
 
+@dataclass(frozen=True)
+class TileProductArguments(ProductArguments):
+    """What the function takes: besides, scratch memory as `TileCell` has it."""
+
+    scratch: Alone
+
+
 class TileProducts(CellProducts, ABC):
     """Makes parts of a panel ready, and lets the rows pass over each."""
 
-    parameters: ClassVar[dict[str, Any]] = {**Products.parameters, "scratch": PTR}
+    arguments: ClassVar[type[ProductArguments]] = TileProductArguments
     #: Rows of the tiles: the fewest that hold all rows are taken, else the most.
     heights: ClassVar[tuple[int, ...]] = (tiles.ROWS,)
     #: How far behind the next part memory is read ahead, in bytes.
     ahead: ClassVar[int] = 0
 
-    def __init__(self, e: Emitter, place: PanelLayout, record: Record, *arguments: Value) -> None:
-        *others, scratch = arguments
-        super().__init__(e, place, record, *others)
+    def __init__(self, e: Emitter, place: PanelLayout, record: Record, given: TileProductArguments) -> None:
+        super().__init__(e, place, record, given)
         self.cell = TileCell(record, place.columns)
-        self.ring, self.cells = scratch, e.at(scratch, self.cell.ring, 1)
+        self.ring, self.cells = given.scratch, e.at(given.scratch, self.cell.ring, 1)
         module = e.b.module
         self.height = self._by_rows([i64(height) for height in self.heights])
         depth = record.stretch_bytes // record.parts
@@ -121,8 +126,17 @@ class TileProducts(CellProducts, ABC):
             e.loop(0, count, lambda i: self._make_ready(b.add(first, i), i, count))
             rows = e.at(self.rows, b.mul(first, b.mul(self.count, i64(self.record.nbytes))), 1)
             following = b.mul(b.add(first, count), i64(nbytes))
-            ahead = e.at(self.panel, b.add(following, i64(self.place.head + self.ahead)), 1)
-            b.call(self.steps, [rows, self.cells, self.sums, self.ring, self.count, count, ahead, lines])
+            arguments = _StepArguments(
+                rows=rows,
+                cells=self.cells,
+                sums=self.sums,
+                ring=self.ring,
+                count=self.count,
+                records=count,
+                ahead=e.at(self.panel, b.add(following, i64(self.place.head + self.ahead)), 1),
+                lines=lines,
+            )
+            b.call(self.steps, arguments)
 
         e.loop(0, records, part, step=size)
         tiles.RELEASE.emit(b)
@@ -170,18 +184,21 @@ class PairTileProducts(TileProducts, PairProducts):
 
 # ── steps ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_PARAMETERS: Final = {
-    **dict.fromkeys(("rows", "cells", "sums", "ring"), PTR),
-    **dict.fromkeys(("count", "records"), I64),
-    "ahead": PTR,
-    "lines": I64,
-}
+
+@dataclass(frozen=True)
+class _StepArguments(Arguments):
+    rows: Address
+    cells: Address
+    sums: Address
+    ring: Address
+    count: Integer
+    records: Integer
+    ahead: Address
+    lines: Integer
 
 
 def emit_steps(module: Any, target: Target, cell: TileCell, height: int) -> ir.Function:
     """The function in which rows pass over a part, added to `module` (once; a second call finds it).
-
-        void NAME(ptr rows, ptr cells, ptr sums, ptr ring, i64 count, i64 records, ptr ahead, i64 lines)
 
     A step is the product of `height` rows and 16 columns, or some such groups, over the k of a record. Tiles are
     multiplied `_AHEAD` steps before vectors convert, scale and add what came out, so that the two units, and the memory
@@ -189,63 +206,46 @@ def emit_steps(module: Any, target: Target, cell: TileCell, height: int) -> ir.F
     step prefetches `lines` lines from `ahead` on.
     """
     name = f"moec_steps_{cell.name}_{height}"
-    if name in module.globals:
-        return module.globals[name]
-    function, e = begin(module, target, name, _PARAMETERS)
-    _Steps(e, cell, height, *function.args).emit()
-    e.b.ret_void()
-    return function
+    return emit_function(module, target, name, _StepArguments, lambda e, given: _Steps(e, cell, height, given).emit())
 
 
 class _Steps:
     """Tiles 0 to 3 are the sums of a step; 4 and 5 rows, 6 and 7 codes, in turns."""
 
-    def __init__(
-        self,
-        e: Emitter,
-        cell: TileCell,
-        height: int,
-        rows: Value,
-        cells: Value,
-        sums: Value,
-        ring: Value,
-        count: Value,
-        records: Value,
-        ahead: Value,
-        lines: Value,
-    ) -> None:
-        self.e, self.cell, self.record, self.height = e, cell, cell.record, height
-        self.rows, self.cells, self.sums, self.ring = rows, cells, sums, ring
-        self.count, self.records, self.ahead, self.lines = count, records, ahead, lines
+    def __init__(self, e: Emitter, cell: TileCell, height: int, given: _StepArguments) -> None:
+        self.e, self.cell, self.record, self.height, self.given = e, cell, cell.record, height, given
         self.floats, self.words = ir.VectorType(F32, tiles.ROWS), ir.VectorType(I32, tiles.ROWS)
-        self.stride = e.b.mul(count, i64(self.record.nbytes))
+        self.stride = e.b.mul(given.count, i64(self.record.nbytes))
         self.tall = i64(height * self.record.nbytes)
         #: From the cells of a step to those of the next.
         self.step = self.cell.groups * self.cell.nbytes
+        #: The steps of the rows of a tile, but for records.
+        self.width = self.cell.columns // tiles.ROWS // self.cell.groups
+        #: Behind all cells.
+        self.behind = e.at(given.cells, e.b.mul(e.b.mul(given.records, i64(self.width)), i64(self.step)), 1)
 
     def emit(self) -> None:
         """Step after step: record after record, column after column, row after row. The places of the step that tiles
         multiply are carried along beside."""
-        e, b, width = self.e, self.e.b, self.cell.columns // tiles.ROWS // self.cell.groups
-        self.behind = e.at(self.cells, b.mul(b.mul(self.records, i64(width)), i64(self.step)), 1)
-        lead = [self.rows, self.cells, i64(0), self.rows]
+        e, b, given = self.e, self.e.b, self.given
+        lead = [given.rows, given.cells, i64(0), given.rows]
         for i in range(_AHEAD):
             for emit in (self._stores(i64((i - 1) * self.cell.step)) if i else []) + self._products(lead):
                 emit()
             lead = self._advance(lead)
 
         def row_turn(row: Value, carried: Sequence[Value]) -> Sequence[Value]:
-            rows = e.at(self.rows, b.mul(row, self.tall), 1)
-            to = e.at(self.sums, b.mul(row, i64(self.height * 4 * self.cell.columns)), 1)
+            rows = e.at(given.rows, b.mul(row, self.tall), 1)
+            to = e.at(given.sums, b.mul(row, i64(self.height * 4 * self.cell.columns)), 1)
 
             def column_turn(column: Value, carried: Sequence[Value]) -> Sequence[Value]:
-                cells = e.at(self.cells, b.mul(b.mul(column, self.records), i64(self.step)), 1)
+                cells = e.at(given.cells, b.mul(b.mul(column, given.records), i64(self.step)), 1)
                 first = e.at(to, b.mul(column, i64(self.cell.groups * tiles.BYTES)), 1)
                 return self._columns(rows, cells, first, carried)
 
-            return e.fold(0, width, carried, column_turn)
+            return e.fold(0, self.width, carried, column_turn)
 
-        e.fold(0, _tiles_of(b, self.count, i64(self.height)), [i64(0), self.ahead, *lead], row_turn)
+        e.fold(0, _tiles_of(b, given.count, i64(self.height)), [i64(0), given.ahead, *lead], row_turn)
 
     def _columns(self, rows: Value, cells: Value, to: Value, carried: Sequence[Value]) -> Sequence[Value]:
         """The steps of the rows of a tile and their columns, and the sums."""
@@ -263,7 +263,7 @@ class _Steps:
 
         stay = self.cell.groups == 1
         sums = [value for row in range(self.height) for value in self._read(to, row)] if stay else []
-        results = e.fold(0, self.records, [*carried, *sums], turn)
+        results = e.fold(0, self.given.records, [*carried, *sums], turn)
         for row, value in enumerate(results[len(carried) :]):
             self._write(to, row, [value])
         return results[: len(carried)]
@@ -284,7 +284,7 @@ class _Steps:
             emit()
             for row in range(i * rows // len(work), (i + 1) * rows // len(work)):
                 before = [sums[row]] if sums else self._read(to, row)
-                after = self._scale(e.at(self.ring, at, 1), record, factors, row, before)
+                after = self._scale(e.at(self.given.ring, at, 1), record, factors, row, before)
                 if sums:
                     results += after
                 else:
@@ -330,25 +330,25 @@ class _Steps:
         return [partial(self._store, at, i) for i in range(self.cell.sums)]
 
     def _store(self, at: Value, i: int) -> None:
-        to = self.e.at(self.e.at(self.ring, at, 1), i * tiles.ROWS * tiles.BYTES, 1)
+        to = self.e.at(self.e.at(self.given.ring, at, 1), i * tiles.ROWS * tiles.BYTES, 1)
         tiles.STORE.emit(self.e.b, i, to, i64(tiles.BYTES))
 
     def _advance(self, lead: Sequence[Value]) -> list[Value]:
         """The places of the next step: its rows and cell, the number of its record, its rows in the first one."""
-        e, b = self.e, self.e.b
+        e, b, given = self.e, self.e.b, self.given
         rows, cell, i, first = lead
         following, cell = b.add(i, i64(1)), e.at(cell, self.step, 1)
         around = b.icmp_unsigned("==", cell, self.behind)
         first = b.select(around, e.at(first, self.tall, 1), first)
-        cell = b.select(around, self.cells, cell)
-        whole = b.icmp_signed("==", following, self.records)
+        cell = b.select(around, given.cells, cell)
+        whole = b.icmp_signed("==", following, given.records)
         rows = b.select(whole, first, e.at(rows, self.stride, 1))
         return [rows, cell, b.select(whole, i64(0), following), first]
 
     def _prefetch(self, ahead: Value) -> Value:
-        e = self.e
-        e.loop(0, self.lines, lambda i: e.prefetch(e.at(ahead, e.b.mul(i, i64(LINE)), 1)))
-        return e.at(ahead, e.b.mul(self.lines, i64(LINE)), 1)
+        e, lines = self.e, self.given.lines
+        e.loop(0, lines, lambda i: e.prefetch(e.at(ahead, e.b.mul(i, i64(LINE)), 1)))
+        return e.at(ahead, e.b.mul(lines, i64(LINE)), 1)
 
     # vectors
 

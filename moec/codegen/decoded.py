@@ -9,14 +9,16 @@ with sums of k:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from llvmlite import ir
 
-from moec.codegen.integer import Products, RecordPlace
-from moec.codegen.llvm import Value, i64
+from moec.codegen.integer import ProductArguments, Products, RecordPlace
+from moec.codegen.llvm import Emitter, Value, i64
+from moec.codegen.quantize import Record
 from moec.codegen.unpack import Numbers
 from moec.formats.layout import BLOCK, GROUP
+from moec.formats.panels import PanelLayout
 from moec.target import LINE
 
 #: The k whose values are in registers at once: with 16 the next ones begin too late (q8_0 takes 1.1 times as long),
@@ -31,8 +33,8 @@ _AHEAD: Final = 4096
 class DecodedProducts(Products):
     """Multiply-adds of rows of f32 with values of codes."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, e: Emitter, place: PanelLayout, record: Record, given: ProductArguments) -> None:
+        super().__init__(e, place, record, given)
         self.numbers = Numbers(self.e, self.codes)
 
     def all_blocks(self) -> None:

@@ -1,6 +1,6 @@
 """Where everything of a call lies: the frame that stages share, the workspace, the domains.
 
-A call is `i64 moec_run(i64 tokens, ptr arguments, ptr pool)`. `arguments` points to pointers: inputs, outputs,
+A call is one of `moec_run` (`RunArguments` in `moec.codegen.program`). `arguments` points to pointers: inputs, outputs,
 auxiliary outputs, raw parameters, packed weights, the workspace; `pool` is null on one thread. The frame is an array of
 64-bit words that `moec_run` fills in and every stage reads.
 """

@@ -52,13 +52,13 @@ class GatheredRow:
 
 def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
     """The stage of a `plan.gather`: each row by itself, so that it can be cut among threads anywhere."""
-    e, frame, function = stages.begin(name)
+    e, frame, given = stages.begin(name)
     domain, b = stages.domains[op.domain], e.b
     source = stages.domains[plan.domain_of(op.vector)]
     assert isinstance(op.vector.type, plan.RowsType) and isinstance(op.value.type, plan.RowsType)
     size, padded = row_bytes(op.vector.type.row), row_bytes(op.value.type.row)
     vectors, gathered = (frame.pointer_of(Word("rows", value)) for value in (op.vector, op.value))
-    stop = function.args[2]
+    stop = given.end
     if op.group is not None:  # a key that no matrix has: its row has no place, and the call fails
         placed = e.load(e.at(frame.pointer_of(Word("offsets", op.group)), i64(integer(op.keys)), 8), "i64")
         stop = e.least(stop, placed)
@@ -69,10 +69,10 @@ def emit_gather(stages: Stages, op: plan.GatherOp, name: str) -> Stage:
             start = e.at(vectors, b.mul(ascend(e, frame, domain, source, row), i64(size)), 1)
             _copy(e, start, size, GatheredRow.at(e, gathered, padded, place, first, last), passing)
 
-        e.loop(function.args[1], stop, turn)
+        e.loop(given.begin, stop, turn)
 
     write(e, frame.number_of(domain.word("count")), padded, rows)
-    stages.finish(e, function, passing=True)
+    stages.finish(e, passing=True)
     return Stage(name, domain, None, 0, 2 * BYTE_COST * padded)
 
 

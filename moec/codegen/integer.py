@@ -1,10 +1,8 @@
 """Products of stored weights with quantised rows: dot products of bytes, a scale for each stretch of k.
 
-    void NAME(ptr panel, ptr rows, ptr sums, i64 count, i64 blocks)
-
-adds to `sums`, f32[count][columns], zeros before, the products of a panel (`moec.formats.panels`) of `blocks` blocks of
-k with `count` rows. `rows` has a record (`moec.codegen.quantize`) for each block, or for several, and each row:
-[records][count]. For a row r and a column c
+The function adds to `sums`, f32[count][columns], zeros before, the products of a panel (`moec.formats.panels`) of
+`blocks` blocks of k with `count` rows. `rows` has a record (`moec.codegen.quantize`) for each block, or for several,
+and each row: [records][count]. For a row r and a column c
 
     sums[r][c] += scale[r, record] × Σ over stretches (scale[c, stretch] × Σ q (u - center) + offset[c, stretch] × Σ q)
 
@@ -24,7 +22,8 @@ from typing import Any, ClassVar, Final
 from llvmlite import ir
 
 from moec.codegen.code_bytes import WORD, Bytes
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, i64
+from moec.codegen.function import Alone, Arguments, Integer, emit_function
+from moec.codegen.llvm import F32, I8, I16, I32, Emitter, Value, i64
 from moec.codegen.quantize import Record
 from moec.codegen.unpack import Factors
 from moec.formats.layout import BLOCK, GROUP
@@ -43,18 +42,23 @@ _NEAREST: Final = 1024
 _FARTHEST: Final = 4096
 
 
+@dataclass(frozen=True)
+class ProductArguments(Arguments):
+    """What the function takes."""
+
+    panel: Alone
+    rows: Alone
+    sums: Alone
+    count: Integer
+    blocks: Integer
+
+
 def emit_products(
     module: Any, target: Target, place: PanelLayout, record: Record, name: str, kind: type[Products]
 ) -> ir.Function:
     """The function for panels of `place`, added to `module` (once; a second call finds it)."""
     name = f"moec_{kind.unit or record.kind}_{name}_{place.columns}_{place.tile}"
-    if name in module.globals:
-        return module.globals[name]
-    pointers = [label for label, type in kind.parameters.items() if type == PTR]
-    function, e = begin(module, target, name, kind.parameters, noalias=pointers)
-    kind(e, place, record, *function.args).emit()
-    e.b.ret_void()
-    return function
+    return emit_function(module, target, name, kind.arguments, lambda e, given: kind(e, place, record, given).emit())
 
 
 def multiply_add(e: Emitter, sums: Value, codes: Value, q: Value) -> Value:
@@ -100,30 +104,18 @@ class Products:
     """The loops over blocks, columns and rows, and what integers do inside."""
 
     #: What the function takes.
-    parameters: ClassVar[dict[str, Any]] = {
-        **dict.fromkeys(("panel", "rows", "sums"), PTR),
-        **dict.fromkeys(("count", "blocks"), I64),
-    }
+    arguments: ClassVar[type[ProductArguments]] = ProductArguments
     #: What multiplies, where the kind of the record does not say it.
     unit: ClassVar[str] = ""
 
-    def __init__(
-        self,
-        e: Emitter,
-        place: PanelLayout,
-        record: Record,
-        panel: Value,
-        rows: Value,
-        sums: Value,
-        count: Value,
-        blocks: Value,
-    ) -> None:
+    def __init__(self, e: Emitter, place: PanelLayout, record: Record, given: ProductArguments) -> None:
         self.e, self.place, self.record = e, place, record
-        self.panel, self.rows, self.sums, self.count, self.blocks = panel, rows, sums, count, blocks
+        self.panel, self.rows, self.sums = given.panel, given.rows, given.sums
+        self.count, self.blocks = given.count, given.blocks
         self.lanes = e.lanes
         self.floats, self.words = ir.VectorType(F32, self.lanes), ir.VectorType(I32, self.lanes)
         self.codes = Bytes(e, place, self.lanes)
-        self.factors = Factors(e, place, self.lanes, panel)
+        self.factors = Factors(e, place, self.lanes, given.panel)
         self.layout = place.layout
 
     def emit(self) -> None:

@@ -7,7 +7,7 @@ registers and a byte in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
@@ -246,23 +246,3 @@ class Emitter:
         yield otherwise
         b.branch(after)
         b.position_at_end(after)
-
-
-def begin(
-    module: Any,
-    target: Target,
-    name: str,
-    parameters: Mapping[str, Any],
-    result: Any = VOID,
-    noalias: Collection[str] = (),
-) -> tuple[ir.Function, Emitter]:
-    """A new function that is called, never inlined, and its emitter. Through pointers that are `noalias` nothing is
-    reached that others lead to."""
-    function = ir.Function(module, ir.FunctionType(result, [*parameters.values()]), name)
-    for attribute in ("nounwind", "noinline"):
-        function.attributes.add(attribute)
-    for argument, label in zip(function.args, parameters, strict=True):
-        argument.name = label
-        if label in noalias:
-            argument.add_attribute("noalias")
-    return function, Emitter(ir.IRBuilder(function.append_basic_block("entry")), target)

@@ -7,7 +7,7 @@ from typing import Final
 
 from moec.codegen.frame import Region, Word, ascend, row_bytes
 from moec.codegen.llvm import SIZES, Emitter, Value, i64
-from moec.codegen.microkernel import emit_family
+from moec.codegen.microkernel import MicrokernelArguments, emit_family
 from moec.codegen.rows import RULES
 from moec.codegen.rows.pointwise import map_into
 from moec.codegen.rows.row import Row, Scratch
@@ -133,13 +133,12 @@ class Matmul:
         return [self.emit()]
 
     def emit(self) -> Stage:
-        e, frame, function = self.stages.begin(self.name)
-        self.e, self.frame, self.function = e, frame, function
-        self.scratch = Scratch(function.args[3])
+        self.e, self.frame, given = self.stages.begin(self.name)
+        self.scratch = Scratch(given.scratch)
         self.take_scratch()
         self.find_operands()
-        self._keys(function.args[1], function.args[2])
-        self.stages.finish(e, function, self._whole_lines(self.columns))
+        self._keys(given.begin, given.end)
+        self.stages.finish(self.e, self._whole_lines(self.columns))
         products = self.n * self.k * self.parts
         return Stage(
             self.name,
@@ -353,9 +352,19 @@ class Matmul:
     ) -> None:
         """The microkernel for so many rows."""
         e = self.e
-        count = e.b.sub(high, low)
-        streams = [ahead.start, ahead.pace, e.size(self.apart)]
-        arguments = [self._pointer(low), panel, sums, i64(self.shape.columns), depth, at, at, *streams]
+        count, apart = e.b.sub(high, low), e.size(self.apart)
+        arguments = MicrokernelArguments(
+            rows=self._pointer(low),
+            panel=panel,
+            c=sums,
+            ldc=i64(self.shape.columns),
+            k=depth,
+            first=at,
+            accumulate=at,
+            ahead=ahead.start,
+            pace=ahead.pace,
+            apart=apart,
+        )
         done = e.b.append_basic_block("multiplied")
         switch = e.b.switch(count, done)
         for rows, kernel in enumerate(self.kernels, 1):

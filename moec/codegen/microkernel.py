@@ -1,7 +1,5 @@
 """Microkernels: a tile of C = rows x panel, held in registers while k runs, one LLVM function for each row count.
 
-    void NAME(ptr rows, ptr panel, ptr c, i64 ldc, i64 k, i64 first, i64 accumulate, ptr ahead, i64 pace, i64 apart)
-
 * `rows` points to MR pointers, each to one activation row in `shape.activation`, at any alignment. The kernel reads
   elements first .. first + k of each row and nothing beyond.
 * `panel` is [ceil(k / kstep)][columns][kstep] weights in `shape.dtype`, 64-byte aligned; its missing columns are zero,
@@ -24,27 +22,38 @@ them. Written for `moec.codegen`; knows no plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from llvmlite import ir
 
 from moec.codegen.floats import bf16_pairs, widen
-from moec.codegen.llvm import F16, F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
+from moec.codegen.function import Address, Alone, Arguments, Integer, emit_function
+from moec.codegen.llvm import F16, F32, I8, I16, I32, PTR, Emitter, Value, constant, i64
 from moec.shapes import KernelShape
 from moec.target import LINE, Target
 
 #: One k of a step: the factor of a row, given its pointer, and the factors of the columns, a vector each.
 _Product: TypeAlias = tuple[Callable[[Value], Value], list[Value]]
 
-_PARAMETERS: Final = {
-    **dict.fromkeys(("rows", "panel", "c"), PTR),
-    **dict.fromkeys(("ldc", "k", "first", "accumulate"), I64),
-    "ahead": PTR,
-    **dict.fromkeys(("pace", "apart"), I64),
-}
 #: Multiply-adds in one turn of the loop, at most: amortises the loop where few rows share a step.
 _TURN: Final = 16
+
+
+@dataclass(frozen=True)
+class MicrokernelArguments(Arguments):
+    """What a microkernel takes."""
+
+    rows: Alone
+    panel: Alone
+    c: Alone
+    ldc: Integer
+    k: Integer
+    first: Integer
+    accumulate: Integer
+    ahead: Address
+    pace: Integer
+    apart: Integer
 
 
 def emit_family(
@@ -66,14 +75,17 @@ def emit_microkernel(
     Unless it `prefetches` it ignores `ahead` and `pace`: a stream from the last cache is then a fifth faster (Zen 4).
     """
     name = f"moec_{replace(shape, rows=rows)}{'' if prefetches else '_still'}"
-    if name in module.globals:
-        return module.globals[name]
-    function, e = begin(module, target, name, _PARAMETERS, noalias=("rows", "panel", "c"))
-    pointers, panel, c, ldc, k, first, accumulate, ahead, pace, apart = function.args
-    b = e.b
-    rows_at = _rows(b, pointers, rows, first, _element(shape.activation))
-    tile = _Tile(e, shape, rows_at, panel, ahead if prefetches else None, pace, apart)
-    unroll = 1 << max(0, (_TURN // (rows * shape.vectors * shape.kstep)).bit_length() - 1)
+
+    def emit(e: Emitter, given: MicrokernelArguments) -> None:
+        _over_k(_Tile(e, shape, rows, prefetches, given))
+
+    return emit_function(module, target, name, MicrokernelArguments, emit)
+
+
+def _over_k(tile: _Tile) -> None:
+    """Step after step, several in a turn of the loop."""
+    e, b, shape, k = tile.e, tile.b, tile.shape, tile.given.k
+    unroll = 1 << max(0, (_TURN // (len(tile.rows) * shape.vectors * shape.kstep)).bit_length() - 1)
 
     def steps(count: int) -> Callable[[Value, Sequence[Value]], list[Value]]:
         def body(at: Value, sums: Sequence[Value]) -> list[Value]:
@@ -83,7 +95,7 @@ def emit_microkernel(
 
         return body
 
-    sums = tile.init(c, ldc, accumulate)
+    sums = tile.init()
     whole = b.and_(k, i64(-shape.kstep))
     turns = b.and_(k, i64(-shape.kstep * unroll)) if unroll > 1 else whole
     sums = e.fold(i64(0), turns, sums, steps(unroll), shape.kstep * unroll)
@@ -91,9 +103,7 @@ def emit_microkernel(
         sums = e.fold(turns, whole, sums, steps(1), shape.kstep)
     if shape.kstep == 2:
         sums = e.fold(whole, k, sums, lambda at, sums: tile.step(at, sums, odd=True), 2)
-    tile.store(c, ldc, sums)
-    b.ret_void()
-    return function
+    tile.store(sums)
 
 
 class _Tile:
@@ -103,29 +113,22 @@ class _Tile:
     """
 
     def __init__(
-        self,
-        e: Emitter,
-        shape: KernelShape,
-        rows: Sequence[Value],
-        panel: Value,
-        ahead: Value | None,
-        pace: Value,
-        apart: Value,
+        self, e: Emitter, shape: KernelShape, rows: int, prefetches: bool, given: MicrokernelArguments
     ) -> None:
-        self.e, self.b, self.shape, self.rows, self.panel = e, e.b, shape, rows, panel
-        self.ahead, self.pace = ahead, pace
+        self.e, self.b, self.shape, self.prefetches, self.given = e, e.b, shape, prefetches, given
+        self.rows = _rows(e.b, given.rows, rows, given.first, _element(shape.activation))
         #: Where each stream begins, beside the first.
-        self.streams = [e.b.mul(apart, i64(i)) for i in range(shape.streams)]
+        self.streams = [e.b.mul(given.apart, i64(i)) for i in range(shape.streams)]
         self.vector = ir.VectorType(F32, shape.lanes)
         self.words = ir.VectorType(I32, shape.lanes)
 
-    def init(self, c: Value, ldc: Value, accumulate: Value) -> list[Value]:
+    def init(self) -> list[Value]:
         """The accumulators at the start: C's where `accumulate` is not 0, else zeros."""
         b, count = self.b, len(self.rows) * self.shape.vectors
         start, load, ready = b.block, b.append_basic_block("accumulate"), b.append_basic_block("ready")
-        b.cbranch(b.icmp_signed("!=", accumulate, i64(0)), load, ready)
+        b.cbranch(b.icmp_signed("!=", self.given.accumulate, i64(0)), load, ready)
         b.position_at_end(load)
-        loaded = [b.load(place, typ=self.vector, align=4) for place in self._places(c, ldc)]
+        loaded = [b.load(place, typ=self.vector, align=4) for place in self._places()]
         b.branch(ready)
         b.position_at_end(ready)
         zero = ir.Constant(self.vector, None)
@@ -140,9 +143,9 @@ class _Tile:
         b, shape = self.b, self.shape
         sums = list(sums)
         step = b.lshr(at, i64(shape.kstep.bit_length() - 1))
-        start = b.gep(self.panel, [b.mul(step, i64(shape.stream_bytes))], source_etype=I8)
-        if self.ahead is not None:
-            self._prefetch(b.gep(self.ahead, [b.mul(step, self.pace)], source_etype=I8))
+        start = b.gep(self.given.panel, [b.mul(step, i64(shape.stream_bytes))], source_etype=I8)
+        if self.prefetches:
+            self._prefetch(b.gep(self.given.ahead, [b.mul(step, self.given.pace)], source_etype=I8))
         for x_of, weights in self._products(start, at, odd):
             for row, pointer in enumerate(self.rows):
                 x = x_of(pointer)
@@ -151,9 +154,9 @@ class _Tile:
                     sums[i] = self._multiply_add(x, weight, sums[i])
         return sums
 
-    def store(self, c: Value, ldc: Value, sums: Sequence[Value]) -> None:
+    def store(self, sums: Sequence[Value]) -> None:
         """Writes the accumulators to C."""
-        for place, value in zip(self._places(c, ldc), sums, strict=True):
+        for place, value in zip(self._places(), sums, strict=True):
             self.b.store(value, place, align=4)
 
     def _prefetch(self, start: Value) -> None:
@@ -165,9 +168,9 @@ class _Tile:
         """So many bytes behind where a step begins in a stream."""
         return self.e.at(start if self.shape.streams == 1 else self.e.at(start, stream, 1), offset, 1)
 
-    def _places(self, c: Value, ldc: Value) -> list[Value]:
-        b, lanes = self.b, self.shape.lanes
-        lines = [b.gep(c, [b.mul(ldc, i64(row))], source_etype=F32) for row in range(len(self.rows))]
+    def _places(self) -> list[Value]:
+        b, lanes, given = self.b, self.shape.lanes, self.given
+        lines = [b.gep(given.c, [b.mul(given.ldc, i64(row))], source_etype=F32) for row in range(len(self.rows))]
         return [b.gep(p, [i64(j * lanes)], source_etype=F32) for p in lines for j in range(self.shape.vectors)]
 
     def _products(self, start: Value, at: Value, odd: bool) -> list[_Product]:

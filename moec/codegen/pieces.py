@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
 
 from llvmlite import ir
 
 from moec.codegen import tiles
 from moec.codegen.floats import widen
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
+from moec.codegen.function import Alone, Arguments, Integer, emit_function
+from moec.codegen.llvm import F32, I8, I16, I32, I64, Emitter, Value, constant, i64
 from moec.dtypes import DTYPES
 from moec.shapes import KernelShape
 from moec.target import Target
@@ -32,15 +34,27 @@ def _words(e: Emitter, value: Value, pieces: int) -> Iterator[Value]:
             value = b.fsub(value, b.bitcast(b.and_(word, constant(words, _UPPER)), value.type))
 
 
+@dataclass(frozen=True)
+class SplitRowArguments(Arguments):
+    """What takes apart a row; it returns whether some k are infinite or no numbers."""
+
+    RESULT: ClassVar[Any] = I64
+
+    row: Alone
+    to: Alone
+    depth: Integer
+
+
 def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Function:
-    """`i64 NAME(ptr row, ptr to, i64 depth)`: `depth` k of a row of f32 as pieces, one row of 16 in tiles,
-    [k / 32][pieces][16][32], with zeros up to a multiple of 32 k; whether some are infinite or no numbers. `depth` is a
-    multiple of 32, or `rest` more than one. Added to `module` (once; a second call finds it)."""
+    """The function that leaves `depth` k of a row of f32 as pieces, one row of 16 in tiles, [k / 32][pieces][16][32],
+    with zeros up to a multiple of 32 k. `depth` is a multiple of 32, or `rest` more than one. Added to `module` (once;
+    a second call finds it)."""
     name = f"moec_split_row_{pieces}_{rest}"
-    if name in module.globals:
-        return module.globals[name]
-    function, e = begin(module, target, name, {"row": PTR, "to": PTR, "depth": I64}, I64, ("row", "to"))
-    row, to, depth = function.args
+    return emit_function(module, target, name, SplitRowArguments, lambda e, given: _split_row(e, pieces, rest, given))
+
+
+def _split_row(e: Emitter, pieces: int, rest: int, given: SplitRowArguments) -> Value:
+    row, to, depth = given.row, given.to, given.depth
     odd = ir.Constant(ir.VectorType(I32, tiles.DEPTH), list(range(1, 2 * tiles.DEPTH, 2)))
     halves, tile = ir.VectorType(I16, tiles.DEPTH), tiles.ROWS * tiles.BYTES
     words = ir.VectorType(I32, tiles.ROWS)
@@ -78,47 +92,51 @@ def emit_split_row(module: Any, target: Target, pieces: int, rest: int) -> ir.Fu
         phi.add_incoming(after, inside)
         largest = phi
     strange = e.b.icmp_unsigned(">=", largest, constant(words, _INFINITY))
-    e.b.ret(e.b.zext(e.b.bitcast(strange, I16), I64))
-    return function
+    return e.b.zext(e.b.bitcast(strange, I16), I64)
+
+
+@dataclass(frozen=True)
+class SplitPanelArguments(Arguments):
+    """What takes apart a panel."""
+
+    panel: Alone
+    to: Alone
+    depth: Integer
+    apart: Integer
 
 
 def emit_split_panel(module: Any, target: Target, shape: KernelShape, rest: int) -> ir.Function:
-    """`void NAME(ptr panel, ptr to, i64 depth, i64 apart)`: `depth` k of a panel of a shape as pieces in tiles,
+    """The function that leaves `depth` k of a panel of a shape as pieces in tiles,
     [k / 32][pieces][columns / 16][16][16][2], with zeros up to a multiple of 32 k. `depth` is a multiple of 32, or
     `rest` more than one; the panel's streams are `apart` bytes apart. Added to `module` (once; a second call finds
     it)."""
     name = f"moec_split_panel_{shape.dtype}_{shape.columns}_{shape.streams}_{rest}"
-    if name in module.globals:
-        return module.globals[name]
-    parameters = {"panel": PTR, "to": PTR, "depth": I64, "apart": I64}
-    function, e = begin(module, target, name, parameters, noalias=("panel", "to"))
-    panel, to, depth, apart = function.args
-    _PanelSplitter(e, shape, panel, to, apart).emit(depth, rest)
-    e.b.ret_void()
-    return function
+    return emit_function(
+        module, target, name, SplitPanelArguments, lambda e, given: _PanelSplitter(e, shape, given).emit(rest)
+    )
 
 
 class _PanelSplitter:
-    def __init__(self, e: Emitter, shape: KernelShape, panel: Value, to: Value, apart: Value) -> None:
-        self.e, self.dtype, self.panel, self.to = e, shape.dtype, panel, to
+    def __init__(self, e: Emitter, shape: KernelShape, given: SplitPanelArguments) -> None:
+        self.e, self.dtype, self.given = e, shape.dtype, given
         self.pieces, self.width = PIECES[shape.dtype], shape.columns // tiles.ROWS
         self.size, self.row = DTYPES[shape.dtype].size, shape.stream_bytes
         self.turn = self.pieces * shape.columns * tiles.BYTES
         #: Where each 16 columns begin.
         each = self.width // shape.streams
         self.columns = [
-            e.b.add(e.b.mul(apart, i64(stream)), i64(j * tiles.ROWS * self.size))
+            e.b.add(e.b.mul(given.apart, i64(stream)), i64(j * tiles.ROWS * self.size))
             for stream in range(shape.streams)
             for j in range(each)
         ]
 
-    def emit(self, depth: Value, rest: int) -> None:
-        e, b = self.e, self.e.b
+    def emit(self, rest: int) -> None:
+        e, b, depth = self.e, self.e.b, self.given.depth
         whole = b.udiv(depth, i64(tiles.DEPTH))
         e.loop(0, whole, lambda i: e.loop(0, tiles.ROWS, lambda pair: self._pair(i, pair)))
         if rest:
             with e.when(b.icmp_signed("!=", b.urem(depth, i64(tiles.DEPTH)), i64(0))):
-                e.fill(e.at(self.to, b.mul(whole, i64(self.turn)), 1), self.turn)
+                e.fill(e.at(self.given.to, b.mul(whole, i64(self.turn)), 1), self.turn)
                 e.loop(0, rest // 2, lambda pair: self._pair(whole, pair))
                 if rest % 2:
                     self._pair(whole, i64(rest // 2), single=True)
@@ -127,8 +145,8 @@ class _PanelSplitter:
         """Two k of all columns, or one and zeros."""
         e, b = self.e, self.e.b
         k = b.add(b.mul(turn, i64(tiles.DEPTH)), b.mul(pair, i64(2)))
-        source = e.at(self.panel, b.mul(k, i64(self.row)), 1)
-        to = e.at(self.to, b.add(b.mul(turn, i64(self.turn)), b.mul(pair, i64(tiles.BYTES))), 1)
+        source = e.at(self.given.panel, b.mul(k, i64(self.row)), 1)
+        to = e.at(self.given.to, b.add(b.mul(turn, i64(self.turn)), b.mul(pair, i64(tiles.BYTES))), 1)
         words = ir.VectorType(I32, tiles.ROWS)
         for j in range(self.width):
             first = self._load(source, j)

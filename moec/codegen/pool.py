@@ -1,11 +1,8 @@
 """The thread pool: workers that wait inside native code, and `parallel`, which cuts a stage among them.
 
-    void moec_work(ptr crew, i64 worker)                                                     a worker's life
-    void moec_parallel(ptr pool, ptr stage, ptr frame, i64 units, i64 busy, i64 least, ptr scratch, i64 stride)
-                                                                                             what a kernel calls
-
-`busy` of the units are work, the others are those of matrices that no row chose: chunks are small enough for the work
-to be shared out evenly, however it is spread, but have at least `least` units.
+`moec_work` is a worker's life, `moec_parallel` what a kernel calls. `busy` of the units are work, the others are those
+of matrices that no row chose: chunks are small enough for the work to be shared out evenly, however it is spread, but
+have at least `least` units.
 
 One job is open at a time. Whoever is awake takes chunks of it until none is left; the caller takes part, and at the end
 waits only for those who have joined. So a worker that sleeps, or that the machine runs late, delays nobody. If another
@@ -22,16 +19,15 @@ The crew's memory is an array of 64-byte lines, one a field, so that no two fiel
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 from llvmlite import ir
 
+from moec.codegen.function import A, Address, Arguments, Integer
 from moec.codegen.llvm import I1, I8, I32, I64, PTR, VOID, Emitter, Value, i64
-from moec.codegen.stages import STAGE_TYPE
+from moec.codegen.stages import StageArguments
 from moec.runtime.pool import Field, Line
 from moec.target import LINE, Target
-
-PARALLEL_TYPE: Final = ir.FunctionType(VOID, [PTR, PTR, PTR, I64, I64, I64, PTR, I64])
 
 #: Picoseconds of work below which a stage runs on the thread that calls.
 WORTH_SHARING: Final = 20_000_000
@@ -76,18 +72,39 @@ def emit_pool(target: Target) -> Any:
     return module
 
 
-class _Function:
-    """A function of the pool: its emitter and its fields."""
+@dataclass(frozen=True)
+class _WorkArguments(Arguments):
+    """What a worker takes: its crew, and its number there."""
 
-    name: str
-    type: Any
+    crew: Address
+    worker: Integer
 
-    def __init__(self, module: Any, target: Target) -> None:
-        self.function = ir.Function(module, self.type, self.name)
+
+@dataclass(frozen=True)
+class ParallelArguments(Arguments):
+    """What `parallel` takes: a stage, its frame, its units, and the scratch memory of the threads, which begins so many
+    bytes behind that of the thread before."""
+
+    pool: Address
+    stage: Address
+    frame: Address
+    units: Integer
+    busy: Integer
+    least: Integer
+    scratch: Address
+    stride: Integer
+
+
+class _Function(Generic[A]):
+    """A function of the pool: its emitter and its fields, those of the crew at an address."""
+
+    crew: Value
+
+    def __init__(self, module: Any, target: Target, name: str, arguments: type[A]) -> None:
+        self.function, self.given = arguments.declare(module, name)
         self.function.attributes.add("nounwind")
         self.e = Emitter(ir.IRBuilder(self.function.append_basic_block("entry")), target)
         self.b = self.e.b
-        self.crew = self.function.args[0]
 
     def line(self, field: Field) -> Value:
         """The address of a field; llvmlite's atomics want pointers that know what they point to."""
@@ -158,11 +175,12 @@ class _Function:
         return self.b.append_basic_block(name)
 
 
-class _Chunks(_Function):
-    """`void chunks(ptr crew, i64 worker)`: takes chunks of the open job until none is left."""
+class _Chunks(_Function[_WorkArguments]):
+    """Takes chunks of the open job until none is left."""
 
-    name = "moec_chunks"
-    type = ir.FunctionType(VOID, [PTR, I64])
+    def __init__(self, module: Any, target: Target) -> None:
+        super().__init__(module, target, "moec_chunks", _WorkArguments)
+        self.crew = self.given.crew
 
     def emit(self) -> Any:
         b, e = self.b, self.e
@@ -170,7 +188,7 @@ class _Chunks(_Function):
         pointers = (Field.STAGE, Field.FRAME, Field.SCRATCH)
         stage, frame, scratch = (b.inttoptr(self.read(field), PTR) for field in pointers)
         units, chunk = self.read(Field.UNITS), self.read(Field.CHUNK)
-        own = e.at(scratch, b.mul(self.function.args[1], self.read(Field.STRIDE)), 1)
+        own = e.at(scratch, b.mul(self.given.worker, self.read(Field.STRIDE)), 1)
         take, run, done = self.block("take"), self.block("run"), self.block("done")
         b.branch(take)
         b.position_at_end(take)
@@ -178,7 +196,7 @@ class _Chunks(_Function):
         b.cbranch(b.icmp_signed("<", first, units), run, done)
         b.position_at_end(run)
         stop = e.least(b.add(first, chunk), units)
-        call(b, stage, STAGE_TYPE, [frame, first, stop, own])
+        call(b, stage, StageArguments(frame=frame, begin=first, end=stop, scratch=own))
         b.branch(take)
         b.position_at_end(done)
         b.ret_void()
@@ -202,13 +220,10 @@ class _Idle:
         return [getattr(self, field.name) for field in fields(self)]
 
 
-class _Work(_Function):
-    name = "moec_work"
-    type = ir.FunctionType(VOID, [PTR, I64])
-
+class _Work(_Function[_WorkArguments]):
     def __init__(self, module: Any, target: Target, chunks: Any) -> None:
-        super().__init__(module, target)
-        self.chunks = chunks
+        super().__init__(module, target, "moec_work", _WorkArguments)
+        self.crew, self.chunks = self.given.crew, chunks
         self.time, self.mask = (self.b.alloca(I64, size=size) for size in (2, _PROCESSORS // 64))
         self.time.type = self.mask.type = PTR
 
@@ -256,7 +271,7 @@ class _Work(_Function):
         self._go_on(replace(state, looks=i64(0)))
         b.position_at_end(sleep)
         self.add(Field.SLEEPERS, 1)
-        bit = self.e.least(b.sub(self.function.args[1], i64(1)), i64(_BITS - 1))
+        bit = self.e.least(b.sub(self.given.worker, i64(1)), i64(_BITS - 1))
         self.futex(_WAIT_BITS, b.zext(state.seen, I64), b.shl(i64(1), bit))
         self.add(Field.SLEEPERS, -1)
         self._go_on(replace(state, since=self.now(self.time), looks=i64(0), slept=i64(1)))
@@ -268,7 +283,7 @@ class _Work(_Function):
         job = b.block
         self.leave_callers_processor(self.mask)
         open = self.read(Field.STATE)
-        b.cbranch(b.icmp_unsigned("<", self.function.args[1], b.lshr(open, i64(_SIZE))), ours, others)
+        b.cbranch(b.icmp_unsigned("<", self.given.worker, b.lshr(open, i64(_SIZE))), ours, others)
         b.position_at_end(others)
         self._go_on(replace(state, seen=ticket))  # no less sleepy
         b.position_at_end(ours)
@@ -279,7 +294,7 @@ class _Work(_Function):
         pair = b.cmpxchg(self.line(Field.STATE), open, b.add(open, i64(2)), "seq_cst", "acquire")
         b.cbranch(b.extract_value(pair, 1), joined, job)
         b.position_at_end(joined)
-        b.call(self.chunks, self.function.args)
+        b.call(self.chunks, self.given)
         self.add(Field.STATE, -2)
         b.branch(done)
         b.position_at_end(done)
@@ -304,36 +319,33 @@ class _Work(_Function):
         return self.b.load_atomic(self.line(Field.TICKET), "acquire", 4, typ=I32)
 
 
-class _Parallel(_Function):
-    name = "moec_parallel"
-    type = PARALLEL_TYPE
-
+class _Parallel(_Function[ParallelArguments]):
     def __init__(self, module: Any, target: Target, chunks: Any) -> None:
-        super().__init__(module, target)
+        super().__init__(module, target, "moec_parallel", ParallelArguments)
         self.chunks = chunks
+        self.crew = self.b.load(self.e.at(self.given.pool, Line.CREW * LINE, 1), typ=PTR, align=8)
 
     def emit(self) -> None:
-        b = self.b
-        pool, stage, frame, units, busy, least, scratch, stride = self.function.args
-        self.crew = b.load(self.e.at(pool, Line.CREW * LINE, 1), typ=PTR, align=8)
-        size = b.load(self.e.at(pool, Line.SIZE * LINE, 1), typ=I64, align=8)
+        b, given = self.b, self.given
+        size = b.load(self.e.at(given.pool, Line.SIZE * LINE, 1), typ=I64, align=8)
         alone, shared = self.block("alone"), self.block("shared")
         pair = b.cmpxchg(self.line(Field.BUSY), i64(0), i64(1), "seq_cst", "monotonic")
         b.cbranch(b.extract_value(pair, 1), shared, alone)
         b.position_at_end(alone)
-        call(b, stage, STAGE_TYPE, [frame, i64(0), units, scratch])
+        whole = StageArguments(frame=given.frame, begin=i64(0), end=given.units, scratch=given.scratch)
+        call(b, given.stage, whole)
         b.ret_void()
         b.position_at_end(shared)
-        chunk = least
-        for all_of_them, chunks in ((busy, _CHUNKS), (units, _MOST)):
+        chunk = given.least
+        for all_of_them, chunks in ((given.busy, _CHUNKS), (given.units, _MOST)):
             share = b.udiv(all_of_them, b.mul(size, i64(chunks)))
             chunk = b.select(b.icmp_unsigned("<", chunk, share), share, chunk)
         values = {
-            Field.STAGE: b.ptrtoint(stage, I64),
-            Field.FRAME: b.ptrtoint(frame, I64),
-            Field.UNITS: units,
-            Field.SCRATCH: b.ptrtoint(scratch, I64),
-            Field.STRIDE: stride,
+            Field.STAGE: b.ptrtoint(given.stage, I64),
+            Field.FRAME: b.ptrtoint(given.frame, I64),
+            Field.UNITS: given.units,
+            Field.SCRATCH: b.ptrtoint(given.scratch, I64),
+            Field.STRIDE: given.stride,
             Field.CHUNK: chunk,
             Field.NEXT: i64(0),
             Field.CALLER: self.processor(),
@@ -342,7 +354,7 @@ class _Parallel(_Function):
             self.write(field, value)
         state = b.shl(size, i64(_SIZE))
         self._open(state, size)
-        b.call(self.chunks, [self.crew, i64(0)])
+        b.call(self.chunks, _WorkArguments(crew=self.crew, worker=i64(0)))
         self._close(state)
         self.write(Field.BUSY, i64(0))
         b.ret_void()
@@ -368,7 +380,7 @@ class _Parallel(_Function):
         b.position_at_end(done)
 
 
-def call(b: Any, address: Value, type: Any, arguments: list[Value]) -> Value:
+def call(b: Any, address: Value, arguments: Arguments) -> Value:
     """A call through an address: llvmlite wants a pointer that knows its function's type."""
-    typed = b.inttoptr(b.ptrtoint(address, I64), type.as_pointer())
+    typed = b.inttoptr(b.ptrtoint(address, I64), arguments.type().as_pointer())
     return b.call(typed, arguments)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from llvmlite import ir
 from xdsl.dialects.builtin import ModuleOp
@@ -25,11 +26,12 @@ from moec.codegen.frame import (
     row_layout,
     workspace_bytes,
 )
+from moec.codegen.function import Address, Arguments, Integer
 from moec.codegen.gathered import SLACK, emit_gather
 from moec.codegen.llvm import I64, PTR, Emitter, Value, i64, read_sizes
-from moec.codegen.pool import PARALLEL_TYPE, WORTH_SHARING, call
+from moec.codegen.pool import WORTH_SHARING, ParallelArguments, call
 from moec.codegen.sort import sort_rows, sort_slots
-from moec.codegen.stages import Stage, Stages
+from moec.codegen.stages import Stage, StageArguments, Stages
 from moec.dialects import plan
 from moec.dialects.types import SelectionType, integer
 from moec.formats import FORMATS
@@ -47,6 +49,17 @@ def emit(module: ModuleOp, target: Target, special: bool = True, timed: bool = F
     """
     (program,) = (op for op in module.body.block.ops if isinstance(op, plan.ProgramOp))
     return _Program(program, target, special, timed).emit()
+
+
+@dataclass(frozen=True)
+class RunArguments(Arguments):
+    """What `moec_run` takes, as `moec.codegen.frame` says; it returns 0, or 1 where an index lay outside its table."""
+
+    RESULT: ClassVar[Any] = I64
+
+    tokens: Integer
+    arguments: Address
+    pool: Address
 
 
 class _Program:
@@ -179,9 +192,7 @@ class _Program:
     # the call
 
     def _run(self, stages: list[list[Any]]) -> None:
-        function = ir.Function(self.module, ir.FunctionType(I64, [I64, PTR, PTR]), "moec_run")
-        tokens, arguments, pool = function.args
-        tokens.name, arguments.name, pool.name = "tokens", "arguments", "pool"
+        function, given = RunArguments.declare(self.module, "moec_run")
         e = Emitter(ir.IRBuilder(function.append_basic_block("entry")), self.target)
         for word in (*self.arguments, *(region.word for region in self.regions)):
             self.frame.number(word)
@@ -191,17 +202,17 @@ class _Program:
         words.type = PTR  # llvmlite would have it point to i64
         frame = RunFrame(e, self.frame, words)
         for position, word in enumerate(self.arguments):
-            pointer = e.b.load(e.at(arguments, i64(position), 8), typ=PTR, align=8)
+            pointer = e.b.load(e.at(given.arguments, i64(position), 8), typ=PTR, align=8)
             frame.put(word, pointer)
-        self._lay_out(frame, tokens)
+        self._lay_out(frame, given.tokens)
         for domain in self.domains.values():
             if domain.outer is None:
-                frame.put(domain.word("count"), i64(1) if domain.single else tokens)
+                frame.put(domain.word("count"), i64(1) if domain.single else given.tokens)
         e.b.store(i64(0), frame.pointer_of(FLAG), align=8)
         self._read_clock(frame, 0)
         for position, steps in enumerate(stages, 1):
             for step in steps:
-                self._call(frame, step, pool)
+                self._call(frame, step, given.pool)
             self._read_clock(frame, position)
         e.b.ret(e.b.load(frame.pointer_of(FLAG), typ=I64, align=8))
 
@@ -241,10 +252,19 @@ class _Program:
             parallel = b.load(e.at(pool, Line.PARALLEL * LINE, 1), typ=PTR, align=8)
             busy = b.mul(matrices, i64(step.units // step.keys)) if step.units and step.keys else units
             least = b.select(b.icmp_signed(">=", rows, i64(step.many)), i64(step.least_units), i64(1))
-            arguments = [pool, b.bitcast(stage, PTR), frame.pointer, units, busy, least, scratch, i64(self.scratch)]
-            call(b, parallel, PARALLEL_TYPE, arguments)
+            arguments = ParallelArguments(
+                pool=pool,
+                stage=b.bitcast(stage, PTR),
+                frame=frame.pointer,
+                units=units,
+                busy=busy,
+                least=least,
+                scratch=scratch,
+                stride=i64(self.scratch),
+            )
+            call(b, parallel, arguments)
             otherwise()
-            b.call(stage, [frame.pointer, i64(0), units, scratch])
+            b.call(stage, StageArguments(frame=frame.pointer, begin=i64(0), end=units, scratch=scratch))
 
     def _interface(self, raw: list[SSAValue]) -> Interface:
         program, block, count = self.program, self.block, self.count

@@ -1,12 +1,10 @@
 """Rows as the kernels beside codes read them: quantised, block by block, as `moec.formats.activations` says, or real.
 
-    void NAME(ptr row, i64 apart, ptr records, i64 stride)
-
-writes a record for every `Record.length` k of one row, `stride` bytes apart, so that those of several rows can stand
-side by side. From 32 k of the row to the next it is `apart` bytes. A record holds the elements, then in
-words of four bytes the scale where they are quantised and, for each stretch of k with weights of one scale, what the
-kernel's sums begin with (-center × the sum of the integers; integers) and what offsets are multiplied with (the sum;
-f32), as far as the format needs them.
+The function writes a record for every `Record.length` k of one row, `stride` bytes apart, so that those of several rows
+can stand side by side. From 32 k of the row to the next it is `apart` bytes. A record holds the elements, then in words
+of four bytes the scale where they are quantised and, for each stretch of k with weights of one scale, what the kernel's
+sums begin with (-center × the sum of the integers; integers) and what offsets are multiplied with (the sum; f32), as
+far as the format needs them.
 """
 
 from __future__ import annotations
@@ -18,7 +16,8 @@ import numpy as np
 from llvmlite import ir
 
 from moec.codegen.floats import widen
-from moec.codegen.llvm import F32, I1, I8, I16, I32, I64, PTR, SIZES, Emitter, Value, begin, constant, i64
+from moec.codegen.function import Alone, Arguments, Integer, emit_function
+from moec.codegen.llvm import F32, I1, I8, I16, I32, SIZES, Emitter, Value, constant, i64
 from moec.formats.activations import SMALLEST
 from moec.formats.layout import BLOCK, GROUP, Layout
 from moec.target import LINE, Target
@@ -117,32 +116,43 @@ class Record:
         return -(-(self.lifted + 4 * (self.lifts and bool(self.center))) // unit) * unit
 
 
+@dataclass(frozen=True)
+class QuantizeArguments(Arguments):
+    """What the function takes."""
+
+    row: Alone
+    apart: Integer
+    records: Alone
+    stride: Integer
+
+
 def emit_quantize(module: Any, target: Target, record: Record, dtype: str, k: int) -> ir.Function:
     """The function for rows of `k` elements of `dtype`, added to `module` (once; a second call finds it)."""
     layout = record.layout
     name = f"moec_{record.kind}_{dtype}_{k}_{record.stretch}_{record.center}_{int(layout.offset)}{int(record.lifts)}"
-    if name in module.globals:
-        return module.globals[name]
-    parameters = {"row": PTR, "apart": I64, "records": PTR, "stride": I64}
-    function, e = begin(module, target, name, parameters, noalias=("row", "records"))
+    function = emit_function(
+        module, target, name, QuantizeArguments, lambda e, given: _quantize(e, record, dtype, k, given)
+    )
     function.linkage = "internal"
-    row, apart, records, stride = function.args
+    return function
+
+
+def _quantize(e: Emitter, record: Record, dtype: str, k: int, given: QuantizeArguments) -> None:
+    """Record after record of a row."""
     whole, rest = divmod(k, record.length)
 
     def write(i: Value, count: int) -> None:
-        first = e.at(row, e.b.mul(i, e.b.mul(apart, i64(record.length // GROUP))), 1)
-        groups = [e.at(first, e.b.mul(apart, i64(group)), 1) for group in range(record.length // GROUP)]
+        first = e.at(given.row, e.b.mul(i, e.b.mul(given.apart, i64(record.length // GROUP))), 1)
+        groups = [e.at(first, e.b.mul(given.apart, i64(group)), 1) for group in range(record.length // GROUP)]
         parts = [
             _load(e, dtype, groups[at // GROUP], at % GROUP, max(0, min(_WIDTH, count - at)))
             for at in range(0, record.length, _WIDTH)
         ]
-        (_real if record.real else _integers)(e, record, parts, e.at(records, e.b.mul(i, stride), 1))
+        (_real if record.real else _integers)(e, record, parts, e.at(given.records, e.b.mul(i, given.stride), 1))
 
     e.loop(0, whole, lambda i: write(i, record.length))
     if rest:
         write(i64(whole), rest)
-    e.b.ret_void()
-    return function
 
 
 def _real(e: Emitter, record: Record, parts: list[Value], to: Value) -> None:

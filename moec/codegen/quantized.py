@@ -15,15 +15,15 @@ from typing import ClassVar, Final, Literal
 from llvmlite import ir
 
 from moec.codegen import tiles
-from moec.codegen.byte_blocks import ByteBlockProducts
+from moec.codegen.byte_blocks import ByteBlockProducts, CellArguments
 from moec.codegen.cells import WIDTH, Cell
-from moec.codegen.code_tiles import SLACK, ByteTileProducts, TileCell
+from moec.codegen.code_tiles import SLACK, ByteTileProducts, TileCell, TileProductArguments
 from moec.codegen.frame import Region, Word, row_bytes
-from moec.codegen.integer import Products, emit_products
-from moec.codegen.llvm import I8, SIZES, Value, i64
+from moec.codegen.integer import ProductArguments, Products, emit_products
+from moec.codegen.llvm import I8, SIZES, Emitter, Value, i64
 from moec.codegen.matmul import Block, Matmul, Panels, Rows
 from moec.codegen.pairs import PairProducts
-from moec.codegen.quantize import Record, emit_quantize
+from moec.codegen.quantize import QuantizeArguments, Record, emit_quantize
 from moec.codegen.stages import Stage
 from moec.dialects import plan
 from moec.dialects.types import element_name
@@ -62,7 +62,7 @@ class CodeMatmul(Matmul, ABC):
         self.row_records = self.record.count(self.k)
         dtype = element_name(op.vector.type.row)
         #: From one 32 k of a vector to the next.
-        self.group_bytes = i64(GROUP * SIZES[dtype])
+        self.group_bytes = GROUP * SIZES[dtype]
         #: Writes the records of a row.
         self.record_row = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
         self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name, self.PRODUCTS)
@@ -101,17 +101,22 @@ class CodeMatmul(Matmul, ABC):
     def _make_records(self) -> Stage:
         """The stage that makes the records of every row of the vector's domain."""
         name = f"{self.name}_records"
-        e, frame, function = self.stages.begin(name)
+        e, frame, given = self.stages.begin(name)
         vectors, records = frame.pointer_of(Word("rows", self.op.vector)), frame.pointer_of(self.made_records)
 
         def turn(row: Value) -> None:
             vector = e.at(vectors, e.b.mul(row, i64(self.vector_bytes)), 1)
             to = e.at(records, e.b.mul(row, i64(self.row_bytes)), 1)
-            e.b.call(self.record_row, [vector, self.group_bytes, to, i64(self.record.nbytes)])
+            self._record(e, vector, to, i64(self.record.nbytes))
 
-        e.loop(function.args[1], function.args[2], turn)
-        self.stages.finish(e, function)
+        e.loop(given.begin, given.end, turn)
+        self.stages.finish(e)
         return Stage(name, self.source, None, 0, _RECORD_COST * self.k)
+
+    def _record(self, e: Emitter, vector: Value, to: Value, stride: Value) -> None:
+        """The records of a vector, `stride` bytes apart."""
+        apart = i64(self.group_bytes)
+        e.b.call(self.record_row, QuantizeArguments(row=vector, apart=apart, records=to, stride=stride))
 
     # blocks of rows
 
@@ -151,7 +156,7 @@ class CodeMatmul(Matmul, ABC):
             if self.once:
                 self._copy(self._source_row(place), to, stride)
             else:
-                e.b.call(self.record_row, [self._vector(place), self.group_bytes, to, stride])
+                self._record(e, self._vector(place), to, stride)
 
         e.loop(first, stop, turn)
 
@@ -176,9 +181,10 @@ class CodeMatmul(Matmul, ABC):
         e, count = self.e, self.e.b.sub(block.high, block.low)
         e.fill(block.sums, e.b.mul(count, i64(4 * self.shape.columns)))
         records = self._records_of(block.low, block.ready)
-        self._multiply(count, [panel, records, block.sums, count, i64(self.blocks)])
+        blocks = i64(self.blocks)
+        self._multiply(ProductArguments(panel=panel, rows=records, sums=block.sums, count=count, blocks=blocks))
 
-    def _multiply(self, count: Value, arguments: list[Value]) -> None:
+    def _multiply(self, arguments: ProductArguments) -> None:
         self.e.b.call(self.products, arguments)
 
 
@@ -215,8 +221,8 @@ class QuantizedBlockMatmul(QuantizedMatmul):
     def _cells_bytes(self) -> int:
         return self.shape.columns // WIDTH * Cell(self.record, self.shape.columns).nbytes
 
-    def _multiply(self, count: Value, arguments: list[Value]) -> None:
-        super()._multiply(count, [*arguments, self.cells])
+    def _multiply(self, arguments: ProductArguments) -> None:
+        super()._multiply(CellArguments(*arguments, cells=self.cells))
 
 
 class QuantizedTiledMatmul(QuantizedBlockMatmul):
@@ -240,9 +246,9 @@ class QuantizedTiledMatmul(QuantizedBlockMatmul):
     def _cells_bytes(self) -> int:
         return max(super()._cells_bytes, TileCell(self.record, self.shape.columns).scratch(self.stages.target.l1))
 
-    def _multiply(self, count: Value, arguments: list[Value]) -> None:
+    def _multiply(self, arguments: ProductArguments) -> None:
         e = self.e
-        with e.either(e.b.icmp_signed(">=", count, i64(self.least))) as otherwise:
-            e.b.call(self.tiled, [*arguments, self.cells])
+        with e.either(e.b.icmp_signed(">=", arguments.count, i64(self.least))) as otherwise:
+            e.b.call(self.tiled, TileProductArguments(*arguments, scratch=self.cells))
             otherwise()
-            super()._multiply(count, arguments)
+            super()._multiply(arguments)

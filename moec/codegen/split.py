@@ -23,15 +23,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from moec.codegen import tiles
 from moec.codegen.amx import Stretch, Stretched
 from moec.codegen.llvm import SIZES, Value, i64
 from moec.codegen.matmul import Block, Panels, Rows
-from moec.codegen.pieces import PIECES, emit_split_panel, emit_split_row
+from moec.codegen.pieces import PIECES, SplitPanelArguments, SplitRowArguments, emit_split_panel, emit_split_row
 from moec.codegen.stored import StoredMatmul
-from moec.codegen.tile_kernel import TileShape, emit_kernel
+from moec.codegen.tile_kernel import TileArguments, TileShape, emit_kernel
 from moec.formats.layout import BLOCK
 
 #: Rows that two tiles hold.
@@ -114,7 +115,8 @@ class SplitMatmul(Stretched):
 
         def split(place: Value, strange: Sequence[Value]) -> list[Value]:
             vector = e.at(self._vector(place), first, 4)
-            found = e.b.call(self.split_row, [vector, self._split_at(stretch, e.b.sub(place, rows.first)), size])
+            to = self._split_at(stretch, e.b.sub(place, rows.first))
+            found = e.b.call(self.split_row, SplitRowArguments(row=vector, to=to, depth=size))
             return [e.b.or_(strange[0], found)]
 
         (strange,) = e.fold(rows.first, rows.stop, [e.load(self.strange, "i64")], split)
@@ -158,25 +160,42 @@ class SplitMatmul(Stretched):
 
     def _split_part(self, panel: Value, at: Value, depth: Value) -> None:
         """The pieces of `depth` k of a panel."""
-        self.e.b.call(self.split_panel, [self._place(panel, at), self.part, depth, i64(self.apart)])
+        self._split(self._place(panel, at), depth, self.apart)
+
+    def _split(self, dense: Value, depth: Value, apart: int) -> None:
+        """The pieces of `depth` k of a dense panel, whose streams are so many bytes apart."""
+        arguments = SplitPanelArguments(panel=dense, to=self.part, depth=depth, apart=i64(apart))
+        self.e.b.call(self.split_panel, arguments)
 
     def _pass_part(self, part: _Part, block: Value, rows: Value, sums: Value) -> None:
         """Up to 32 of so many rows pass over a part."""
         e, b, step = self.e, self.e.b, i64(self.step)
         row, pace, streams = b.mul(block, i64(_ROWS)), b.mul(part.lines, i64(tiles.BYTES // 2)), self.shape.streams
         upper = e.at(self._split_at(part.stretch, row), b.mul(b.udiv(part.start, i64(tiles.DEPTH)), step), 1)
-        operands = [upper, step, e.at(upper, part.stretch.rows_bytes, 1), step]
+        lower = e.at(upper, part.stretch.rows_bytes, 1)
         sums = e.at(sums, b.mul(row, i64(4 * self.shape.columns)), 1)
         half = b.mul(pace, part.turns)
         apart, share = (i64(self.apart), half) if streams == 2 else (half, b.mul(half, i64(2)))
         following = e.at(part.following, b.mul(b.mul(block, i64(len(self.widths))), share), 1)
+        arguments = partial(
+            TileArguments,
+            upper=upper,
+            upper_step=step,
+            lower=lower,
+            lower_step=step,
+            turns=part.turns,
+            accumulate=part.at,
+            apart=apart,
+            pace=pace,
+            lines=part.lines,
+        )
 
         def call(height: int) -> None:
             column = 0
             for i, width in enumerate(self.widths):
                 panel, to = e.at(self.part, column * tiles.ROWS * tiles.BYTES, 1), e.at(sums, column * tiles.BYTES, 1)
-                ahead = (e.at(following, b.mul(i64(i), share), 1), apart, pace, part.lines)
-                b.call(self.tiled[height, width], [*operands, panel, to, part.turns, part.at, *ahead])
+                ahead = e.at(following, b.mul(i64(i), share), 1)
+                b.call(self.tiled[height, width], arguments(panel=panel, c=to, ahead=ahead))
                 column += width
 
         with e.either(b.icmp_signed(">", b.sub(rows, row), i64(tiles.ROWS))) as otherwise:
@@ -197,5 +216,5 @@ class SplitStoredMatmul(SplitMatmul, StoredMatmul):
 
     def _split_part(self, panel: Value, at: Value, depth: Value) -> None:
         b = self.e.b
-        b.call(self.unpack, [panel, self.dense, b.udiv(at, i64(BLOCK)), self._count(depth, BLOCK)])
-        b.call(self.split_panel, [self.dense, self.part, depth, i64(0)])
+        self._unpack(panel, b.udiv(at, i64(BLOCK)), self._count(depth, BLOCK))
+        self._split(self.dense, depth, 0)

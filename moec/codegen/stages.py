@@ -1,7 +1,7 @@
-"""A stage of the plan as one LLVM function: `void stage(ptr frame, i64 begin, i64 end, ptr scratch)`.
+"""A stage of the plan as one LLVM function.
 
-What `begin` and `end` count is the stage's own: rows for `plan.rows`, the panels of all keys for `plan.matmul`. So a
-stage can be cut among threads anywhere; what it writes does not depend on the cut.
+What its `begin` and `end` count is the stage's own: rows for `plan.rows`, the panels of all keys for `plan.matmul`. So
+a stage can be cut among threads anywhere; what it writes does not depend on the cut.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from llvmlite import ir
 from xdsl.ir import Operation, SSAValue
 
 from moec.codegen.frame import Domain, Frame, StageFrame, Word, row_bytes, row_value
-from moec.codegen.llvm import I64, PTR, VOID, Emitter, Value, i64
+from moec.codegen.function import Address, Arguments, Integer
+from moec.codegen.llvm import VOID, Emitter, Value, i64
 from moec.codegen.rows import RULES
 from moec.codegen.rows.row import Row, Scratch
 from moec.codegen.rows.surroundings import Surroundings
@@ -23,13 +24,21 @@ from moec.codegen.views import put
 from moec.dialects import plan
 from moec.target import Target
 
-STAGE_TYPE = ir.FunctionType(VOID, [PTR, I64, I64, PTR])
-
 #: Picoseconds, roughly, for a byte moved.
 BYTE_COST: Final = 50
 #: Results of a stage beyond such a part of the second cache do not stay there until a later stage reads them: weights
 #: pass by in between.
 _PASSING: Final = 4
+
+
+@dataclass(frozen=True)
+class StageArguments(Arguments):
+    """What a stage takes: the frame of the call, its share of the units, the memory of its thread."""
+
+    frame: Address
+    begin: Integer
+    end: Integer
+    scratch: Address
 
 
 @dataclass
@@ -67,35 +76,33 @@ class Stages:
         #: The rows that are the caller's own arrays.
         self.outputs = list(last.operands) if last else []
 
-    def begin(self, name: str) -> tuple[Emitter, StageFrame, ir.Function]:
-        """A new function and its emitter, positioned after its loads from the frame."""
-        function = ir.Function(self.module, STAGE_TYPE, name)
+    def begin(self, name: str) -> tuple[Emitter, StageFrame, StageArguments]:
+        """The emitter of a new function, positioned after its loads from the frame, and what the function finds."""
+        function, given = StageArguments.declare(self.module, name)
         function.linkage = "internal"
         function.attributes.add("nounwind")
-        for argument, label in zip(function.args, ("frame", "begin", "end", "scratch"), strict=True):
-            argument.name = label
         builder = ir.IRBuilder(function.append_basic_block("entry"))
         e = Emitter(builder, self.target)
-        frame = StageFrame(e, self.frame, function.args[0])
+        frame = StageFrame(e, self.frame, given.frame)
         body = builder.append_basic_block("body")
         builder.position_at_end(body)
-        return e, frame, function
+        return e, frame, given
 
     @staticmethod
-    def finish(e: Emitter, function: ir.Function, passing: bool = False) -> None:
+    def finish(e: Emitter, passing: bool = False) -> None:
         """Ends a function; other threads see what it wrote, also `passing` by the caches."""
         if passing and e.target.writes_past_caches:
             e.call("llvm.x86.sse.sfence", VOID)
         e.b.ret_void()
-        entry, body = function.blocks[0], function.blocks[1]
+        entry, body = e.b.function.blocks[:2]
         ir.IRBuilder(entry).branch(body)
 
     # rows
 
     def rows(self, op: plan.RowsOp, name: str) -> Stage:
-        e, frame, function = self.begin(name)
+        e, frame, given = self.begin(name)
         domain = self.domains[op.domain]
-        scratch = Scratch(function.args[3])
+        scratch = Scratch(given.scratch)
 
         def turn(index: Value) -> None:
             around = Surroundings(self.domains, frame, e, domain, op.body.block.args[0])
@@ -110,8 +117,8 @@ class Stages:
             for value, place in places:
                 _leave(e, row[value], place)
 
-        e.loop(function.args[1], function.args[2], turn)
-        self.finish(e, function)
+        e.loop(given.begin, given.end, turn)
+        self.finish(e)
         moved = sum(row_bytes(value.type.row) for value in op.values)
         return Stage(name, domain, None, scratch.size, BYTE_COST * (moved + scratch.size))
 

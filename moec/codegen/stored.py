@@ -14,16 +14,16 @@ from typing import Any, Final, Literal
 
 from moec.codegen import tiles
 from moec.codegen.amx import Tiled
-from moec.codegen.code_tiles import SLACK, PairTileProducts, TileCell
+from moec.codegen.code_tiles import SLACK, PairTileProducts, TileCell, TileProductArguments
 from moec.codegen.decoded import DecodedProducts
 from moec.codegen.gathered import GatheredRow
-from moec.codegen.integer import Products, emit_products
+from moec.codegen.integer import ProductArguments, Products, emit_products
 from moec.codegen.llvm import SIZES, Value, i64
 from moec.codegen.matmul import Block, Matmul, Prefetch, Rows
 from moec.codegen.microkernel import emit_family
-from moec.codegen.quantize import Record, emit_quantize
+from moec.codegen.quantize import QuantizeArguments, Record, emit_quantize
 from moec.codegen.stages import Stages
-from moec.codegen.unpack import emit_unpack
+from moec.codegen.unpack import UnpackArguments, emit_unpack
 from moec.dialects import plan
 from moec.dialects.types import element_name
 from moec.dtypes import DTYPES
@@ -116,7 +116,9 @@ class StoredMatmul(Matmul):
 
             def turn(place: Value) -> None:
                 to = e.at(way.records, e.b.mul(e.b.sub(place, first), nbytes), 1)
-                e.b.call(way.ready, [*self._elements(place, rows), to, e.b.mul(count, nbytes)])
+                row, apart = self._elements(place, rows)
+                stride = e.b.mul(count, nbytes)
+                e.b.call(way.ready, QuantizeArguments(row=row, apart=apart, records=to, stride=stride))
 
             e.loop(first, stop, turn)
 
@@ -150,9 +152,12 @@ class StoredMatmul(Matmul):
 
     def _multiply(self, way: _Way, panel: Value, count: Value, sums: Value) -> None:
         """The products of a few rows with a panel."""
-        e, own = self.e, [] if way.own is None else [way.own]
+        e = self.e
         e.fill(sums, e.b.mul(count, i64(4 * self.shape.columns)))
-        e.b.call(way.products, [panel, way.records, sums, count, i64(self.blocks), *own])
+        arguments = ProductArguments(panel=panel, rows=way.records, sums=sums, count=count, blocks=i64(self.blocks))
+        if way.scratch:
+            arguments = TileProductArguments(*arguments, scratch=way.own)
+        e.b.call(way.products, arguments)
 
     def _parts(self, panel: Value, block: Block, count: Value) -> None:
         """Part after part of a panel is decoded, and all rows pass over it."""
@@ -162,10 +167,14 @@ class StoredMatmul(Matmul):
         def part(at: Value) -> None:
             depth = e.least(e.b.sub(i64(self.k), at), i64(self.cut))
             first, blocks = e.b.udiv(at, i64(BLOCK)), e.b.udiv(e.b.add(depth, i64(BLOCK - 1)), i64(BLOCK))
-            e.b.call(self.unpack, [panel, self.dense, first, blocks])
+            self._unpack(panel, first, blocks)
             self._rows_over(at, depth, block, count, turns, self._codes(panel, e.b.add(first, blocks)))
 
         e.loop(0, self.k, part, step=self.cut)
+
+    def _unpack(self, panel: Value, first: Value, count: Value) -> None:
+        """Decodes some blocks of a panel."""
+        self.e.b.call(self.unpack, UnpackArguments(panel=panel, out=self.dense, first=first, count=count))
 
     def _codes(self, panel: Value, block: Value) -> Value:
         """Where a block of a panel begins."""

@@ -1,11 +1,8 @@
 """The kernel of tiles: 16 or 32 rows by 16 or 32 columns of bf16, 32 k at once.
 
-    void NAME(ptr upper, i64 upper_step, ptr lower, i64 lower_step, ptr panel, ptr c, i64 turns, i64 accumulate,
-              ptr ahead, i64 apart, i64 pace, i64 lines)
-
-adds to C, rows of f32 that are as long as a panel is wide, the products of `turns` times 32 k; where `accumulate` is 0,
-C is only written. `upper` and `lower` are the tiles of the first and the next 16 rows, `*_step` bytes from one 32 k to
-the next: 64 for each row that is there. The kernel reads 1024 bytes from each step on and computes whole tiles; what
+It adds to C, rows of f32 that are as long as a panel is wide, the products of `turns` times 32 k; where `accumulate` is
+0, C is only written. `upper` and `lower` are the tiles of the first and the next 16 rows, `*_step` bytes from one 32 k
+to the next: 64 for each row that is there. The kernel reads 1024 bytes from each step on and computes whole tiles; what
 stands in the rows that are not there leaves the others alone. A panel is tiles, too: [k / 32][columns / 16][16][16][2].
 While a turn runs, `lines` lines are prefetched, a multiple of 4: half of them from `ahead` on, half from `apart` bytes
 behind it, `pace` bytes further each turn. They are spread over the turn and come from both places by turns: memory
@@ -20,24 +17,16 @@ row's bits depend neither on the rows beside it nor on where k is cut at multipl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from llvmlite import ir
 
 from moec.codegen import tiles
-from moec.codegen.llvm import I64, PTR, Emitter, Value, begin, i64
+from moec.codegen.function import Address, Arguments, Integer, emit_function
+from moec.codegen.llvm import Emitter, Value, i64
 
-_PARAMETERS: Final = {
-    "upper": PTR,
-    "upper_step": I64,
-    "lower": PTR,
-    "lower_step": I64,
-    **dict.fromkeys(("panel", "c"), PTR),
-    **dict.fromkeys(("turns", "accumulate"), I64),
-    "ahead": PTR,
-    **dict.fromkeys(("apart", "pace", "lines"), I64),
-}
 #: Pairs of pieces whose products are added, of a row and of a panel; the least of three are left out. From one to the
 #: next only one side changes, so that its tiles alone are loaded.
 TERMS: Final = {
@@ -45,6 +34,24 @@ TERMS: Final = {
     2: ((1, 1), (1, 0), (0, 0), (0, 1)),
     3: ((2, 0), (0, 0), (0, 2), (0, 1), (1, 1), (1, 0)),
 }
+
+
+@dataclass(frozen=True)
+class TileArguments(Arguments):
+    """What the kernel takes."""
+
+    upper: Address
+    upper_step: Integer
+    lower: Address
+    lower_step: Integer
+    panel: Address
+    c: Address
+    turns: Integer
+    accumulate: Integer
+    ahead: Address
+    apart: Integer
+    pace: Integer
+    lines: Integer
 
 
 @dataclass(frozen=True)
@@ -68,65 +75,44 @@ class TileShape:
 
 def emit_kernel(module: Any, target: Any, shape: TileShape) -> ir.Function:
     """The kernel of a shape, added to `module` (once; a second call finds it)."""
-    name = f"moec_{shape}"
-    if name in module.globals:
-        return module.globals[name]
-    function, e = begin(module, target, name, _PARAMETERS)
-    _Kernel(e, shape, *function.args).emit()
-    e.b.ret_void()
-    return function
+    return emit_function(
+        module, target, f"moec_{shape}", TileArguments, lambda e, given: _Kernel(e, shape, given).emit()
+    )
 
 
 class _Kernel:
     """One kernel. Tiles 0 to 3 are C, row by row; 4 and 5 the rows, 6 and 7 the panel."""
 
-    def __init__(
-        self,
-        e: Emitter,
-        shape: TileShape,
-        upper: Value,
-        upper_step: Value,
-        lower: Value,
-        lower_step: Value,
-        panel: Value,
-        c: Value,
-        turns: Value,
-        accumulate: Value,
-        ahead: Value,
-        apart: Value,
-        pace: Value,
-        lines: Value,
-    ) -> None:
-        self.e, self.shape = e, shape
-        if shape.pieces > 1:
-            upper_step = lower_step = i64(shape.pieces * tiles.ROWS * tiles.BYTES)
-        self.rows = [(upper, upper_step), (lower, lower_step)][: shape.height]
-        self.panel, self.c, self.turns, self.accumulate = panel, c, turns, accumulate
-        self.ahead, self.apart, self.pace, self.lines = ahead, apart, pace, lines
+    def __init__(self, e: Emitter, shape: TileShape, given: TileArguments) -> None:
+        self.e, self.shape, self.given = e, shape, given
+        rows = [(given.upper, given.upper_step), (given.lower, given.lower_step)][: shape.height]
+        split = i64(shape.pieces * tiles.ROWS * tiles.BYTES)
+        self.rows = [(start, split if shape.pieces > 1 else step) for start, step in rows]
 
     def emit(self) -> None:
-        e, width, row = self.e, self.shape.width, 4 * self.shape.columns
+        e, width, row, given = self.e, self.shape.width, 4 * self.shape.columns, self.given
         sums = [(i * width + j, i, j) for i in range(self.shape.height) for j in range(width)]
-        places = [(n, e.at(self.c, i * tiles.ROWS * row + j * tiles.BYTES, 1)) for n, i, j in sums]
-        with e.either(e.b.icmp_signed("!=", self.accumulate, i64(0))) as otherwise:
+        places = [(n, e.at(given.c, i * tiles.ROWS * row + j * tiles.BYTES, 1)) for n, i, j in sums]
+        with e.either(e.b.icmp_signed("!=", given.accumulate, i64(0))) as otherwise:
             for n, place in places:
                 tiles.LOAD.emit(e.b, n, place, i64(row))
             otherwise()
             for n, _ in places:
                 tiles.ZERO.emit(e.b, n)
         terms = len(TERMS[self.shape.pieces])
-        self.shares = [e.b.udiv(e.b.mul(self.lines, i64(term)), i64(4 * terms)) for term in range(terms + 1)]
-        e.loop(0, self.turns, self._turn)
+        shares = [e.b.udiv(e.b.mul(given.lines, i64(term)), i64(4 * terms)) for term in range(terms + 1)]
+        e.loop(0, given.turns, lambda turn: self._turn(turn, shares))
         for n, place in places:
             tiles.STORE.emit(e.b, n, place, i64(row))
 
-    def _turn(self, turn: Value) -> None:
+    def _turn(self, turn: Value, shares: Sequence[Value]) -> None:
+        """32 k. What is prefetched beside a term is from its share to the next."""
         e, width = self.e, self.shape.width
-        panel = e.at(self.panel, e.b.mul(turn, i64(self.shape.turn_bytes)), 1)
-        ahead = e.at(self.ahead, e.b.mul(turn, self.pace), 1)
+        panel = e.at(self.given.panel, e.b.mul(turn, i64(self.shape.turn_bytes)), 1)
+        ahead = e.at(self.given.ahead, e.b.mul(turn, self.given.pace), 1)
         loaded = (-1, -1)
         for term, (left, right) in enumerate(TERMS[self.shape.pieces]):
-            self._prefetch(ahead, term)
+            self._prefetch(ahead, *shares[term : term + 2])
             if right != loaded[1]:
                 for j in range(width):
                     place = right * self.shape.columns // tiles.ROWS + j
@@ -139,14 +125,14 @@ class _Kernel:
                     tiles.DOT_BF16.emit(e.b, i * width + j, 4 + i, 6 + j)
             loaded = left, right
 
-    def _prefetch(self, start: Value, term: int) -> None:
-        """What is prefetched beside one term."""
+    def _prefetch(self, start: Value, begin: Value, end: Value) -> None:
+        """Prefetches two lines at either place for each share from `begin` below `end`."""
         e = self.e
 
         def some(at: Value) -> None:
             first = e.at(start, e.b.mul(at, i64(2 * tiles.BYTES)), 1)
             for line in (0, tiles.BYTES):
                 e.prefetch(e.at(first, line, 1))
-                e.prefetch(e.at(first, e.b.add(self.apart, i64(line)), 1))
+                e.prefetch(e.at(first, e.b.add(self.given.apart, i64(line)), 1))
 
-        e.loop(self.shares[term], self.shares[term + 1], some)
+        e.loop(begin, end, some)

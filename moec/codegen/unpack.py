@@ -1,9 +1,8 @@
 """Unpacking: codes of a panel become the dense panel that a microkernel reads, a part of it at a time, in cache.
 
-    void NAME(ptr panel, ptr out, i64 first, i64 count)
-
-decodes the blocks `first` .. `first + count` of a panel (`moec.formats.panels`) into `out`, a part of a dense panel
-of the shape, 64-byte aligned. Each weight is one rounding away from what the format says, whatever the machine:
+The function decodes the blocks `first` .. `first + count` of a panel (`moec.formats.panels`) into `out`, a part of a
+dense panel of the shape, 64-byte aligned. Each weight is one rounding away from what the format says, whatever the
+machine:
 
     weight = scale × value(code) + offset
 
@@ -14,12 +13,14 @@ lanes are unrolled: a code is a shift and a mask, or a shift and a look-up where
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from llvmlite import ir
 
 from moec.codegen.floats import BFloat, widen
-from moec.codegen.llvm import F32, I8, I16, I32, I64, PTR, Emitter, Value, begin, constant, i64
+from moec.codegen.function import Alone, Arguments, Integer, emit_function
+from moec.codegen.llvm import F32, I8, I16, I32, Emitter, Value, constant, i64
 from moec.codegen.look_up import look_up_bytes
 from moec.formats.layout import BLOCK, GROUP, KINDS, Field
 from moec.formats.panels import PanelLayout
@@ -30,16 +31,22 @@ from moec.target import Target
 _AHEAD: Final = 2048
 
 
+@dataclass(frozen=True)
+class UnpackArguments(Arguments):
+    """What the function takes."""
+
+    panel: Alone
+    out: Alone
+    first: Integer
+    count: Integer
+
+
 def emit_unpack(module: Any, target: Target, shape: KernelShape, place: PanelLayout, name: str) -> ir.Function:
     """The function for panels of `place` and kernels of `shape`, added to `module` (once; a second call finds it)."""
     name = f"moec_unpack_{name}_{shape.dtype}_{place.columns}_{place.tile}"
-    if name in module.globals:
-        return module.globals[name]
-    parameters = {"panel": PTR, "out": PTR, "first": I64, "count": I64}
-    function, e = begin(module, target, name, parameters, noalias=("panel", "out"))
-    _Unpacker(e, shape, place, *function.args).emit()
-    e.b.ret_void()
-    return function
+    return emit_function(
+        module, target, name, UnpackArguments, lambda e, given: _Unpacker(e, shape, place, given).emit()
+    )
 
 
 class Codes:
@@ -213,28 +220,25 @@ class Factors:
 
 
 class _Unpacker:
-    def __init__(
-        self, e: Emitter, shape: KernelShape, place: PanelLayout, panel: Value, out: Value, first: Value, count: Value
-    ) -> None:
-        self.e, self.shape, self.place = e, shape, place
-        self.panel, self.out, self.first, self.count = panel, out, first, count
+    def __init__(self, e: Emitter, shape: KernelShape, place: PanelLayout, given: UnpackArguments) -> None:
+        self.e, self.shape, self.place, self.given = e, shape, place, given
         self.lanes = shape.lanes
         self.vector = ir.VectorType(F32, self.lanes)
         self.codes = Codes(e, place, self.lanes)
-        self.factors = Factors(e, place, self.lanes, panel)
+        self.factors = Factors(e, place, self.lanes, given.panel)
         self.numbers = Numbers(e, self.codes)
 
     def emit(self) -> None:
-        self.e.loop(0, self.count, self._block)
+        self.e.loop(0, self.given.count, self._block)
 
     def _block(self, i: Value) -> None:
         """64 k of all columns."""
         e, b, place, groups = self.e, self.e.b, self.place, BLOCK // GROUP
-        block = b.add(self.first, i)
+        block = b.add(self.given.first, i)
         inside = b.urem(block, i64(place.blocks))
         at = b.mul(b.udiv(block, i64(place.blocks)), i64(place.chunk))
-        chunk = e.at(self.panel, b.add(at, i64(place.head)), 1)
-        out = e.at(self.out, b.mul(i, i64(BLOCK * place.columns * self._size)), 1)
+        chunk = e.at(self.given.panel, b.add(at, i64(place.head)), 1)
+        out = e.at(self.given.out, b.mul(i, i64(BLOCK * place.columns * self._size)), 1)
 
         def columns_turn(column: Value) -> None:
             start = self.codes.start(chunk, inside, column)

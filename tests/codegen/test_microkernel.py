@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from moec.codegen.microkernel import emit_family, emit_microkernel
+from moec.codegen.llvm import PTR
+from moec.codegen.microkernel import MicrokernelArguments, emit_family, emit_microkernel
 from moec.shapes import KernelShape
 from moec.target import Target
 
@@ -79,8 +80,8 @@ class Family:
         self.shape = shape
         self.engine = llvm.create_mcjit_compiler(parsed(module, Target.host()), machine(target, jit=True))
         self.engine.finalize_object()
-        pointer, integer = ctypes.c_void_p, ctypes.c_int64
-        prototype = ctypes.CFUNCTYPE(None, *[pointer] * 3, *[integer] * 4, pointer, *[integer] * 2)
+        types = MicrokernelArguments.type().args
+        prototype = ctypes.CFUNCTYPE(None, *(ctypes.c_void_p if type == PTR else ctypes.c_int64 for type in types))
         self.kernels = [prototype(self.engine.get_function_address(function.name)) for function in functions]
 
     def __call__(
@@ -88,9 +89,19 @@ class Family:
     ) -> np.ndarray:
         """Runs over `c` [.., ldc] in place, prefetching from where nothing is mapped."""
         pointers = np.array([line.ctypes.data for line in lines], np.int64)
-        kernel = self.kernels[len(lines) - 1]
-        places, apart = [array.ctypes.data for array in (pointers, panel, c)], panel.nbytes // self.shape.streams
-        kernel(*places, c.shape[1], k, first, accumulate, 64, 192, apart)
+        arguments = MicrokernelArguments(
+            rows=pointers.ctypes.data,
+            panel=panel.ctypes.data,
+            c=c.ctypes.data,
+            ldc=c.shape[1],
+            k=k,
+            first=first,
+            accumulate=accumulate,
+            ahead=64,
+            pace=192,
+            apart=panel.nbytes // self.shape.streams,
+        )
+        self.kernels[len(lines) - 1](*arguments)
         return c
 
 
