@@ -196,8 +196,9 @@ class Stretched(Matmul, ABC):
         each = b.udiv(b.add(depth, b.sub(stretches, i64(1))), stretches)
         return b.select(few, depth, b.mul(self._count(each, cut.unit), i64(cut.unit)))
 
-    def take_sums(self) -> None:
-        """Memory for the sums of a group."""
+    def take_scratch(self) -> None:
+        """The sums of a group."""
+        super().take_scratch()
         waiting = 1 if self.stretches.uncut == self.stretches.tall else self.GROUP
         self.all_sums = self.scratch.take(self.e, waiting * self.stretches.tall * self.shape.columns * 4)
 
@@ -262,8 +263,10 @@ class TiledMatmul(Tiled, Stretched):
         super().__init__(stages, op, shape, name)
         self.stretches = self.choose_stretches(shape.steps(self.k) * shape.kstep, 2)
 
-    def take_scratch(self) -> None:
-        self.take_sums()
+    @property
+    def sums_bytes(self) -> int:
+        """None but those of a group."""
+        return 0
 
     def _key(self, panels: Panels) -> None:
         e, rows = self.e, self._rows(panels.key, panels.share)

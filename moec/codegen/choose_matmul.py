@@ -1,11 +1,33 @@
-"""What emits a matrix product: its weights dense or stored, its rows as they are, quantised or split."""
+"""What emits a matrix product, by how weights come and how rows come to them.
+
+    weights   rows: where they lie   gathered for tiles   in pieces for tiles, where many   as records
+    dense     Matmul                 TiledMatmul          SplitMatmul
+    decoded   StoredMatmul           StoredTiledMatmul    StoredSplitMatmul
+    as codes                                                                                CodeMatmul
+
+Who derives from whom:
+
+    Matmul                              panel after panel, blocks of rows, microkernels
+    ├─ Tiled                            gathered rows and the kernels of tiles
+    ├─ Stretched                        block after block of rows, which stay in the second cache
+    │  ├─ TiledMatmul (and Tiled)
+    │  └─ SplitMatmul                   many rows in pieces; with a few it is a Matmul
+    ├─ StoredMatmul                     decodes a part of a panel, then multiplies as its other base does
+    │  ├─ StoredTiledMatmul (and Tiled)
+    │  └─ StoredSplitMatmul (and SplitMatmul)
+    └─ CodeMatmul                       blocks of rows become records
+       ├─ PairMatmul                    of bf16
+       └─ QuantizedMatmul               of integers
+          └─ QuantizedBlockMatmul       many rows beside codes that are made ready
+             └─ QuantizedTiledMatmul    and through tiles
+"""
 
 from __future__ import annotations
 
 from moec.codegen.amx import TiledMatmul
 from moec.codegen.matmul import Matmul, is_narrow
 from moec.codegen.quantized import PairMatmul, QuantizedBlockMatmul, QuantizedMatmul, QuantizedTiledMatmul
-from moec.codegen.split import SplitMatmul, SplitStoredMatmul
+from moec.codegen.split import SplitMatmul, StoredSplitMatmul
 from moec.codegen.stages import Stages
 from moec.codegen.stored import StoredMatmul, StoredTiledMatmul
 from moec.dialects import plan
@@ -26,7 +48,7 @@ def choose_matmul(stages: Stages, op: plan.MatmulOp, name: str) -> Matmul:
         case "amx", stored:
             kind = StoredTiledMatmul if stored else TiledMatmul
         case _, stored if _split(stages, op, shape):
-            kind = SplitStoredMatmul if stored else SplitMatmul
+            kind = StoredSplitMatmul if stored else SplitMatmul
         case _, stored:
             kind = StoredMatmul if stored else Matmul
     return kind(stages, op, shape, name)

@@ -15,11 +15,11 @@ from llvmlite import ir
 
 from moec.codegen.integer import ProductArguments, Products, RecordPlace
 from moec.codegen.llvm import Emitter, Value, i64
-from moec.codegen.quantize import Record
+from moec.codegen.quantize import Elements, Record
 from moec.codegen.unpack import Numbers
 from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
-from moec.target import LINE
+from moec.target import LINE, Target
 
 #: The k whose values are in registers at once: with 16 the next ones begin too late (q8_0 takes 1.1 times as long),
 #: with 4 sums are read and written too often (q4_0 takes 1.3 times as long).
@@ -32,6 +32,10 @@ _AHEAD: Final = 4096
 
 class DecodedProducts(Products):
     """Multiply-adds of rows of f32 with values of codes."""
+
+    @classmethod
+    def elements(cls, target: Target) -> Elements:
+        return "f32"
 
     def __init__(self, e: Emitter, place: PanelLayout, record: Record, given: ProductArguments) -> None:
         super().__init__(e, place, record, given)

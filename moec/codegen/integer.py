@@ -24,7 +24,7 @@ from llvmlite import ir
 from moec.codegen.code_bytes import WORD, Bytes
 from moec.codegen.function import Alone, Arguments, Integer, emit_function
 from moec.codegen.llvm import F32, I8, I16, I32, Emitter, Value, i64
-from moec.codegen.quantize import Record
+from moec.codegen.quantize import Elements, Record
 from moec.codegen.unpack import Factors
 from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
@@ -107,6 +107,11 @@ class Products:
     arguments: ClassVar[type[ProductArguments]] = ProductArguments
     #: What multiplies, where the kind of the record does not say it.
     unit: ClassVar[str] = ""
+
+    @classmethod
+    def elements(cls, target: Target) -> Elements:
+        """What it takes in the records of rows."""
+        return "pairs" if target.byte_dots == "pairs" else "bytes"
 
     def __init__(self, e: Emitter, place: PanelLayout, record: Record, given: ProductArguments) -> None:
         self.e, self.place, self.record = e, place, record

@@ -75,6 +75,10 @@ class Matmul:
     For each key with rows, for each panel: blocks of rows pass over the panel while it is in cache. A panel that is too
     large for that is cut along k, unless one block is all there is; then the sums of up to `CUT_ROWS` rows wait in
     scratch memory.
+
+    Once constructed, an emitter knows the sizes of everything and has emitted nothing. `emit_all` emits: first the
+    functions that the stages call, then the stages. `e`, `frame` and what lies in scratch memory are of the stage that
+    is being emitted.
     """
 
     CUT_ROWS = 256
@@ -108,7 +112,9 @@ class Matmul:
         self.result_dtype, self.result_bytes = element_name(op.value.type.row), row_bytes(op.value.type.row)
         #: What blocks of rows are multiples of, but for the last.
         self.grain = 1
-        self.emit_kernels()
+        #: From so many rows on a microkernel prefetches. A few are always the only block; they leave the weights to the
+        #: hardware, where it keeps up with them.
+        self.prefetch_from, _ = stages.target.prefetch[0]
 
     def _fitting(self, nbytes: int) -> int:
         """How many k a panel is cut into so that a part has about so many bytes."""
@@ -116,25 +122,28 @@ class Matmul:
         cuts = -(-self.panel_bytes // max(shape.step_bytes * 64, nbytes))
         return -(-shape.steps(self.k) // cuts) * shape.kstep
 
-    def emit_kernels(self) -> None:
-        """The microkernels: one for each number of rows that a tile may have.
-
-        A few rows are always the only block; they leave the weights to the hardware, where it keeps up with them.
-        """
-        many, _ = self.stages.target.prefetch[0]
-        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape, many)
-
     def regions(self) -> list[Region]:
         """The workspace that the stages need besides their result: where each row's vector is."""
         return [self.domain.region(Word("pointers", self.op.value), 8)]
 
     def emit_all(self) -> list[Stage]:
-        """The stages of the product, in order."""
-        return [self.emit()]
+        """The stages of the product, in order; before them what they call."""
+        self.emit_kernels()
+        return [*self.emit_before(), self.emit()]
+
+    def emit_kernels(self) -> None:
+        """The microkernels: one for each number of rows that a tile may have."""
+        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape, self.prefetch_from)
+
+    def emit_before(self) -> list[Stage]:
+        """The stages that make something ready for that of the product: none."""
+        return []
 
     def emit(self) -> Stage:
+        """The stage of the product."""
         self.e, self.frame, given = self.stages.begin(self.name)
         self.scratch = Scratch(given.scratch)
+        self.sums = self.scratch.take(self.e, self.sums_bytes)
         self.take_scratch()
         self.find_operands()
         self._keys(given.begin, given.end)
@@ -162,8 +171,7 @@ class Matmul:
         return 4 * self.block * self.shape.columns
 
     def take_scratch(self) -> None:
-        """Memory for them."""
-        self.sums = self.scratch.take(self.e, self.sums_bytes)
+        """Scratch memory for more than those: nothing."""
 
     def find_operands(self) -> None:
         """Where the weights lie."""

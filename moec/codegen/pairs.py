@@ -21,7 +21,9 @@ from moec.codegen.code_bytes import WORD
 from moec.codegen.floats import bf16_pairs
 from moec.codegen.integer import Products, RecordPlace
 from moec.codegen.llvm import I16, I32, Value, i64
+from moec.codegen.quantize import Elements
 from moec.formats.layout import BLOCK, GROUP, values
+from moec.target import Target
 
 #: The k that get their scale together.
 _HALF: Final = 16
@@ -29,6 +31,10 @@ _HALF: Final = 16
 
 class PairProducts(Products):
     """`vdpbf16ps` of values that are looked up; 512-bit vectors only."""
+
+    @classmethod
+    def elements(cls, target: Target) -> Elements:
+        return "bf16"
 
     def block(self, place: RecordPlace) -> None:
         """A block of k of all columns. Many rows do best where two vectors of columns share what is broadcast of them,

@@ -10,7 +10,7 @@ far as the format needs them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from llvmlite import ir
@@ -32,6 +32,10 @@ LIFT_BITS: Final = 0x4B400000
 _INVERSE_OF_127: Final = float(np.float32(1 / 127))
 
 
+#: What the elements of a record are.
+Elements: TypeAlias = Literal["bytes", "pairs", "bf16", "f32"]
+
+
 @dataclass(frozen=True)
 class Record:
     """Where everything lies in a record, beside weights of a layout.
@@ -42,7 +46,7 @@ class Record:
     """
 
     layout: Layout
-    kind: Literal["bytes", "pairs", "bf16", "f32"]
+    kind: Elements
 
     @property
     def real(self) -> bool:

@@ -9,8 +9,7 @@ read them.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 from llvmlite import ir
 
@@ -24,12 +23,13 @@ from moec.codegen.llvm import I8, SIZES, Emitter, Value, i64
 from moec.codegen.matmul import Block, Matmul, Panels, Rows
 from moec.codegen.pairs import PairProducts
 from moec.codegen.quantize import QuantizeArguments, Record, emit_quantize
-from moec.codegen.stages import Stage
+from moec.codegen.stages import Stage, Stages
 from moec.dialects import plan
 from moec.dialects.types import element_name
 from moec.formats import FORMATS
 from moec.formats.layout import BLOCK, GROUP
 from moec.formats.panels import PanelLayout
+from moec.shapes import KernelShape
 
 #: The bytes that `_copy` moves at once.
 _PIECE: Final = 16
@@ -41,41 +41,31 @@ _SOME: Final = 8
 _RECORD_COST: Final = 200
 
 
-class CodeMatmul(Matmul, ABC):
+class CodeMatmul(Matmul):
     """Loops around the kernels of one `plan.matmul` that multiply codes with records of rows."""
 
     #: What multiplies.
     PRODUCTS: ClassVar[type[Products]]
-    #: Rows that are made ready together.
-    together: int
     #: Records behind a block's that kernels may read.
     SLACK = 0
 
-    def emit_kernels(self) -> None:
-        op, shape, stages = self.op, self.shape, self.stages
+    def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
+        super().__init__(stages, op, shape, name)
         assert op.storage is not None and isinstance(op.vector.type, plan.RowsType)
-        format = FORMATS[op.storage.data]
+        self.format = format = FORMATS[op.storage.data]
         self.place = PanelLayout(format.layout, shape.columns, self.n, self.k, self.parts)
         self.panel_bytes, self.expert_bytes = self.place.panel, self.place.nbytes
         self.block, self.blocks = shape.rows, -(-self.k // BLOCK)
-        self.record = Record(format.layout, self.kind)
-        self.row_records = self.record.count(self.k)
-        dtype = element_name(op.vector.type.row)
+        self.record = Record(format.layout, self.PRODUCTS.elements(stages.target))
+        self.row_records, self.dtype = self.record.count(self.k), element_name(op.vector.type.row)
         #: From one 32 k of a vector to the next.
-        self.group_bytes = GROUP * SIZES[dtype]
-        #: Writes the records of a row.
-        self.record_row = emit_quantize(stages.module, stages.target, self.record, dtype, self.k)
-        self.products = emit_products(stages.module, stages.target, self.place, self.record, format.name, self.PRODUCTS)
+        self.group_bytes = GROUP * SIZES[self.dtype]
+        #: Rows that are made ready together.
         self.together = max(self.block, min(stages.target.l2 // 2 // self.row_bytes, self.CUT_ROWS))
         self.vector_bytes = row_bytes(op.vector.type.row)
         self.source = stages.domains[plan.domain_of(op.vector)]
         #: Where the records that a stage of its own makes are.
         self.made_records = Word("records", op.value)
-
-    @property
-    @abstractmethod
-    def kind(self) -> Literal["bytes", "pairs", "bf16"]:
-        """What the elements of records are."""
 
     @property
     def once(self) -> bool:
@@ -95,8 +85,14 @@ class CodeMatmul(Matmul, ABC):
         """The workspace that a call needs: where rows' records are made once, those."""
         return [self.source.region(self.made_records, self.row_bytes)] if self.once else []
 
-    def emit_all(self) -> list[Stage]:
-        return [self._make_records(), self.emit()] if self.once else [self.emit()]
+    def emit_kernels(self) -> None:
+        module, target, record = self.stages.module, self.stages.target, self.record
+        #: Writes the records of a row.
+        self.record_row = emit_quantize(module, target, record, self.dtype, self.k)
+        self.products = emit_products(module, target, self.place, record, self.format.name, self.PRODUCTS)
+
+    def emit_before(self) -> list[Stage]:
+        return [self._make_records()] if self.once else []
 
     def _make_records(self) -> Stage:
         """The stage that makes the records of every row of the vector's domain."""
@@ -125,7 +121,6 @@ class CodeMatmul(Matmul, ABC):
         return super().sums_bytes * (1 if self.record.parts == 1 else 2)
 
     def take_scratch(self) -> None:
-        super().take_scratch()
         self.records = self.scratch.take(self.e, self.together * self.row_bytes + self.SLACK * self.record.nbytes)
 
     def _key(self, panels: Panels) -> None:
@@ -193,19 +188,11 @@ class QuantizedMatmul(CodeMatmul):
 
     PRODUCTS: ClassVar[type[Products]] = Products
 
-    @property
-    def kind(self) -> Literal["bytes", "pairs", "bf16"]:
-        return "pairs" if self.stages.target.byte_dots == "pairs" else "bytes"
-
 
 class PairMatmul(CodeMatmul):
     """Products with rows of bf16."""
 
     PRODUCTS: ClassVar[type[Products]] = PairProducts
-
-    @property
-    def kind(self) -> Literal["bytes", "pairs", "bf16"]:
-        return "bf16"
 
 
 class QuantizedBlockMatmul(QuantizedMatmul):
@@ -231,16 +218,20 @@ class QuantizedTiledMatmul(QuantizedBlockMatmul):
 
     SLACK = SLACK
 
-    def emit_kernels(self) -> None:
-        super().emit_kernels()
-        module, target = self.stages.module, self.stages.target
+    def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
+        super().__init__(stages, op, shape, name)
+        target = stages.target
         least = target.tiled_from(self.record.stretch)
-        assert least is not None and self.op.storage is not None
+        assert least is not None
         self.least = least
-        self.tiled = emit_products(module, target, self.place, self.record, self.op.storage.data, ByteTileProducts)
         fitting = target.l2 // 2 // self.row_bytes // tiles.ROWS * tiles.ROWS
         self.block, self.grain = min(max(fitting, self.shape.rows), self.CUT_ROWS), tiles.ROWS
         self.together = self.block
+
+    def emit_kernels(self) -> None:
+        super().emit_kernels()
+        module, target = self.stages.module, self.stages.target
+        self.tiled = emit_products(module, target, self.place, self.record, self.format.name, ByteTileProducts)
 
     @property
     def _cells_bytes(self) -> int:

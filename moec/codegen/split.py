@@ -31,9 +31,12 @@ from moec.codegen.amx import Stretch, Stretched
 from moec.codegen.llvm import SIZES, Value, i64
 from moec.codegen.matmul import Block, Panels, Rows
 from moec.codegen.pieces import PIECES, SplitPanelArguments, SplitRowArguments, emit_split_panel, emit_split_row
+from moec.codegen.stages import Stages
 from moec.codegen.stored import StoredMatmul
 from moec.codegen.tile_kernel import TileArguments, TileShape, emit_kernel
+from moec.dialects import plan
 from moec.formats.layout import BLOCK
+from moec.shapes import KernelShape
 
 #: Rows that two tiles hold.
 _ROWS: Final = 2 * tiles.ROWS
@@ -63,26 +66,28 @@ class SplitMatmul(Stretched):
     #: and written once a part. As many as are decoded at once.
     PART = BLOCK
 
-    def emit_kernels(self) -> None:
-        super().emit_kernels()
-        module, target, shape = self.stages.module, self.stages.target, self.shape
-        least = target.split_from(shape)
+    def __init__(self, stages: Stages, op: plan.MatmulOp, shape: KernelShape, name: str) -> None:
+        super().__init__(stages, op, shape, name)
+        least = stages.target.split_from(shape)
         assert least is not None
         self.least, self.pieces = least, PIECES[shape.dtype]
         pairs, odd = divmod(shape.columns // tiles.ROWS, 2)
         #: Tiles in the width of each kernel's columns, one kernel after the other.
         self.widths = [2] * pairs + [1] * odd
+        self.stretches = self.choose_stretches(self.k, 2 * self.pieces, self.PART)
+        #: Bytes from one 32 k of 16 split rows to the next, and from one stretch of them to that of the next 16.
+        self.step = self.pieces * tiles.ROWS * tiles.BYTES
+
+    def emit_kernels(self) -> None:
+        super().emit_kernels()
+        module, target, shape, rest = self.stages.module, self.stages.target, self.shape, self.k % tiles.DEPTH
         self.tiled = {
             (height, width): emit_kernel(module, target, TileShape(height, width, shape.columns, self.pieces))
             for height in (1, 2)
             for width in set(self.widths)
         }
-        rest = self.k % tiles.DEPTH
         self.split_row = emit_split_row(module, target, self.pieces, rest)
         self.split_panel = emit_split_panel(module, target, shape, rest)
-        self.stretches = self.choose_stretches(self.k, 2 * self.pieces, self.PART)
-        #: Bytes from one 32 k of 16 split rows to the next, and from one stretch of them to that of the next 16.
-        self.step = self.pieces * tiles.ROWS * tiles.BYTES
 
     @property
     def least_units(self) -> tuple[int, int]:
@@ -90,7 +95,6 @@ class SplitMatmul(Stretched):
 
     def take_scratch(self) -> None:
         super().take_scratch()
-        self.take_sums()
         #: Whether a row of the key has infinities, or what is no number.
         self.strange = self.scratch.take(self.e, SIZES["i64"])
         self.split_rows = self.scratch.take(self.e, self.stretches.most_turns // tiles.ROWS * self.step)
@@ -204,7 +208,7 @@ class SplitMatmul(Stretched):
             call(1)
 
 
-class SplitStoredMatmul(SplitMatmul, StoredMatmul):
+class StoredSplitMatmul(StoredMatmul, SplitMatmul):
     """The same with weights in a storage format: a part is decoded first."""
 
     @property

@@ -9,8 +9,8 @@ they are multiplied (`moec.codegen.code_tiles`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from moec.codegen import tiles
 from moec.codegen.amx import Tiled
@@ -20,7 +20,6 @@ from moec.codegen.gathered import GatheredRow
 from moec.codegen.integer import ProductArguments, Products, emit_products
 from moec.codegen.llvm import SIZES, Value, i64
 from moec.codegen.matmul import Block, Matmul, Prefetch, Rows
-from moec.codegen.microkernel import emit_family
 from moec.codegen.quantize import QuantizeArguments, Record, emit_quantize
 from moec.codegen.stages import Stages
 from moec.codegen.unpack import UnpackArguments, emit_unpack
@@ -46,11 +45,11 @@ _SOME: Final = {GROUP: 16, GROUP // 2: 8}
 _SHARE: Final = 3
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Way:
     """A way to multiply a few rows, up to `most` of them, with codes that are not decoded into memory: what makes the
     rows' records, and what multiplies. `scratch` is what that takes beside; `slack` the records behind the last that
-    are read."""
+    are read. In a stage `records` is where the records lie, and `own` that scratch memory."""
 
     most: int
     record: Record
@@ -75,32 +74,41 @@ class StoredMatmul(Matmul):
         fitting = max(1, stages.target.l1 // (_SHARE * width * BLOCK))
         self.cut = min(fitting, -(-self.k // BLOCK)) * BLOCK
         self.block = self.CUT_ROWS
-        self.unpack = emit_unpack(stages.module, stages.target, shape, self.place, format.name)
         self.part_bytes = self.cut * width
         assert isinstance(op.vector.type, plan.RowsType)
         self.dtype, self.blocks = element_name(op.vector.type.row), -(-self.k // BLOCK)
+        #: While microkernels multiply what is decoded they all prefetch what is not.
+        self.prefetch_from = 1
+
+    def emit_kernels(self) -> None:
+        super().emit_kernels()
+        module, target = self.stages.module, self.stages.target
+        self.unpack = emit_unpack(module, target, self.shape, self.place, self.format.name)
         self.ways = self._ways()
 
     def _ways(self) -> list[_Way]:
         """How few rows are multiplied, the fewest first."""
-        return [self._way(_FEW, "f32", DecodedProducts)]
+        return [self._way(_FEW, DecodedProducts)]
 
-    def _way(self, most: int, kind: Literal["bf16", "f32"], products: type[Products], slack: int = 0) -> _Way:
-        module, target, record = self.stages.module, self.stages.target, Record(self.format.layout, kind)
+    def _way(self, most: int, products: type[Products], slack: int = 0) -> _Way:
+        module, target = self.stages.module, self.stages.target
+        record = Record(self.format.layout, products.elements(target))
         ready = emit_quantize(module, target, record, self.dtype, self.k)
         multiply = emit_products(module, target, self.place, record, self.format.name, products)
         return _Way(most, record, ready, multiply, slack)
 
-    def emit_kernels(self) -> None:
-        """The microkernels: while they multiply what is decoded they all prefetch what is not."""
-        self.kernels = emit_family(self.stages.module, self.stages.target, self.shape)
-
     def take_scratch(self) -> None:
+        e, take = self.e, self.scratch.take
+        self.dense = take(e, self.part_bytes)
+        self.ways = [
+            replace(
+                way,
+                records=take(e, (way.most * self.blocks + way.slack) * way.record.nbytes),
+                own=take(e, way.scratch) if way.scratch else None,
+            )
+            for way in self.ways
+        ]
         super().take_scratch()
-        self.dense = self.scratch.take(self.e, self.part_bytes)
-        for way in self.ways:
-            way.records = self.scratch.take(self.e, (way.most * self.blocks + way.slack) * way.record.nbytes)
-            way.own = self.scratch.take(self.e, way.scratch) if way.scratch else None
 
     def _ready(self, rows: Rows) -> None:
         super()._ready(rows)
@@ -197,16 +205,16 @@ class StoredMatmul(Matmul):
         e.loop(0, turns, turn)
 
 
-class StoredTiledMatmul(Tiled, StoredMatmul):
+class StoredTiledMatmul(StoredMatmul, Tiled):
     """Decodes a part of each panel, then multiplies with it in tiles."""
 
     def _ways(self) -> list[_Way]:
         layout = self.format.layout
         if not layout.looked_up:
             return super()._ways()
-        some = self._way(_SOME[min(layout.stretch, GROUP)], "bf16", PairTileProducts, SLACK)
-        some.scratch = TileCell(some.record, self.shape.columns).scratch(self.stages.target.l1)
-        return [self._way(_FEWEST, "f32", DecodedProducts), some]
+        some = self._way(_SOME[min(layout.stretch, GROUP)], PairTileProducts, SLACK)
+        scratch = TileCell(some.record, self.shape.columns).scratch(self.stages.target.l1)
+        return [self._way(_FEWEST, DecodedProducts), replace(some, scratch=scratch)]
 
     def _elements(self, place: Value, rows: Rows) -> tuple[Value, Value]:
         row = GatheredRow.at(self.e, self.rows_at, self.row_bytes, place, rows.first, rows.stop)
