@@ -65,6 +65,9 @@ class Results:
                 self.console.print(f"{spec} {options.dtype}, {options.threads} threads, {count} tokens, ms: {times}")
                 for name in set(trial.failures) - told:
                     self.console.print(f"{name} is left out: {trial.failures[name]}")
+                for sample in samples:
+                    if not sample.compared.counted:
+                        self.console.print(f"{sample.impl}, {count} tokens: {sample.compared.fault}")
                 told |= set(trial.failures)
             self.versions |= trial.versions
 
@@ -152,7 +155,8 @@ def show(rows: list[dict[str, Any]]) -> None:
         )
     for row in rows:
         spread = f"{row['ms_min']:.3g}–{row['ms_max']:.3g}"
-        rates = (f"{row['gflops']:.1f}", f"{row['gbytes_s']:.1f}", f"{row['of_limit']:.0%}", f"{row['max_error']:.0e}")
+        error = f"{row['max_error']:.0e}" if row["compared"] else "unknown"
+        rates = (f"{row['gflops']:.1f}", f"{row['gbytes_s']:.1f}", f"{row['of_limit']:.0%}", error)
         names = (row["spec"], row["dtype"], row["storage"], str(row["threads"]), str(row["tokens"]), row["impl"])
         table.add_row(*names, f"{row['ms_median']:.3g}", spread, *rates)
     console = Console(highlight=False, markup=False, emoji=False)

@@ -1,8 +1,9 @@
 """One layer, one precision, so many threads: moec and its peers on the same weights, checked, then timed in turns.
 
-What is fair: all read the same weights and tokens; each is checked against the oracle before it is timed; each call
-takes other tokens, and small layers several copies of their weights, so that no cache holds what the call before has
-read; the turns are short and interleaved (A B A B), so that a busy moment of the machine meets all of them.
+What is fair: all read the same weights and tokens; each is checked against the oracle before it is timed, and what
+`moec.measure.compare` does not call right is left out; each call takes other tokens, and small layers several copies of
+their weights, so that no cache holds what the call before has read; the turns are short and interleaved (A B A B), so
+that a busy moment of the machine meets all of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,12 +27,12 @@ from moec.bench.peers import Conversation, Peer, PeerFailed
 from moec.dtypes import EXPERTS
 from moec.formats import FORMATS
 from moec.kernels import compile_layer
-from moec.measure.compare import TOLERANCES, errors
+from moec.measure.compare import TOLERANCES, TOLERANCES_QUANTIZED, Comparison, judge
 from moec.measure.cost import Analysis, analyse, param_bytes
 from moec.measure.feed import random_inputs, random_weights
 from moec.measure.limits import Limits
 from moec.options import Options
-from moec.oracle import reference
+from moec.oracle import Result, reference
 from moec.pipeline import Compilation
 from moec.runtime.stored import decoded
 from moec.source import Source
@@ -42,8 +43,8 @@ _Array: TypeAlias = NDArray[Any]
 _SPREAD: Final = 128 << 20
 #: A layer of at most so many bytes is measured where it would live: in the cache.
 _CACHED: Final = 16 << 20
-#: How many tokens the oracle checks, the same ones for all.
-_CHECKED: Final = 8
+#: How many tokens the oracle checks, the same ones for all: in calls of as many tokens as are timed.
+_CHECKED: Final = 32
 #: Seconds of a turn, and the turns that there are at least and at most.
 _TURN: Final = 0.03
 _TURNS: Final = (3, 60)
@@ -61,20 +62,20 @@ _REST, _IDLE = 20.0, 0.02
 _PAUSE: Final = 0.25
 #: One that has taken so many times its seconds has no further turn: what is much slower is known well enough.
 _PATIENCE: Final = 8
-#: The largest error that quantised experts may make, relative to the output's largest magnitude, by their bits; int8
-#: activations count as 8. Rounding to nearest stays below half of it; a layer with two experts exchanged is far above.
-_COARSE: Final = {8: 0.05, 4: 0.3}
+#: The largest error that a peer's quantised experts may make, relative to a token's largest magnitude, by their bits.
+#: Rounding to nearest stays below two thirds of it; a layer with two experts exchanged is far above.
+_COARSE: Final = {8: 0.05, 4: 0.4}
 #: Batches of different tokens, at most, and tokens in all of them, at least where there are several.
 _BATCHES, _POOL = 64, 256
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What came of an implementation at one number of tokens: seconds of each call."""
+    """What came of an implementation at one number of tokens: seconds of each call, and the oracle's verdict."""
 
     impl: str
     times: Sequence[float]
-    max_error: float
+    compared: Comparison
     storage: str
 
     @property
@@ -88,7 +89,7 @@ class _Runner(Protocol):
     impl: str
     storage: str
 
-    def check(self, x: _Array) -> _Array: ...
+    def check(self, inputs: Sequence[_Array]) -> _Array: ...
     def time(self, rows: int, first: int, calls: int, warm: bool) -> Sequence[float]: ...
 
 
@@ -119,13 +120,9 @@ class Trial:
         self._plan = compilation.schedule()
         weights = random_weights(interface, module, 0)
         self.inputs = random_inputs(interface, module, max(_POOL, 2 * max(self.tokens)), 0)
-        oracle = reference(self.source, dims=dict(self.options.dims), dtype=self.options.dtype)
-        checked = tuple(array[:_CHECKED] for array in self.inputs)
-        result = oracle.run(checked, weights=weights)
-        self._truth, self._stable = result.outputs[0], result.stable
-        if self.options.storage:  # what moec multiplies with is what its weights decode to
-            stored = oracle.run(checked, weights=decoded(interface, weights))
-            self._stored, self._stable = stored.outputs[0], result.stable & stored.stable
+        self._truth = self._own_truth = self._ask(weights, {})
+        if self._coarse:
+            self._own_truth = self._ask(decoded(interface, weights), interface.quantized)
         self._spread = copies(param_bytes(interface))
         packed = [self.kernel.pack(weights) for _ in range(self._spread)]
         self._own = _Own(self.kernel, self.options, packed, self.inputs)
@@ -160,6 +157,11 @@ class Trial:
         dtype = "" if self.bits else self.options.dtype
         self._others.append(_Other(talk, answer["forms"], dtype, folder, pool))
 
+    def _ask(self, weights: Mapping[str, _Array], quantized: Mapping[str, int]) -> Result:
+        """What the oracle says of the tokens that it checks."""
+        oracle = reference(self.source, dict(self.options.dims), self.options.dtype, quantized)
+        return oracle.run(tuple(array[:_CHECKED] for array in self.inputs), weights=weights)
+
     @property
     def stored(self) -> str:
         """What moec keeps the layer's experts in."""
@@ -171,26 +173,26 @@ class Trial:
         formats = [FORMATS[name].bits for _, name in self.options.storage]
         return 0 if not formats else 8 if max(formats) > 6 else 4
 
+    @property
+    def _coarse(self) -> bool:
+        """Whether moec's layer is another than the text's: quantised experts, or activations."""
+        return bool(self.options.storage) or self.options.activations != "real"
+
     def cost(self, tokens: int) -> Analysis:
         return analyse(self._plan, tokens)
 
     def measure(self, tokens: int, seconds: float) -> list[Sample]:
-        """Every implementation at a number of tokens, moec first; each gets about so many seconds."""
-        found: dict[str, float] = {}
-        runners: list[_Runner] = []
-        for runner in (self._own, *self._others):
+        """Every implementation at a number of tokens, moec first; each gets about so many seconds. Raises `PeerFailed`
+        where moec is wrong."""
+        found = {self._own.impl: self._check_own(tokens)}
+        runners: list[_Runner] = [self._own]
+        for other in self._others:
             try:
-                if isinstance(runner, _Other):
-                    runner.choose(tokens, self._error)
-                self._own_is_right(tokens)
-                found[runner.impl] = self._error(runner, tokens)
-                if found[runner.impl] > self._allowed:
-                    raise PeerFailed(f"wrong by {found[runner.impl]:.1e} of the largest magnitude")
-                runners.append(runner)
+                other.choose(tokens, self._check)
+                found[other.impl] = self._check(other, tokens)
+                runners.append(other)
             except PeerFailed as error:
-                if runner is self._own:
-                    raise
-                self.failures[f"{runner.impl}, {tokens} tokens"] = str(error)
+                self.failures[f"{other.impl}, {tokens} tokens"] = str(error)
         self._settle()
         self._wake(runners, tokens)
         times = self._turns(runners, tokens, seconds)
@@ -232,32 +234,32 @@ class Trial:
                 break
         return times
 
-    @property
-    def _allowed(self) -> float:
-        """The largest error that is right, beside the layer with its weights as they are."""
-        coarse = self.bits or (8 if self.options.activations != "real" else 0)
-        return _COARSE[coarse] if coarse else TOLERANCES[self.options.dtype]
+    def _check_own(self, tokens: int) -> Comparison:
+        """moec beside what its weights decode to, with vectors quantised where it quantises them; what is right so, but
+        coarse, beside the layer as it is, as everybody else."""
+        tolerances = TOLERANCES_QUANTIZED if self.kernel.interface.quantized else TOLERANCES
+        found = self._compare(self._own, self._own_truth, tokens, tolerances[self.options.dtype])
+        _require_right(found)
+        return self._compare(self._own, self._truth, tokens, float("inf")) if self._coarse else found
 
-    def _own_is_right(self, tokens: int) -> None:
-        """Raises `PeerFailed` where moec does not compute what its stored weights decode to."""
-        if not self.options.storage or self.options.activations != "real":
-            return
-        tokens = _CHECKED if self.kernel.interface.batch else tokens
-        error = self._largest(self._own.check_all(tokens), self._stored, TOLERANCES[self.options.dtype])
-        if error > TOLERANCES[self.options.dtype]:
-            raise PeerFailed(f"wrong by {error:.1e} of the largest magnitude beside what its weights decode to")
+    def _check(self, other: _Runner, tokens: int) -> Comparison:
+        """A peer beside the layer with its weights as they are. Raises `PeerFailed` where it is wrong."""
+        tolerance = _COARSE[self.bits] if self.bits else TOLERANCES[self.options.dtype]
+        return _require_right(self._compare(other, self._truth, tokens, tolerance))
 
-    def _error(self, runner: _Runner, tokens: int) -> float:
-        """The largest error of the tokens whose choices are clear, relative to the largest magnitude. Where tokens
-        depend on each other the call has those that the oracle was asked for."""
-        tokens = _CHECKED if self.kernel.interface.batch else tokens
-        y = runner.check(self.inputs[0][:tokens]) if runner is not self._own else self._own.check_all(tokens)
-        return self._largest(y, self._truth, self._allowed)
+    def _compare(self, runner: _Runner, truth: Result, tokens: int, tolerance: float) -> Comparison:
+        """The tokens that the oracle was asked for, in calls of so many; where tokens depend on each other in one."""
+        rows = _CHECKED if self.kernel.interface.batch else tokens
+        calls = ([array[at : at + rows] for array in self.inputs] for at in range(0, _CHECKED, rows))
+        y = np.concatenate([runner.check(inputs) for inputs in calls])[:_CHECKED]
+        return judge([y], truth.outputs[:1], truth.stable, tolerance)
 
-    def _largest(self, y: _Array, truth: _Array, tolerance: float) -> float:
-        count = min(len(y), _CHECKED)
-        each, stable = errors(y[:count], truth[:count]), self._stable[:count]
-        return float(each[stable | (each <= tolerance)].max(initial=0.0))
+
+def _require_right(found: Comparison) -> Comparison:
+    """Raises `PeerFailed` where something is wrong. Where there is nothing to compare, `counted` is 0."""
+    if found.telling and found.fault:
+        raise PeerFailed(f"wrong: {found.fault}")
+    return found
 
 
 def _stored(options: Options) -> str:
@@ -273,12 +275,9 @@ class _Own:
         self.impl = "moec" if options.activations == "real" else f"moec/{options.activations}"
         self.storage = _stored(options)
 
-    def check_all(self, tokens: int) -> _Array:
-        result: Any = self._kernel(*(array[:tokens] for array in self._inputs), self._copies[0])
+    def check(self, inputs: Sequence[_Array]) -> _Array:
+        result: Any = self._kernel(*inputs, self._copies[0])
         return result[0] if len(self._kernel.interface.outputs) > 1 else result
-
-    def check(self, x: _Array) -> _Array:
-        return self.check_all(len(x))
 
     def time(self, rows: int, first: int, calls: int, warm: bool) -> list[float]:
         batches, times = min(_BATCHES, len(self._inputs[0]) // rows), list[float]()
@@ -301,7 +300,7 @@ class _Other:
         self._dtype = dtype
         self.impl, self.storage = talk.peer.name, dtype
 
-    def choose(self, tokens: int, error: Callable[[_Runner, int], float]) -> None:
+    def choose(self, tokens: int, check: Callable[[_Runner, int], Comparison]) -> None:
         """Makes ready the form that is right and fastest for so many tokens. Raises `PeerFailed` where none is."""
         if len(self._forms) == 1:
             self._prepare(self._forms[0])
@@ -310,8 +309,8 @@ class _Other:
         for form in sorted(self._forms, key=lambda form: form != self._ready):
             try:
                 self._prepare(form)
-                if error(self, tokens) < 0.4:
-                    best[form] = min(self._time(tokens, 0, 2, True))
+                check(self, tokens)
+                best[form] = min(self._time(tokens, 0, 2, True))
             except PeerFailed as failure:
                 why = why or f"{form}: {failure}"
                 self._forms.remove(form)
@@ -327,9 +326,9 @@ class _Other:
         self.storage = self._dtype or form  # a quantised form is called what it keeps
         self.impl = f"{self.talk.peer.name}/{form}" if self._several or not self._dtype else self.talk.peer.name
 
-    def check(self, x: _Array) -> _Array:
+    def check(self, inputs: Sequence[_Array]) -> _Array:
         given, result = self._folder / "given.npy", self._folder / "result.npy"
-        self.talk.ask("run", x=_save(given, x), y=str(result))
+        self.talk.ask("run", x=_save(given, inputs[0]), y=str(result))
         return np.load(result)
 
     def time(self, rows: int, first: int, calls: int, warm: bool) -> Sequence[float]:
@@ -366,5 +365,6 @@ def row(spec: str, trial: Trial, tokens: int, sample: Sample, limits: Limits) ->
         "gflops": cost.flops / median * 1e-9,
         "gbytes_s": cost.weights / median * 1e-9,
         "of_limit": limits.seconds(cost.flops, cost.weights) / median,
-        "max_error": sample.max_error,
+        "max_error": sample.compared.error,
+        "compared": sample.compared.counted,
     }
