@@ -122,6 +122,31 @@ def test_what_computes_something_else_is_left() -> None:
     assert second.file == "mixtral"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_wrong_for_one_token_in_three_is_left(dtype: torch.dtype) -> None:
+    """A token that is loud does not hide it."""
+    one = mixtral().to(dtype)
+
+    def spoil(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        rows = output.clone().view(-1, output.shape[-1])
+        rows[::3] *= 1.1
+        return rows.view(output.shape)
+
+    block(one).experts.down_proj.data[0] *= 1e4
+    block(one).register_forward_hook(spoil)
+    first, second = replace(one).outcomes
+    assert first.reason == "mixtral.moe does not fit: of 32 random tokens only 21 come out as the block's own"
+    assert second.file == "mixtral"
+
+
+def test_a_block_that_gives_nothing_is_left() -> None:
+    one = mixtral()
+    block(one).experts.down_proj.data.zero_()
+    first, second = replace(one).outcomes
+    assert first.reason is not None and first.reason.endswith("nothing can be compared")
+    assert second.file == "mixtral"
+
+
 def test_changed_copied_and_restored_blocks() -> None:
     one, x = mixtral(), torch.randn(1, 3, 32)
     replace(one)

@@ -27,13 +27,13 @@ from moec.integrations.transformers.blocks import Row, Unfit, find_dimensions, l
 from moec.integrations.transformers.experts import is_experts
 from moec.integrations.transformers.packed import Packed
 from moec.integrations.transformers.trace import REALS
+from moec.measure.compare import judge
 from moec.runtime.kernel import Kernel
 
-#: How far a block's output may be from moec's, relative to the largest magnitude, for one token; and for how many of
-#: the tokens that are tried: in bf16 one in twelve has a tie, which torch breaks as it likes.
+#: How far a block's output may be from moec's, relative to a token's largest magnitude, and how many tokens are tried.
+#: (In bf16 one in twelve has a tie, which torch breaks as it likes.)
 TOLERANCE: Final = {"f32": 1e-4, "bf16": 3e-2, "f16": 1e-2}
-AGREEING: Final = 0.75
-TOKENS: Final = 16
+TOKENS: Final = 32
 
 
 #: The attribute of a block that holds its `Replacement`.
@@ -243,10 +243,12 @@ class Replacement(Packed):
                 theirs = self._learn(block, arguments)
                 ours = self.call(block, **arguments)
             ours = ours if self.extras is None else ours[0]
-            errors = (ours - theirs).float().abs().amax(-1).flatten() / theirs.float().abs().amax()
-            agreeing = int((errors <= TOLERANCE[REALS[x.dtype]]).sum())
-            if not agreeing >= AGREEING * TOKENS:
-                raise Unfit(f"of {TOKENS} random tokens only {agreeing} come out as the block's own")
+            rows = [y.float().flatten(0, -2).numpy() for y in (ours, theirs)]
+            found = judge(rows[:1], rows[1:], None, TOLERANCE[REALS[x.dtype]])
+            if not found.telling:
+                raise Unfit(f"of {TOKENS} random tokens every output is 0, or no number: nothing can be compared")
+            if not found.right:
+                raise Unfit(f"of {TOKENS} random tokens only {found.agreeing} come out as the block's own")
 
     def _learn(self, block: nn.Module, arguments: Mapping[str, Tensor]) -> Any:
         """Calls the block, and looks at what its modules read and return."""
