@@ -1318,9 +1318,10 @@ class Writer:
 
 @st.composite
 def programs(draw: Draw, tokens: Sequence[int] = (0, 1, 2, 3, 5, 8, 13, 17, 31, 33, 64, 70)) -> Program:
-    """Whole programs."""
-    real = draw(st.sampled_from(["f32", "f32", "bf16", "f16"]))
-    writer = Writer(draw, short=real != "f32" or draw(st.booleans()), fuel=draw(st.sampled_from((4, 10, 16, 24, 36))))
+    """Whole programs. Nearly half of them round nothing to fewer bits than f32 has: there the tolerance is narrow."""
+    real = draw(st.sampled_from(["f32", "f32", "f32", "bf16", "f16"]))
+    short = real != "f32" or draw(st.sampled_from([False, False, False, True]))
+    writer = Writer(draw, short=short, fuel=draw(st.sampled_from((4, 10, 16, 24, 36))))
     text = writer.layer()
     counts = draw(st.sampled_from([*tokens, *tokens[1:7]]))
     runs = (counts, draw(st.integers(0, 6)))
