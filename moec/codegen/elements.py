@@ -19,8 +19,8 @@ from moec.dialects.types import element_name
 _Emit = Callable[[Emitter, Any, Sequence[Value]], Value]
 
 
-def emit_region(e: Emitter, block: Block, arguments: Sequence[Value], outside: Mapping[SSAValue, Value]) -> list[Value]:
-    """The values that a region of scalar operations yields, on scalars or vectors. `outside` holds what it captures."""
+def emit_region(e: Emitter, block: Block, arguments: Sequence[Value], outside: Mapping[SSAValue, Value]) -> Value:
+    """The value that a region of scalar operations yields, on scalars or vectors. `outside` holds what it captures."""
     width = max((width_of(argument) for argument in arguments), default=0)
     values: dict[SSAValue, Value] = dict(zip(block.args, arguments, strict=True))
 
@@ -30,7 +30,7 @@ def emit_region(e: Emitter, block: Block, arguments: Sequence[Value], outside: M
 
     for operation in block.ops:
         if isinstance(operation, moe.YieldOp):
-            return [e.splat(value_of(operand), width) for operand in operation.values]
+            return e.splat(value_of(operation.value), width)
         operands = [e.splat(value_of(operand), width) for operand in operation.operands]
         values[operation.results[0]] = emit_scalar(e, operation, operands)
     raise AssertionError("a region ends with moe.yield")

@@ -15,7 +15,6 @@ from llvmlite import ir
 from moec.codegen.floats import widen
 from moec.codegen.llvm import I1, I32, I64, Emitter, Value, i64, vector, width_of
 from moec.codegen.views import View
-from moec.dialects import moe
 from moec.dialects.types import SelectionType, integer
 
 
@@ -53,7 +52,7 @@ class Chosen:
 def chosen_like(type: Any) -> Chosen:
     """A selection of a type, without memory."""
     assert isinstance(type, SelectionType)
-    return Chosen(integer(type.size), integer(type.domain), type.kind.data != moe.FULL)
+    return Chosen(integer(type.size), integer(type.domain), type.partial)
 
 
 #: Below the key of every number: marks what is taken or absent.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Self
 
 from xdsl.dialects.builtin import IntegerAttr, StringAttr
 from xdsl.ir import Attribute, Region, SSAValue
-from xdsl.irdl import IRDLOperation, VarResultDef
+from xdsl.irdl import IRDLOperation
 from xdsl.utils.exceptions import VerifyException
 
 from moec.dialects.types import F32, dim_attr
@@ -15,20 +15,33 @@ from moec.dims import Dim
 
 
 class ShapeError(VerifyException):
-    """Operand types that an operation cannot have."""
+    """Operands, properties or regions that an operation cannot have."""
 
 
-def require(condition: bool, message: str) -> None:
-    """Raises `ShapeError` where a condition does not hold."""
+def require(condition: bool, message: str, *of: object) -> None:
+    """Raises `ShapeError` where a condition does not hold. `of` are what the `{}` of its message stand for: types are
+    slow to print, and nearly always fit."""
     if not condition:
-        raise ShapeError(message)
+        raise ShapeError(message.format(*of))
+
+
+def require_as_many(some: Sized, others: Sized, what: str, of: str) -> None:
+    """Raises `ShapeError` where there are not as many of one as of the other; both have a name."""
+    require(len(some) == len(others), "there are {} {} for {} {}", len(some), what, len(others), of)
+
+
+def require_at_most(least: Dim, most: Dim, message: str, *of: object) -> None:
+    """Raises `ShapeError` where `least` is known to be larger."""
+    difference = None if least == most else (most - least).constant
+    require(difference is None or difference >= 0, message, *of)
 
 
 class InferredOp(IRDLOperation):
     """An operation whose result types follow from its operands and properties."""
 
     def infer(self) -> Sequence[Attribute]:
-        """The result types, from the operands' types and the properties. Raises `ShapeError`."""
+        """The result types, from the operands' types and the properties. Raises `ShapeError` where these, or what the
+        regions hold, do not fit together."""
         raise NotImplementedError(self.name)  # every operation says its own; xDSL's base class cannot be abstract
 
     @classmethod
@@ -40,14 +53,11 @@ class InferredOp(IRDLOperation):
     ) -> Self:
         """A new operation with inferred result types."""
         attributes = {name: _attribute(value) for name, value in properties.items() if value is not None}
-        results = cls.get_irdl_definition().results  # of any type, until they are inferred
         operation = cls.build(
             operands=[[] if operand is None else operand for operand in operands],
             properties=attributes,
             regions=list(regions),
-            result_types=[
-                [F32] if isinstance(result, VarResultDef) else F32 for _, result in results
-            ],  # until inferred
+            result_types=[F32 for _ in cls.get_irdl_definition().results],  # until they are inferred
         )
         operation.update_types()
         return operation
@@ -74,9 +84,3 @@ def _attribute(value: Attribute | Dim | str | int) -> Attribute:
     if isinstance(value, str):
         return StringAttr(value)
     return IntegerAttr(value, 64) if isinstance(value, int) else value
-
-
-def require_at_most(least: Dim, most: Dim, message: str) -> None:
-    """Raises `ShapeError` where `least` is known to be larger."""
-    difference = (most - least).constant
-    require(difference is None or difference >= 0, message)

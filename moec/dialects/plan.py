@@ -27,6 +27,8 @@ from xdsl.irdl import (
 from xdsl.traits import IsolatedFromAbove, IsTerminator, Pure
 from xdsl.utils.exceptions import VerifyException
 
+from moec.dialects.types import AlongAttr
+
 
 @irdl_attr_definition
 class DomainType(ParametrizedAttribute, TypeAttribute):
@@ -142,7 +144,7 @@ class BatchOp(IRDLOperation):
     source = operand_def(RowsType)
     into = operand_def(DomainType)
     factors = opt_operand_def(RowsType)
-    kind = prop_def(StringAttr)
+    kind = prop_def(AlongAttr)
     value = result_def(RowsType)
 
 

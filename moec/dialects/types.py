@@ -7,6 +7,7 @@ An array is a builtin `tensor`; while dimensions have no value its shape stands 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Any, Final
 
 from xdsl.dialects.builtin import (
@@ -21,11 +22,14 @@ from xdsl.dialects.builtin import (
     StringAttr,
     TensorType,
 )
-from xdsl.ir import Attribute, ParametrizedAttribute, TypeAttribute
-from xdsl.irdl import irdl_attr_definition
+from xdsl.dialects.utils.enum_attribute import EnumAttribute
+from xdsl.ir import Attribute, ParametrizedAttribute, SpacedOpaqueSyntaxAttribute, TypeAttribute
+from xdsl.irdl import AttrSetConstraint, irdl_attr_definition
 from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.str_enum import StrEnum
 
 from moec.dims import Dim, parse_dim
+from moec.dtypes import REAL, REALS
 
 Shape = tuple[Dim, ...]
 
@@ -62,6 +66,57 @@ class SelectionType(ParametrizedAttribute, TypeAttribute):
     domain: Attribute
     kind: StringAttr
 
+    def verify(self) -> None:
+        for number in (self.size, self.domain):
+            length_of(dim_of(number))
+        if self.kind.data not in ("full", "partial"):
+            raise VerifyException(f"a selection is full or partial, not {self.kind}")
+
+    @property
+    def partial(self) -> bool:
+        """Whether slots may be empty."""
+        return self.kind.data == "partial"
+
+
+class Reduction(StrEnum):
+    """What makes one element of many."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
+@irdl_attr_definition
+class ReductionAttr(EnumAttribute[Reduction], SpacedOpaqueSyntaxAttribute):
+    """`#moe<reduction sum>`."""
+
+    name = "moe.reduction"
+
+
+class Along(StrEnum):
+    """Work along the axis of tokens: over all tokens of a call (`sum`, `max`, `min`), over those up to this one
+    (`cumsum`), of the one before this one, 0 for the first (`previous`), or how many rank ahead of this one (`rank`):
+    larger ones, and equal ones before it."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+    CUMSUM = "cumsum"
+    PREVIOUS = "previous"
+    RANK = "rank"
+
+    @property
+    def same(self) -> bool:
+        """Whether all tokens have the same result."""
+        return self in (Along.SUM, Along.MAX, Along.MIN)
+
+
+@irdl_attr_definition
+class AlongAttr(EnumAttribute[Along], SpacedOpaqueSyntaxAttribute):
+    """`#moe<along cumsum>`."""
+
+    name = "moe.along"
+
 
 ELEMENTS: Final[dict[str, Attribute]] = {
     "real": RealType(),
@@ -73,10 +128,20 @@ ELEMENTS: Final[dict[str, Attribute]] = {
 }
 _NAMES: Final = {attribute: name for name, attribute in ELEMENTS.items()}
 
+#: What an element may be, and what an array may be: a scalar is one without axes.
+ELEMENT: Final = AttrSetConstraint(frozenset(ELEMENTS.values()))
+ARRAY: Final = ELEMENT | TensorType.constr(ELEMENT)
+#: The elements that are numbers with a point: those that are rounded and multiplied.
+FLOATS: Final = frozenset(ELEMENTS[name] for name in (REAL, *REALS))
+FLOAT: Final = AttrSetConstraint(FLOATS)
+
 FLOAT32: Final = Float32Type()
 F32: Final[Attribute] = FLOAT32
 I64: Final = ELEMENTS["i64"]
 BOOL: Final = ELEMENTS["bool"]
+
+
+_whole = cache(Dim.of)  # few numbers, asked for whenever the IR is verified
 
 
 def dim_attr(dim: Dim) -> Attribute:
@@ -93,7 +158,7 @@ def dim_of(attribute: Attribute) -> Dim:
         return _formula(attribute.formula.data)
     if not isinstance(attribute, IntegerAttr):
         raise VerifyException(f"{attribute} is not a number")
-    return Dim.of(attribute.value.data)
+    return _whole(attribute.value.data)
 
 
 def _formula(text: str) -> Dim:
@@ -110,11 +175,19 @@ def array_type(element: Attribute, shape: Sequence[Dim]) -> Attribute:
     """The type of an array: its element type when it has no axes."""
     if not shape:
         return element
-    sizes = [dim.constant for dim in shape]
-    if all(size is not None for size in sizes):
-        return TensorType(element, [int(size) for size in sizes if size is not None])
+    sizes = [length_of(dim) for dim in shape]
+    if None not in sizes:
+        return TensorType(element, [size for size in sizes if size is not None])
     encoding = ShapeAttr(StringAttr(", ".join(map(str, shape))))
     return TensorType(element, [DYNAMIC_INDEX] * len(shape), encoding)
+
+
+def length_of(dim: Dim) -> int | None:
+    """The length of an axis; None where it has no value yet. Raises `VerifyException` where no axis is so long."""
+    length = dim.constant
+    if length is not None and (length < 0 or length.denominator != 1):
+        raise VerifyException(f"no axis has a length of {dim}")
+    return None if length is None else length.numerator
 
 
 def shape_of(type: Attribute) -> Shape:
@@ -122,9 +195,12 @@ def shape_of(type: Attribute) -> Shape:
     if not isinstance(type, TensorType):
         return ()
     encoding: Any = type.encoding
-    if isinstance(encoding, ShapeAttr):
-        return tuple(map(_formula, encoding.formulas.data.split(", ")))
-    return tuple(Dim.of(size) for size in type.get_shape())
+    formulas = encoding.formulas.data.split(", ") if isinstance(encoding, ShapeAttr) else None
+    if formulas is None and DYNAMIC_INDEX not in type.get_shape():
+        return tuple(map(_whole, type.get_shape()))
+    if formulas is None or len(formulas) != type.get_num_dims():
+        raise VerifyException(f"{type} has not a formula for each axis")
+    return tuple(map(_formula, formulas))
 
 
 def element_of(type: Attribute) -> Attribute:
@@ -147,7 +223,7 @@ def static_shape(type: Attribute) -> tuple[int, ...]:
     """The shape of an array all of whose dimensions have a value. Raises `VerifyException` where one has none."""
     if not isinstance(type, TensorType):
         return ()
-    if not isinstance(type.encoding, NoneAttr):
+    if not isinstance(type.encoding, NoneAttr) or DYNAMIC_INDEX in type.get_shape():
         raise VerifyException(f"{type} has a dimension without a value: `specialize` comes first")
     return type.get_shape()
 

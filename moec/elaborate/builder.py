@@ -180,7 +180,7 @@ class Builder:
         with self.inside(Block(arg_types=[element_of(array.ssa.type) for array in full])) as block:
             elements = iter(block.args)
             value = self._make(make, [next(elements) if array.shape else array.ssa for array in arrays])
-            body = moe.region_of([], [value], block)
+            body = moe.region_of([], value, block)
         map_op = moe.MapOp.make([array.ssa for array in full], regions=[body])
         return Array(self.emit(map_op), full[0].origin, self.common_restriction(full, span))
 
@@ -260,7 +260,7 @@ class Builder:
         """A region whose value `body` emits."""
         with self.inside(Block(arg_types=arg_types)) as block:
             value = body(block.args)
-            return moe.region_of([], [value], block)
+            return moe.region_of([], value, block)
 
     # indices
 

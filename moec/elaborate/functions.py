@@ -13,7 +13,7 @@ from xdsl.ir import Operation, SSAValue
 
 from moec.diagnostics import fail
 from moec.dialects import moe
-from moec.dialects.types import ELEMENTS, F32, I64, element_of
+from moec.dialects.types import ELEMENTS, F32, I64, Along, AlongAttr, Reduction, ReductionAttr, element_of
 from moec.dims import ONE, ZERO, Dim, product
 from moec.elaborate.builder import LEAST, Builder, dims_attr
 from moec.elaborate.selections import as_selection
@@ -220,7 +220,7 @@ def _reduce(call: Called, kind: str) -> Array:
     axis = call.axis(array)
     restriction = array.restriction
     slots = restriction.ssa if restriction is not None and axis == 0 and restriction.partial else None
-    operation = moe.ReduceOp.make(array.ssa, slots, kind=kind, axis=axis)
+    operation = moe.ReduceOp.make(array.ssa, slots, kind=ReductionAttr(Reduction(kind)), axis=axis)
     return Array(builder.emit(operation), array.origin, restriction if axis else None)
 
 
@@ -241,7 +241,7 @@ def _along_batch(call: Called, kind: str) -> Array:
             call.operands[0].span,
             help="`each e in 0..E: if e in top then … else 0` has the same axis for all",
         )
-    return Array(builder.emit(moe.BatchOp.make(array.ssa, None, kind=kind)), array.origin)
+    return Array(builder.emit(moe.BatchOp.make(array.ssa, None, kind=AlongAttr(Along(kind)))), array.origin)
 
 
 #: What goes along the tokens only, along a vector instead.
@@ -263,7 +263,9 @@ def _size(call: Called) -> Value:
     builder = call.builder
     if call.along_batch:
         with builder.inside(builder.outermost):
-            return Array(builder.emit(moe.BatchOp.make(builder.number(ONE, I64), None, kind="sum")), call.span)
+            return Array(
+                builder.emit(moe.BatchOp.make(builder.number(ONE, I64), None, kind=AlongAttr(Along.SUM))), call.span
+            )
     array = call.raw(0)
     return Number(array.shape[call.axis(array)], call.span)
 

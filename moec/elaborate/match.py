@@ -161,4 +161,4 @@ def _close(builder: Evaluator, block: Block, array: Array, shape: tuple[Dim, ...
         if array.shape and array.shape != shape:
             what = f"arms of shapes {show(shape)} and {show(array.shape)}"
             raise fail("E0201", what, node.span, causes=[shape_origin(array)])
-        return moe.region_of([], [builder.broadcast(array, shape).ssa], block)
+        return moe.region_of([], builder.broadcast(array, shape).ssa, block)

@@ -293,12 +293,12 @@ def _partial(op: Operation) -> bool:
     if not isinstance(op, plan.ExpandOp | moe.SumOp | moe.EachOp):
         return False
     type = _row(op.slots) if isinstance(op, plan.ExpandOp) else op.slots.type
-    return isinstance(type, SelectionType) and type.kind.data != moe.FULL
+    return isinstance(type, SelectionType) and type.partial
 
 
 def _flops(op: Operation) -> float:
     if isinstance(op, moe.MapOp):
-        return prod(static_shape(op.results[0].type)) * (len(list(op.body.block.ops)) - 1)
+        return prod(static_shape(op.result.type)) * (len(list(op.body.block.ops)) - 1)
     if isinstance(op, moe.ContractOp):
         return 2.0 * prod(static_shape(op.weight.type))
     return float(prod(static_shape(op.operand.type))) if isinstance(op, moe.ReduceOp) else 0.0

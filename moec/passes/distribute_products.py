@@ -81,7 +81,7 @@ def _gather_rows(loop: moe.EachOp) -> None:
             Rewriter.replace_op(op, item)
             for operand in read:
                 forget(operand)
-            if moe.yielded(loop.body)[0] is item.result:
+            if moe.yielded(loop.body) is item.result:
                 Rewriter.replace_op(loop, [], [product])
                 return
 
@@ -137,16 +137,16 @@ def _opens(weight: SSAValue) -> bool:
         case moe.ConcatOp() as op:
             return all(map(_opens, op.arrays))
         case moe.SumOp() as op:
-            return _opens(moe.yielded(op.body)[0])
+            return _opens(moe.yielded(op.body))
         case moe.EachOp() as op:
-            row = moe.yielded(op.body)[0]
+            row = moe.yielded(op.body)
             return _opens(row) or _row_opens(op, row)
         case moe.GatherOp() as op:
             return weight_view(op.operand) is not None
         case moe.TransposeOp() as op:
             return _gathered_columns(op) is not None
         case moe.MatchOp() as op:
-            return all(_opens(moe.yielded(arm)[0]) for arm in op.arms)
+            return all(_opens(moe.yielded(arm)) for arm in op.arms)
         case _:
             return False
 
@@ -260,7 +260,7 @@ class _Rule:
     def _rows(self, loop: moe.EachOp) -> SSAValue:
         """Of a loop that makes the rows of a matrix by a map."""
         hoist(loop)
-        op = moe.yielded(loop.body)[0].owner
+        op = moe.yielded(loop.body).owner
         assert isinstance(op, moe.MapOp)
         if (columns := _scaled_columns(loop, op)) is not None:
             row, factors = columns
@@ -279,7 +279,7 @@ class _Rule:
         body = Block(arg_types=[I64, I64])
         part = moe.ExtractOp.make(op.operand, body.args[0])
         product = contract(part.result, self.vector)
-        return self._add(moe.EachOp.make(op.slots, regions=[moe.region_of([part, product], [product.result], body)]))
+        return self._add(moe.EachOp.make(op.slots, regions=[moe.region_of([part, product], product.result, body)]))
 
     def _columns(self, op: moe.TransposeOp) -> SSAValue:
         """`w[s].T @ v` is `sum e in s: v[slot(e)] * w[e]`."""
@@ -292,5 +292,5 @@ class _Rule:
             made.append(widened(made[0].results[0]))
         row, factor = made[-1].results[0], moe.ExtractOp.make(vector, body.args[1])
         scaled = moe.map_of([row], partial(arith.MulfOp, operand2=factor.result))
-        region = moe.region_of([*made, factor, scaled], scaled.results, body)
+        region = moe.region_of([*made, factor, scaled], scaled.result, body)
         return self._add(moe.SumOp.make(gather.slots, regions=[region]))

@@ -41,7 +41,7 @@ class FuseMaps(ModulePass):
 def _absorb(consumer: moe.MapOp, kept: set[SSAValue]) -> None:
     """Replaces a map by one that computes its producers' work too, where nobody else reads it; what is `kept`, for all
     tokens, stays."""
-    producers = [producer for producer in _producers(consumer) if producer.results[0] not in kept]
+    producers = [producer for producer in _producers(consumer) if producer.result not in kept]
     if not producers:
         return
     inputs, block, mapping = _signature(consumer, producers)
@@ -54,9 +54,9 @@ def _absorb(consumer: moe.MapOp, kept: set[SSAValue]) -> None:
         block.add_op(operation)
     fused = moe.MapOp.make(inputs, regions=[Region(block)])
     fused.location = consumer.location
-    fused.results[0].name_hint = consumer.results[0].name_hint
-    if consumer.results[0] in kept:
-        kept.add(fused.results[0])
+    fused.result.name_hint = consumer.result.name_hint
+    if consumer.result in kept:
+        kept.add(fused.result)
     Rewriter.replace_op(consumer, fused)
     for producer in producers:
         producer.detach()
@@ -80,7 +80,7 @@ def _signature(
     consumer: moe.MapOp, producers: list[moe.MapOp]
 ) -> tuple[list[SSAValue], Block, dict[SSAValue, SSAValue]]:
     """The arrays that the joined map reads, each once, and its block with an argument for each."""
-    made = {producer.results[0] for producer in producers}
+    made = {producer.result for producer in producers}
     inputs: dict[SSAValue, None] = {}
     for owner in (*producers, consumer):
         inputs.update({value: None for value in owner.arrays if value not in made})
@@ -94,7 +94,7 @@ def _inline(producer: moe.MapOp, block: Block, mapping: dict[SSAValue, SSAValue]
         argument.replace_all_uses_with(mapping[value])
     for operation in list(producer.body.block.ops):
         if isinstance(operation, moe.YieldOp):
-            mapping[producer.results[0]] = operation.values[0]
+            mapping[producer.result] = operation.value
             operation.detach()
             operation.erase()
         else:

@@ -48,7 +48,7 @@ def stack(loop: moe.SumOp | moe.EachOp, value: SSAValue, before: InsertPoint) ->
             wanted.update(captured(operation))
             needed.append(operation)
     copies = [operation.clone(made) for operation in reversed(needed)]
-    new = moe.EachOp.make(loop.slots, regions=[moe.region_of(copies, [made.get(value, value)], body)])
+    new = moe.EachOp.make(loop.slots, regions=[moe.region_of(copies, made.get(value, value), body)])
     Rewriter.insert_op(new, before)
     return new.results[0]
 
@@ -93,12 +93,12 @@ def widened(array: SSAValue) -> Operation:
 
 def is_copy(op: moe.MapOp) -> bool:
     """Whether a map leaves its array as it is, as a cast does that turned out to be none."""
-    return moe.yielded(op.body)[0] is op.body.block.args[0]
+    return moe.yielded(op.body) is op.body.block.args[0]
 
 
 def is_widening(op: moe.MapOp) -> bool:
     """Whether a map does nothing but widen to f32."""
-    return is_cast(op) and element_of(op.results[0].type) == F32
+    return is_cast(op) and element_of(op.result.type) == F32
 
 
 def _unwidened(array: SSAValue) -> SSAValue:

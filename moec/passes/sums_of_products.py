@@ -33,7 +33,7 @@ def gather_sum(total: moe.SumOp | moe.ReduceOp) -> None:
     loop = total if isinstance(total, moe.SumOp) else _reduced(total)
     if loop is None or not over_range(loop):
         return
-    part = moe.yielded(loop.body)[0]
+    part = moe.yielded(loop.body)
     found = _scaled_row(loop, part) if static_shape(part.type) else _scaled_element(loop, part)
     if found is None or not any(varies(loop, factor) for factor in found[1]):
         return
@@ -58,12 +58,12 @@ def gather_batch(total: moe.BatchOp) -> None:
     loop = total.operand.owner
     if total.kind.data != "sum" or not isinstance(loop, moe.EachOp) or not total.operand.has_one_use():
         return
-    found = _scaled_vector(loop, moe.yielded(loop.body)[0]) if over_range(loop) else None
+    found = _scaled_vector(loop, moe.yielded(loop.body)) if over_range(loop) else None
     if found is None or not any(varies(loop, factor) for factor in found[1]):
         return
     vector, factors = found
     factor = column(loop, _product(loop, factors), InsertPoint.before(total))
-    Rewriter.replace_op(total, moe.BatchOp.make(vector, factor, kind="sum"))
+    Rewriter.replace_op(total, moe.BatchOp.make(vector, factor, kind=total.kind))
     forget(loop.results[0])
 
 

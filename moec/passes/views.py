@@ -80,7 +80,7 @@ def _trace(value: SSAValue) -> _Trace | None:
     if isinstance(owner, Block):
         return (value, (), (), ()) if _is_param(value) else None
     if isinstance(owner, moe.EachOp):
-        return _trace_stacked(owner, moe.yielded(owner.body)[0])
+        return _trace_stacked(owner, moe.yielded(owner.body))
     if not isinstance(owner, moe.ExtractOp | moe.SliceOp | moe.ReshapeOp | moe.TransposeOp | moe.MapOp):
         return None
     found = _trace(owner.operands[0])
@@ -101,7 +101,7 @@ def _trace(value: SSAValue) -> _Trace | None:
         case moe.MapOp():
             if not is_cast(owner):
                 return None
-            step = Cast(element_name(owner.results[0].type))
+            step = Cast(element_name(owner.result.type))
     return param, (*steps, step), indices, lead
 
 
@@ -142,7 +142,7 @@ def is_cast(operation: moe.MapOp) -> bool:
     """Whether a map only changes the element type."""
     first, *rest = operation.body.block.ops
     casts = isinstance(first, arith.ExtFOp | arith.TruncFOp) and len(rest) == 1
-    return casts and moe.yielded(operation.body)[0] is first.results[0]
+    return casts and moe.yielded(operation.body) is first.results[0]
 
 
 def is_matmul(operation: object) -> bool:

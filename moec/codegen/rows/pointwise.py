@@ -18,7 +18,7 @@ from moec.dialects.types import element_name, static_shape
 
 def _map(row: Row, op: moe.MapOp) -> View:
     views = [row[array] for array in op.arrays]
-    result = row.alloc(op.results[0])
+    result = row.alloc(op.result)
     map_into(row, op, views, result)
     return result
 
@@ -29,8 +29,7 @@ def map_into(row: Row, op: moe.MapOp, views: Sequence[View], result: View, adds:
 
     def step(parts: Sequence[View], at: Value | int, width: int) -> None:
         arguments = [part.load(row.e, at, width) for part in parts[:-1]]
-        (value,) = emit_region(row.e, op.body.block, arguments, outside)
-        value = row.e.splat(value, width)
+        value = row.e.splat(emit_region(row.e, op.body.block, arguments, outside), width)
         if adds:
             value = combine(row.e, "sum", parts[-1].load(row.e, at, width), row.as_f32(value, dtype))
         parts[-1].store(row.e, value, at)

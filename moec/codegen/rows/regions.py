@@ -107,7 +107,7 @@ def _sum(row: Row, op: moe.SumOp) -> Any:
 
 def _last_map(body: Region) -> moe.MapOp | None:
     """The map that a body ends with, if nobody else reads it: its elements are added up as they are made."""
-    (value,) = moe.yielded(body)
+    value = moe.yielded(body)
     made = value.owner
     return made if isinstance(made, moe.MapOp) and made.parent is body.block and value.has_one_use() else None
 

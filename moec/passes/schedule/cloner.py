@@ -94,5 +94,5 @@ class Cloner:
         for argument, own in zip(loop.body.block.args, body.args, strict=True):
             own.name_hint = argument.name_hint
             inner.made[argument] = own
-        region = moe.region_of([], [inner(moe.yielded(loop.body)[0])], body)
+        region = moe.region_of([], inner(moe.yielded(loop.body)), body)
         return self._add(type(loop).make(slots, regions=[region]))

@@ -2,7 +2,7 @@
 
 // Outer products that are added up along the tokens are not made before.
 
-// CHECK:       %[[Z:.*]] = "moe.batch"(%x, %d) <{kind = "sum"}> : (tensor<8xf32>, tensor<6xf32>) -> tensor<6x8xf32>
+// CHECK:       %[[Z:.*]] = "moe.batch"(%x, %d) <{kind = #moe<along sum>}> : (tensor<8xf32>, tensor<6xf32>) -> tensor<6x8xf32>
 // CHECK-NEXT:  "moe.return"(%[[Z]])
 "moe.layer"() <{sym_name = "layer", inputs = ["x", "d"], params = [], outputs = ["z"], aux = [], types = ["f32"]}> ({
 ^bb0(%x: tensor<8xf32>, %d: tensor<6xf32>):
@@ -17,6 +17,6 @@
     }) : (tensor<8xf32>) -> tensor<8xf32>
     "moe.yield"(%v) : (tensor<8xf32>) -> ()
   }) : (!moe.selection<6 : i64, 6 : i64, "full">) -> tensor<6x8xf32>
-  %z = "moe.batch"(%m) <{kind = "sum"}> : (tensor<6x8xf32>) -> tensor<6x8xf32>
+  %z = "moe.batch"(%m) <{kind = #moe<along sum>}> : (tensor<6x8xf32>) -> tensor<6x8xf32>
   "moe.return"(%z) : (tensor<6x8xf32>) -> ()
 }) : () -> ()

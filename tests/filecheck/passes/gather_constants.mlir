@@ -24,7 +24,7 @@
     %inner = "moe.each"(%r) ({
     ^bb2(%f: i64, %j: i64):
       %v = "moe.extract"(%w, %f) : (tensor<6x8xf32>, i64) -> tensor<8xf32>
-      %s = "moe.reduce"(%v) <{kind = "sum", axis = 0 : i64}> : (tensor<8xf32>) -> f32
+      %s = "moe.reduce"(%v) <{kind = #moe<reduction sum>, axis = 0 : i64}> : (tensor<8xf32>) -> f32
       %p = "moe.extract"(%x, %e) : (tensor<6xf32>, i64) -> f32
       %q = arith.mulf %s, %p : f32
       "moe.yield"(%q) : (f32) -> ()

@@ -18,7 +18,7 @@
   ^bb0(%e: i64, %i: i64):
     %inner = "moe.sum"(%top) ({
     ^bb0(%f: i64, %j: i64):
-      %s = "moe.reduce"(%x) <{kind = "sum", axis = 0 : i64}> : (tensor<6xf32>) -> f32
+      %s = "moe.reduce"(%x) <{kind = #moe<reduction sum>, axis = 0 : i64}> : (tensor<6xf32>) -> f32
       %w = "moe.extract"(%x, %e) : (tensor<6xf32>, i64) -> f32
       %v = "moe.extract"(%x, %f) : (tensor<6xf32>, i64) -> f32
       %p = arith.mulf %v, %w : f32

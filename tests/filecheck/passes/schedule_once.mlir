@@ -11,7 +11,7 @@
 // CHECK-NOT:     moe.reduce
 "moe.layer"() <{sym_name = "layer", inputs = ["x"], params = ["b"], outputs = ["y"], aux = [], types = ["f32"]}> ({
 ^bb0(%x: tensor<64xf32>, %b: tensor<8xf32>):
-  %s = "moe.reduce"(%b) <{kind = "sum", axis = 0 : i64}> : (tensor<8xf32>) -> f32
+  %s = "moe.reduce"(%b) <{kind = #moe<reduction sum>, axis = 0 : i64}> : (tensor<8xf32>) -> f32
   %y = "moe.map"(%x) ({
   ^bb1(%a: f32):
     %c = arith.mulf %a, %s : f32

@@ -6,7 +6,7 @@
 // CHECK:       ^bb0(%[[T:.*]]: !plan.domain, %x
 // CHECK:       %[[D:.*]] = "plan.single"() : () -> !plan.domain
 // CHECK-NEXT:  %[[R:.*]] = "plan.rows"(%[[D]])
-// CHECK:       %[[Z:.*]] = "plan.batch"(%[[T]], %x, %[[D]]) <{kind = "sum"}>
+// CHECK:       %[[Z:.*]] = "plan.batch"(%[[T]], %x, %[[D]]) <{kind = #moe<along sum>}>
 // CHECK-NEXT:  %[[S:.*]], %[[I:.*]], %{{.*}} = "plan.expand"(%[[D]], %[[R]])
 // CHECK:       %[[M:.*]] = "plan.matmul"(%[[S]], %[[Z]], %up) <{grouping = "index"
 // CHECK:       %[[A:.*]] = "plan.rows"(%[[D]])
@@ -18,7 +18,7 @@
 // CHECK:         "moe.sum"
 "moe.layer"() <{sym_name = "layer", inputs = ["x"], params = ["up"], outputs = ["y"], aux = [], types = ["f32"]}> ({
 ^bb0(%x: tensor<16xf32>, %up: tensor<4x8x16xf32>):
-  %z = "moe.batch"(%x) <{kind = "sum"}> : (tensor<16xf32>) -> tensor<16xf32>
+  %z = "moe.batch"(%x) <{kind = #moe<along sum>}> : (tensor<16xf32>) -> tensor<16xf32>
   %r = "moe.range"() <{low = 0 : i64, high = 4 : i64}> : () -> !moe.selection<4 : i64, 4 : i64, "full">
   %y = "moe.sum"(%r) ({
   ^bb1(%e: i64, %slot: i64):

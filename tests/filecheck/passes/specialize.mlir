@@ -3,7 +3,7 @@
 
 // Dimensions and `real` get values in types, properties and constants; casts become upstream's, or nothing.
 
-// CHECK:       "moe.layer"() <{{.*}}types = ["bf16", "f32"]
+// CHECK:       "moe.layer"() <{{.*}}types = ["bf16", "i64"]
 // CHECK-NEXT:  ^bb0(%x: tensor<6xbf16>, %w: tensor<4x6xbf16>, %e: i64):
 // CHECK-NOT:   #moe
 // CHECK-NOT:   !moe.real
@@ -15,11 +15,11 @@
 // CHECK-SAME:  -> tensor<2xbf16>
 // CHECK:       "moe.topk"(%{{.*}}) <{count = 1 : i64}> : (tensor<4xf32>) -> !moe.selection<1 : i64, 4 : i64, "full">
 
-// WIDE:        "moe.layer"() <{{.*}}types = ["f32", "f32"]
+// WIDE:        "moe.layer"() <{{.*}}types = ["f32", "i64"]
 // WIDE-NOT:    arith.truncf
 // WIDE-NOT:    arith.extf
 // WIDE:        -> tensor<2xf32>
-"moe.layer"() <{sym_name = "layer", inputs = ["x"], params = ["w", "e"], outputs = ["y"], aux = ["top"], types = ["real", "f32"]}> ({
+"moe.layer"() <{sym_name = "layer", inputs = ["x"], params = ["w", "e"], outputs = ["y"], aux = ["top"], types = ["real", "i64"]}> ({
 ^bb0(%x: tensor<?x!moe.real, #moe.shape<"H">>, %w: tensor<?x?x!moe.real, #moe.shape<"E, H">>, %e: i64):
   %half = "moe.number"() <{value = #moe.dim<"H / 4">, element = f32}> : () -> f32
   %n = "moe.number"() <{value = #moe.dim<"E*H">, element = i64}> : () -> i64
