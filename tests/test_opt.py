@@ -41,7 +41,8 @@ def test_a_pass_reads_its_options_and_prints_them(text: str, fields: dict[str, o
 
 
 def test_the_output_of_a_pass_is_input_of_the_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    steps = (SMALL, "infer-shapes,round-outputs", "cse,canonicalize,dce", "hoist-invariants,fuse-maps", "schedule")
+    tidy, hoist = "widen-activations,cse,canonicalize,dce", "hoist-invariants,fuse-maps"
+    steps = (SMALL, "infer-shapes,round-outputs", tidy, hoist, "schedule")
     assert opt.main([MIXTRAL, "-p", ",".join(steps)]) == 0
     whole, path = capsys.readouterr().out, Path(MIXTRAL)
     for step in steps:

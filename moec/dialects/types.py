@@ -210,8 +210,11 @@ def element_of(type: Attribute) -> Attribute:
 
 
 def element_name(type: Attribute) -> str:
-    """The element type's name in the language."""
-    return _NAMES[element_of(type)]
+    """The element type's name in the language. Raises `VerifyException` where it has none."""
+    name = _NAMES.get(element_of(type))
+    if name is None:
+        raise VerifyException(f"{type} is no array of the language")
+    return name
 
 
 def with_shape(type: Attribute, shape: Iterable[Dim]) -> Attribute:

@@ -11,7 +11,6 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from moec.dialects import plan
-from moec.shapes import KernelShape
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,6 @@ def _source(gather: plan.GatherOp) -> plan.MatmulOp | None:
     product = gather.vector.owner
     if not isinstance(product, plan.MatmulOp) or len(list(product.value.uses)) > 1:
         return None
-    tiled = KernelShape.parse(product.tile.data, product.dtype.data).form == "amx"
+    tiled = product.kernel.form == "amx"
     mine, its = ((op.domain, op.group, op.grouping, op.keys) for op in (gather, product))
     return product if tiled and mine == its else None

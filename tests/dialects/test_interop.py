@@ -85,5 +85,5 @@ def test_what_is_not_mlir_is_refused() -> None:
     with pytest.raises(AssertionError, match="error"):
         upstream('"moe.range"() <{low = 0 : i64}> : () -> !moe.selection<2 : i64, "full"')
     text = str(compilation("mixtral").show("plan"))
-    with pytest.raises(Exception, match="grouping"):
-        parse(text.replace('grouping = "index"', 'grouping = "none?"'))
+    with pytest.raises(Exception, match="keys without grouping"):
+        parse(text.replace("#plan<grouping index>", "#plan<grouping none>"))

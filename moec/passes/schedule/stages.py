@@ -190,7 +190,7 @@ class _Body(_Rows):
                 [places.params[view.param] for view in views if view is not None],
             ],
             properties={
-                "grouping": StringAttr(grouping),
+                "grouping": plan.GroupingAttr(grouping),
                 "views": ArrayAttr([_steps(view) for view in views if view]),
                 "keys": IntegerAttr(first.keys, 64),
                 "n": IntegerAttr(first.columns, 64),
@@ -206,10 +206,10 @@ class _Body(_Rows):
         stage.value.name_hint = unit.result.name_hint
         places.stored[unit.result] = stage.value
 
-    def _grouping(self, view: WeightView) -> tuple[str, list[SSAValue]]:
+    def _grouping(self, view: WeightView) -> tuple[plan.Grouping, list[SSAValue]]:
         """How the rows find their matrix."""
         if not view.indices:
-            return "none", []
+            return plan.Grouping.NONE, []
         places = self.places
         expand = self.domain.owner
         if (
@@ -217,7 +217,7 @@ class _Body(_Rows):
             and len(view.indices) == 1
             and places.stored[view.indices[0]] is expand.index
         ):
-            return "index", []
+            return plan.Grouping.INDEX, []
         key = places.stored[view.indices[0]] if len(view.indices) == 1 else self._linear(view)
         group = plan.GroupOp.build(
             operands=[self.domain, key],
@@ -225,10 +225,10 @@ class _Body(_Rows):
             result_types=[plan.GroupType()],
         )
         self.program.add(group)
-        return "key", [group.result]
+        return plan.Grouping.KEY, [group.result]
 
     def _gather(
-        self, vector: SSAValue, grouping: str, group: list[SSAValue], shape: KernelShape, view: WeightView
+        self, vector: SSAValue, grouping: plan.Grouping, group: list[SSAValue], shape: KernelShape, view: WeightView
     ) -> SSAValue:
         """A stage that copies vectors together for a product in tiles; products of the same rows share it."""
         key = (self.domain, vector, grouping, *group)
@@ -238,7 +238,7 @@ class _Body(_Rows):
             row = TensorType(element_of(vector.type.row), [length])
             stage = plan.GatherOp.build(
                 operands=[self.domain, vector, group],
-                properties={"grouping": StringAttr(grouping), "keys": IntegerAttr(view.keys, 64)},
+                properties={"grouping": plan.GroupingAttr(grouping), "keys": IntegerAttr(view.keys, 64)},
                 result_types=[plan.RowsType(row)],
             )
             self.program.add(stage)

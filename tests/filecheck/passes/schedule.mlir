@@ -6,15 +6,15 @@
 // CHECK-NOT:   "moe.contract"
 // CHECK:       "plan.program"() <{sym_name = "layer"
 // CHECK-NEXT:  ^bb0(%[[T:.*]]: !plan.domain, %x: !plan.rows<tensor<64xf32>>, %router: tensor<8x64xf32>,
-// CHECK-NEXT:  %[[LOGITS:.*]] = "plan.matmul"(%[[T]], %x, %router) <{grouping = "none", views = {{\[\[\]\]}}, keys = 1 : i64, n = 8 : i64, k = 64 : i64, dtype = "f32", tile = "fma {{.*}}lanes 16"
+// CHECK-NEXT:  %[[LOGITS:.*]] = "plan.matmul"(%[[T]], %x, %router) <{grouping = #plan<grouping none>, views = {{\[\[\]\]}}, keys = 1 : i64, n = 8 : i64, k = 64 : i64, dtype = "f32", tile = "fma {{.*}}lanes 16"
 // CHECK:       %[[TOP:.*]] = "plan.rows"(%[[T]])
 // CHECK:       "plan.read"(%[[LOGITS]],
 // CHECK-NEXT:  "moe.topk"
 // CHECK:       %[[SLOTS:.*]], %index, %slot = "plan.expand"(%[[T]], %[[TOP]])
-// CHECK:       %[[ACT:.*]] = "plan.matmul"(%[[SLOTS]], %x, %gate, %up) <{grouping = "index", views = {{\[\[\], \[\]\]}}, keys = 8 : i64, n = 96 : i64, k = 64 : i64,
+// CHECK:       %[[ACT:.*]] = "plan.matmul"(%[[SLOTS]], %x, %gate, %up) <{grouping = #plan<grouping index>, views = {{\[\[\], \[\]\]}}, keys = 8 : i64, n = 96 : i64, k = 64 : i64,
 // CHECK-NEXT:  ^bb0(%{{.*}}: index, %[[G:.*]]: tensor<96xf32>, %[[U:.*]]: tensor<96xf32>):
 // CHECK-NEXT:    "moe.map"(%[[G]], %[[U]])
-// CHECK:       %[[DOWN:.*]] = "plan.matmul"(%[[SLOTS]], %[[ACT]], %down) <{grouping = "index"
+// CHECK:       %[[DOWN:.*]] = "plan.matmul"(%[[SLOTS]], %[[ACT]], %down) <{grouping = #plan<grouping index>
 // CHECK:       "plan.rows"(%[[T]])
 // CHECK:       "moe.sum"
 // CHECK:       %[[R:.*]] = "plan.descend"(%[[SLOTS]],

@@ -5,7 +5,7 @@
 
 // CHECK:       ^bb0(%[[T:.*]]: !plan.domain, %x: !plan.rows<tensor<64xf32>>, %id: !plan.rows<i64>, %w: tensor<8x64x32xf32>):
 // CHECK-NEXT:  %[[BY:.*]] = "plan.group"(%[[T]], %id) <{keys = 8 : i64}>
-// CHECK-NEXT:  "plan.matmul"(%[[T]], %x, %[[BY]], %w) <{grouping = "key", views = {{\[\["slice 2 0 24 1", "transpose"\]\]}}, keys = 8 : i64, n = 24 : i64, k = 64 : i64, dtype = "f32", tile = "fma {{.*}}lanes 8"
+// CHECK-NEXT:  "plan.matmul"(%[[T]], %x, %[[BY]], %w) <{grouping = #plan<grouping key>, views = {{\[\["slice 2 0 24 1", "transpose"\]\]}}, keys = 8 : i64, n = 24 : i64, k = 64 : i64, dtype = "f32", tile = "fma {{.*}}lanes 8"
 // CHECK-NOT:   "moe.slice"
 "moe.layer"() <{sym_name = "layer", inputs = ["x", "id"], params = ["w"], outputs = ["y"], aux = [], types = ["f32"]}> ({
 ^bb0(%x: tensor<64xf32>, %id: i64, %w: tensor<8x64x32xf32>):

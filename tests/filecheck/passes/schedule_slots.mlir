@@ -8,7 +8,7 @@
 // CHECK-NEXT:  %[[R:.*]] = "plan.rows"(%[[D]])
 // CHECK:       %[[Z:.*]] = "plan.batch"(%[[T]], %x, %[[D]]) <{kind = #moe<along sum>}>
 // CHECK-NEXT:  %[[S:.*]], %[[I:.*]], %{{.*}} = "plan.expand"(%[[D]], %[[R]])
-// CHECK:       %[[M:.*]] = "plan.matmul"(%[[S]], %[[Z]], %up) <{grouping = "index"
+// CHECK:       %[[M:.*]] = "plan.matmul"(%[[S]], %[[Z]], %up) <{grouping = #plan<grouping index>
 // CHECK:       %[[A:.*]] = "plan.rows"(%[[D]])
 // CHECK:         "plan.descend"(%[[S]],
 // CHECK:         "plan.read"(%[[M]],

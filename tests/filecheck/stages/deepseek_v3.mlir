@@ -21,16 +21,16 @@
 // Five products: an f32 router with sigmoid as its epilogue, the experts grouped by index, the shared expert over tokens; its
 // last one adds what the experts leave and rounds.
 // PLAN-NOT:    plan.group
-// PLAN:        "plan.matmul"(%[[T:.*]], %{{.*}}, %router) <{grouping = "none",{{.*}} n = 256 : i64, k = 7168 : i64, dtype = "f32", tile = "fma
+// PLAN:        "plan.matmul"(%[[T:.*]], %{{.*}}, %router) <{grouping = #plan<grouping none>,{{.*}} n = 256 : i64, k = 7168 : i64, dtype = "f32", tile = "fma
 // PLAN:        math.exp
-// PLAN:        "plan.matmul"(%[[T]], %x, %shared_gate, %shared_up) <{grouping = "none"
+// PLAN:        "plan.matmul"(%[[T]], %x, %shared_gate, %shared_up) <{grouping = #plan<grouping none>
 // PLAN:        %[[TOP:.*]], %{{.*}} = "plan.rows"(%[[T]])
 // PLAN:        arith.constant 0xff800000 : f32
 // PLAN:        "moe.topk"{{.*}} -> !moe.selection<8 : i64, 256 : i64, "full">
 // PLAN:        %[[S:.*]], %index, %slot = "plan.expand"(%[[T]], %[[TOP]])
-// PLAN:        "plan.matmul"(%[[S]], %x, %gate, %up) <{grouping = "index",{{.*}} keys = 256 : i64,
-// PLAN:        %[[D:.*]] = "plan.matmul"(%[[S]], %{{.*}}, %down) <{grouping = "index"
-// PLAN:        "plan.matmul"(%[[T]], %{{.*}}, %shared_down) <{grouping = "none"
+// PLAN:        "plan.matmul"(%[[S]], %x, %gate, %up) <{grouping = #plan<grouping index>,{{.*}} keys = 256 : i64,
+// PLAN:        %[[D:.*]] = "plan.matmul"(%[[S]], %{{.*}}, %down) <{grouping = #plan<grouping index>
+// PLAN:        "plan.matmul"(%[[T]], %{{.*}}, %shared_down) <{grouping = #plan<grouping none>
 // PLAN:        "moe.sum"
 // PLAN:        "plan.read"(%[[D]],
 // PLAN:        arith.addf

@@ -13,16 +13,16 @@
 // MOE:         "moe.return"
 
 // Three products. Gate and up are one; an expert's bias is a row of a parameter, added in the epilogue before the clamp.
-// PLAN:        "plan.matmul"(%[[T:.*]], %x, %router) <{grouping = "none"
+// PLAN:        "plan.matmul"(%[[T:.*]], %x, %router) <{grouping = #plan<grouping none>
 // PLAN:        "plan.expand"(%[[T]],
-// PLAN:        "plan.matmul"(%[[S:.*]], %x, {{%up, %gate|%gate, %up}}) <{grouping = "index",{{.*}} keys = 32 : i64, n = 2880 : i64,
+// PLAN:        "plan.matmul"(%[[S:.*]], %x, {{%up, %gate|%gate, %up}}) <{grouping = #plan<grouping index>,{{.*}} keys = 32 : i64, n = 2880 : i64,
 // PLAN-DAG:    "moe.extract"(%up_bias, %[[E:.*]]) :
 // PLAN-DAG:    "moe.extract"(%gate_bias, %{{.*}}) :
 // PLAN:        "moe.map"
 // PLAN-DAG:    arith.minimumf
 // PLAN-DAG:    arith.maximumf
 // PLAN-DAG:    math.exp
-// PLAN:        "plan.matmul"(%[[S]], %{{.*}}, %down) <{grouping = "index"
+// PLAN:        "plan.matmul"(%[[S]], %{{.*}}, %down) <{grouping = #plan<grouping index>
 // PLAN:        "moe.extract"(%down_bias,
 // PLAN:        arith.addf
 // PLAN:        arith.mulf

@@ -17,8 +17,8 @@
 // PLAN:        %[[MINE:.*]] = "plan.rows"(%[[S]])
 // PLAN:        "moe.given"(%{{.*}}) <{domain = 512 : i64}> : {{.*}} -> !moe.selection<1 : i64, 512 : i64, "partial">
 // PLAN:        %[[INNER:.*]], %{{.*}}, %{{.*}} = "plan.expand"(%[[S]], %[[MINE]])
-// PLAN:        %[[H:.*]] = "plan.matmul"(%[[INNER]], %x, %gate, %up) <{grouping = "index",{{.*}} keys = 512 : i64,
-// PLAN:        "plan.matmul"(%[[INNER]], %[[H]], %down) <{grouping = "index"
+// PLAN:        %[[H:.*]] = "plan.matmul"(%[[INNER]], %x, %gate, %up) <{grouping = #plan<grouping index>,{{.*}} keys = 512 : i64,
+// PLAN:        "plan.matmul"(%[[INNER]], %[[H]], %down) <{grouping = #plan<grouping index>
 // PLAN-NOT:    "plan.matmul"
 // PLAN:        "plan.rows"(%[[T]])
 // PLAN:        "plan.descend"(%[[S]],

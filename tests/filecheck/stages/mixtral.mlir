@@ -22,16 +22,16 @@
 
 // The router, gate and up in one, down: three products. SwiGLU is the epilogue of the second, the weight of the third.
 // PLAN-NOT:    plan.group
-// PLAN:        "plan.matmul"(%[[T:.*]], %x, %router) <{grouping = "none",{{.*}} keys = 1 : i64, n = 8 : i64, k = 4096 : i64,
+// PLAN:        "plan.matmul"(%[[T:.*]], %x, %router) <{grouping = #plan<grouping none>,{{.*}} keys = 1 : i64, n = 8 : i64, k = 4096 : i64,
 // PLAN:        arith.truncf
 // PLAN:        %[[TOP:.*]], %[[W:.*]] = "plan.rows"(%[[T]])
 // PLAN:        "moe.topk"
 // PLAN:        %[[S:.*]], %index, %slot = "plan.expand"(%[[T]], %[[TOP]])
-// PLAN:        %[[H:.*]] = "plan.matmul"(%[[S]], %x, %gate, %up) <{grouping = "index",{{.*}} keys = 8 : i64, n = 14336 : i64, k = 4096 : i64, dtype = "bf16", tile = "dot
+// PLAN:        %[[H:.*]] = "plan.matmul"(%[[S]], %x, %gate, %up) <{grouping = #plan<grouping index>,{{.*}} keys = 8 : i64, n = 14336 : i64, k = 4096 : i64, dtype = "bf16", tile = "dot
 // PLAN:        math.exp
 // PLAN:        arith.truncf
 // PLAN:        "plan.yield"(%{{.*}}) : (tensor<14336xbf16>)
-// PLAN:        %[[D:.*]] = "plan.matmul"(%[[S]], %[[H]], %down) <{grouping = "index",{{.*}} n = 4096 : i64, k = 14336 : i64,
+// PLAN:        %[[D:.*]] = "plan.matmul"(%[[S]], %[[H]], %down) <{grouping = #plan<grouping index>,{{.*}} n = 4096 : i64, k = 14336 : i64,
 // PLAN:        "plan.read"(%[[W]],
 // PLAN:        arith.mulf
 // PLAN-NOT:    "plan.matmul"
