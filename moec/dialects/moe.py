@@ -2,6 +2,9 @@
 
 Pointwise work is upstream `arith` and `math` on scalars inside `moe.map`; contractions, selections and the sparse sum
 are operations of this dialect. It knows no memory and no machine, and of other tokens only `moe.batch`.
+
+No operation has effects. One may fail, a `moe.extract` that is checked: it is dropped where nobody reads it, but not
+computed where it would not have been (`ConditionallySpeculatable`). Operations with regions are as what they hold.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Final
 
-from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, StringAttr, SymbolNameConstraint
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, StringAttr, SymbolNameConstraint, UnitAttr
+from xdsl.interfaces import ConditionallySpeculatableInterface
 from xdsl.ir import Attribute, Block, Dialect, Operation, Region, SSAValue
 from xdsl.irdl import (
     AnyAttr,
@@ -32,7 +36,9 @@ from xdsl.traits import (
     HasParent,
     IsolatedFromAbove,
     IsTerminator,
+    NoMemoryEffect,
     Pure,
+    RecursivelySpeculatable,
     RecursiveMemoryEffect,
     SingleBlockImplicitTerminator,
 )
@@ -184,7 +190,10 @@ class YieldOp(IRDLOperation):
     )
 
 
-_WITH_REGIONS: Final = traits_def(SingleBlockImplicitTerminator(YieldOp), Pure(), RecursiveMemoryEffect())
+#: An operation has the effects of what its regions hold, each ended by `moe.yield`, and fails where that does.
+_AS_ITS_REGIONS: Final = traits_def(
+    SingleBlockImplicitTerminator(YieldOp), RecursiveMemoryEffect(), RecursivelySpeculatable()
+)
 
 
 def yielded(region: Region) -> SSAValue:
@@ -236,7 +245,7 @@ class MapOp(InferredOp):
     arrays = var_operand_def(ARRAY)
     body = region_def("single_block")
     result = result_def()
-    traits = _WITH_REGIONS
+    traits = _AS_ITS_REGIONS
 
     def infer(self) -> Sequence[Attribute]:
         require(bool(self.arrays), "nothing is mapped")
@@ -347,15 +356,20 @@ def along(kind: Along, operand: Attribute, factors: Attribute | None) -> Attribu
 
 
 @irdl_op_definition
-class ExtractOp(InferredOp):
-    """The part of an array at one index of its first axis. `checked = "run"` where only the run can tell."""
+class ExtractOp(InferredOp, ConditionallySpeculatableInterface):
+    """The part of an array at one index of its first axis. It is `checked`, and may fail, where only the run can tell
+    whether that lies inside; else it is known to, in an arm of a `moe.match` by what the arm takes: nothing leaves
+    one."""
 
     name = "moe.extract"
     operand = operand_def(ARRAY)
     index = operand_def(I64)
-    checked = opt_prop_def(StringAttr("run"))
+    checked = opt_prop_def(UnitAttr)
     result = result_def()
-    traits = traits_def(Pure())
+    traits = traits_def(NoMemoryEffect())
+
+    def is_speculatable(self) -> bool:
+        return self.checked is None
 
     def infer(self) -> Sequence[Attribute]:
         return [with_shape(self.operand.type, _axes(self.operand)[1:])]
@@ -672,7 +686,7 @@ class SumOp(InferredOp):
     slots = operand_def(SelectionType)
     body = region_def("single_block", entry_args=_OF_A_SLOT)
     result = result_def()
-    traits = _WITH_REGIONS
+    traits = _AS_ITS_REGIONS
 
     def infer(self) -> Sequence[Attribute]:
         value = yielded(self.body)
@@ -688,7 +702,7 @@ class EachOp(InferredOp):
     slots = operand_def(SelectionType)
     body = region_def("single_block", entry_args=_OF_A_SLOT)
     result = result_def()
-    traits = _WITH_REGIONS
+    traits = _AS_ITS_REGIONS
 
     def infer(self) -> Sequence[Attribute]:
         type = yielded(self.body).type
@@ -706,7 +720,7 @@ class MatchOp(InferredOp):
     low = opt_prop_def(AnyAttr())
     arms = var_region_def("single_block", entry_args=RangeOf(I64).of_length(0))
     result = result_def()
-    traits = _WITH_REGIONS
+    traits = _AS_ITS_REGIONS
 
     def infer(self) -> Sequence[Attribute]:
         require_as_many(self.arms, self.bounds, "arms", "bounds")

@@ -135,7 +135,7 @@ def _along(builder: Evaluator, array: Array, axis: int, place: Array | Selection
     inner: list[tuple[Array, int]] = []
 
     def body(arguments: Sequence[SSAValue]) -> SSAValue:
-        row = Array(builder.emit(moe.ExtractOp.make(array.ssa, arguments[0], checked=None)), array.origin)
+        row = Array(builder.emit(moe.ExtractOp.make(array.ssa, arguments[0])), array.origin)
         inner.append(_at(builder, row, axis - 1, place, span))
         return inner[-1][0].ssa
 
@@ -150,7 +150,7 @@ def _element(builder: Evaluator, array: Array, index: Array, span: Span) -> Arra
     slot = None if restriction is None else builder.slot_in(index, restriction)
     if slot is None:
         return builder.extract(builder.masked(array), index, span)
-    return Array(builder.emit(moe.ExtractOp.make(array.ssa, slot, checked=None)), array.origin)
+    return Array(builder.emit(moe.ExtractOp.make(array.ssa, slot)), array.origin)
 
 
 def _gather(builder: Evaluator, array: Array, selection: Selection) -> Array:

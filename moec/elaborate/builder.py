@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import ArrayAttr, FileLineColLoc, IntAttr, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, FileLineColLoc, IntAttr, StringAttr, UnitAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from moec.diagnostics import CompileError, fail
@@ -268,7 +268,7 @@ class Builder:
         """`array[index]` along the first axis, checked against the axis as far as bounds are known."""
         axis = array.shape[0]
         checked = self.check_bounds(index, axis, array, span)
-        operation = moe.ExtractOp.make(array.ssa, index.ssa, checked="run" if checked else None)
+        operation = moe.ExtractOp.make(array.ssa, index.ssa, checked=UnitAttr() if checked else None)
         return Array(self.emit(operation), array.origin)
 
     def check_bounds(self, index: Array, axis: Dim, array: Array, span: Span) -> bool:

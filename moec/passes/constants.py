@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from xdsl.dialects import arith
 from xdsl.dialects.math import Math
 from xdsl.ir import Block, Operation, SSAValue
+from xdsl.traits import is_speculatable
 
 from moec.dialects import moe
 from moec.passes.captured import captured
@@ -59,9 +60,9 @@ def apart(block: Block, values: Iterable[SSAValue], once: Collection[Operation])
 
 
 def constants(block: Block, known: Iterable[SSAValue], products: bool = True) -> tuple[list[Operation], set[SSAValue]]:
-    """The operations of a block that read `known` values alone and what is made of them, in order: without what may
-    fail. Then all that is known, which is also what work along the tokens leaves them all. Without `products` nothing
-    that needs those that panels are packed for, or the other tokens."""
+    """The operations of a block that read `known` values alone and what is made of them, in order: without what cannot
+    be speculated, since it may fail. Then all that is known, which is also what work along the tokens leaves them all.
+    Without `products` nothing that needs those that panels are packed for, or the other tokens."""
     there, found = set(known), list[Operation]()
     for operation in block.ops:
         if isinstance(operation, moe.BatchOp):
@@ -92,12 +93,10 @@ def is_constant(operation: Operation, known: Collection[SSAValue], products: boo
     def same(values: Iterable[SSAValue]) -> bool:
         return all(value in known or _is_literal(value) for value in values)
 
-    def excluded(operation: Operation) -> bool:
-        fails = isinstance(operation, moe.ExtractOp) and operation.checked is not None
-        return fails or (not products and is_matmul(operation))
-
     # what it reads itself says so for most, and without a walk
-    return same(operation.operands) and same(captured(operation)) and not any(map(excluded, operation.walk()))
+    if not (same(operation.operands) and same(captured(operation)) and is_speculatable(operation)):
+        return False
+    return products or not any(map(is_matmul, operation.walk()))
 
 
 def _is_literal(value: SSAValue) -> bool:

@@ -1,6 +1,6 @@
 """Moves what does not depend on the slot out of sparse sums: it is computed once a token, not once a slot.
 
-Out of a loop that may have no turn at all, nothing moves that can fail there (an index that is checked); and out of one
+Out of a loop that may have no turn at all, nothing moves that cannot be speculated, since it may fail; and out of one
 that has none, or at most one, nothing: an arm of a `match` is computed for the rows that take it.
 """
 
@@ -13,6 +13,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
+from xdsl.traits import IsTerminator, is_side_effect_free, is_speculatable
 
 from moec.dialects import moe
 from moec.dims import ONE, ZERO
@@ -32,19 +33,20 @@ class HoistInvariants(ModulePass):
 
 def hoist(loop: moe.SumOp | moe.EachOp) -> None:
     """Moves what does not depend on the slot to before the loop."""
-    body, empty, turns = loop.body.block, moe.partial(loop.slots), moe.slots(loop.slots)
-    if turns == ZERO or (empty and turns == ONE):
+    body, partial, turns = loop.body.block, moe.partial(loop.slots), moe.slots(loop.slots)
+    if turns == ZERO or (partial and turns == ONE):
         return
     for operation in list(body.ops):
-        if not isinstance(operation, moe.YieldOp) and _invariant(operation, body) and not (empty and _fails(operation)):
+        if _invariant(operation, body) and _may_move(operation, runs=not partial):
             operation.detach()
             assert loop.parent is not None
             loop.parent.insert_op_before(operation, loop)
 
 
-def _fails(operation: Operation) -> bool:
-    """Whether an operation can be an error when it runs."""
-    return any(isinstance(inner, moe.ExtractOp) and inner.checked is not None for inner in operation.walk())
+def _may_move(operation: Operation, runs: bool) -> bool:
+    """Whether an operation may be computed before a loop instead of in it; `runs` says that the loop has a turn."""
+    moves = not operation.has_trait(IsTerminator) and is_side_effect_free(operation)
+    return moves and (runs or is_speculatable(operation))
 
 
 def _invariant(operation: Operation, body: Block) -> bool:

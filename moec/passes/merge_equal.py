@@ -15,7 +15,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import Block, Operation
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
-from xdsl.traits import IsolatedFromAbove, IsTerminator
+from xdsl.traits import IsolatedFromAbove, IsTerminator, is_side_effect_free
 
 #: By what is quickly compared, the operations that come before.
 _Known = Mapping[Any, list[Operation]]
@@ -23,7 +23,7 @@ _Known = Mapping[Any, list[Operation]]
 
 @dataclass(frozen=True)
 class MergeEqual(ModulePass):
-    """Every operation of the `moe` dialect is pure, and so are those inside its regions."""
+    """What has no effects: computed once, it leaves what it would leave again; and where one fails, so do all."""
 
     name: ClassVar[str] = "merge-equal"
 
@@ -41,7 +41,7 @@ def _merge(block: Block, outside: _Known) -> None:
         alike = known.setdefault((operation.name, *operation.operands, *operation.result_types), [])
         if (first := next((other for other in alike if _equal(operation, other)), None)) is None:
             alike.append(operation)
-        else:
+        elif is_side_effect_free(operation):
             Rewriter.replace_op(operation, [], first.results)
 
 

@@ -264,6 +264,8 @@
 %z = "moe.extract"(%x, %i) : (f32, i64) -> f32
 // ----- expected-error {{Expected attribute i64 but got f32}}
 %z = "moe.extract"(%v, %x) : (!vector, f32) -> f32
+// ----- expected-error {{"run" should be of base attribute unit}}
+%z = "moe.extract"(%v, %i) <{checked = "run"}> : (!vector, i64) -> f32
 // ----- expected-error {{f32 has no axis}}
 %z = "moe.gather"(%x, %s) : (f32, !chosen) -> !pair
 // ----- expected-error {{indices below 3 of an axis of 2}}
