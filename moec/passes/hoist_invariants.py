@@ -1,7 +1,8 @@
 """Moves what does not depend on the slot out of sparse sums: it is computed once a token, not once a slot.
 
-Out of a loop that may have no turn at all, nothing moves that cannot be speculated, since it may fail; and out of one
-that has none, or at most one, nothing: an arm of a `match` is computed for the rows that take it.
+Out of a loop that may have no turn at all, as one over a range whose ends have no values yet, nothing moves that cannot
+be speculated, since it may fail; and out of one that has none, or at most one, nothing: an arm of a `match` is computed
+for the rows that take it.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ def hoist(loop: moe.SumOp | moe.EachOp) -> None:
     body, partial, turns = loop.body.block, moe.partial(loop.slots), moe.slots(loop.slots)
     if turns == ZERO or (partial and turns == ONE):
         return
+    runs = not partial and turns.constant is not None
     for operation in list(body.ops):
-        if _invariant(operation, body) and _may_move(operation, runs=not partial):
+        if _invariant(operation, body) and _may_move(operation, runs):
             operation.detach()
             assert loop.parent is not None
             loop.parent.insert_op_before(operation, loop)
