@@ -16,7 +16,7 @@ from click.testing import CliRunner
 import moec
 from moec.cli import main
 from moec.language.read import read
-from moec.opt import PASSES
+from moec.opt import PASSES, load_pass
 from moec.options import Options
 from moec.pipeline import STAGES, Compilation
 from tests.checkpoint.models import weights, write_gguf, write_sharded
@@ -52,11 +52,19 @@ def test_the_tour_quotes_what_the_stages_print() -> None:
 def test_the_tour_has_every_stage_and_every_pass() -> None:
     chapters = re.findall(r"`([a-z-]+)`", " ".join(re.findall(r"^## (.*)", TOUR, re.MULTILINE)))
     assert [name for name in STAGES if name != "passes"] == chapters
-    table = re.findall(r"^\| (`.*?`) \|", TOUR, re.MULTILINE)
-    named = set(re.findall(r"`([a-z-]+)`", " ".join(table)))
-    planning = {"schedule", "fold-gathers"}  # told where the plan is
-    assert named == {*PASSES, "canonicalize", "dce"} - planning
-    assert all(f"the pass `{name}`" in TOUR.lower() for name in planning)
+    table = re.findall(r"^\| (`.*?`) \| (.*?) *\|", TOUR, re.MULTILINE)
+    named = re.findall(r"`([a-z-]+)`", " ".join(names for names, _ in table))
+    assert sorted(named) == sorted({*PASSES, "canonicalize", "dce"})
+    assert all(f"the pass `{name}`" in TOUR.lower() for name in ("schedule", "fold-gathers"))
+
+
+def test_a_pass_and_the_tour_say_what_it_needs() -> None:
+    needs = dict(re.findall(r"^\| `([a-z-]+)` \| (.*?) *\|", TOUR, re.MULTILINE))
+    for name in PASSES:
+        told = re.search(r"^    Needs (.*?)\. Leaves ", load_pass(name).__doc__ or "", re.MULTILINE)
+        assert told, name
+        assert re.findall(r"`([a-z-]+)`", told[1]) == re.findall(r"`([a-z-]+)`", needs[name]), name
+        assert told[1].startswith("nothing") != bool(needs[name]), name
 
 
 def test_the_readme_has_every_floor_and_every_command() -> None:

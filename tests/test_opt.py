@@ -69,7 +69,6 @@ def test_xdsl_opt_itself_knows_the_dialects_and_passes() -> None:
         ([MIXTRAL, "-p", "specialize{dims=H=3}"], "Malformed pass arguments"),
         ([MIXTRAL, "-p", 'specialize{dims="H=3"}'], "dimension `E` has no value"),
         ([MIXTRAL, "-p", "specialize{real=f8}"], "`real` is f32, bf16 or f16, not `f8`"),
-        ([MIXTRAL, "-p", "schedule"], "`specialize` comes first"),
         ([MIXTRAL, "-p", f'{SMALL},schedule{{target="zen"}}'], "expected `triple:cpu:features`"),
         (["nowhere.mlir"], "No such file"),
         ([__file__], "Unrecognized file extension 'py'"),
@@ -99,6 +98,59 @@ def test_an_operation_that_does_not_verify_is_named(
     path.write_text(f'%0 = "test.op"() : () -> {operand}\n%1 = "moe.transpose"(%0) : ({operand}) -> {result}\n')
     assert opt.main([str(path)]) == 1
     assert message in capsys.readouterr().err
+
+
+#: What stands in no layer.
+LOOSE: Final = """\
+%x = "test.op"() : () -> tensor<8xf32>
+%s = "moe.range"() <{low = 0 : i64, high = 8 : i64}> : () -> !moe.selection<8 : i64, 8 : i64, "full">
+%y = "moe.sum"(%s) ({
+^bb0(%e: i64, %slot: i64):
+  %r = "moe.reduce"(%x) <{kind = #moe<reduction sum>, axis = 0 : i64}> : (tensor<8xf32>) -> f32
+  "moe.yield"(%r) : (f32) -> ()
+}) : (!moe.selection<8 : i64, 8 : i64, "full">) -> f32
+"test.op"(%y) : (f32) -> ()
+"""
+#: A target on which weights of bf16 are widened in the inner loop.
+WIDENING: Final = 'target="x86_64-unknown-linux-gnu:haswell:"'
+#: For a pass, what comes first, and the passes that have run without it.
+EARLY: Final = [
+    ("round-outputs", "specialize", ""),
+    ("choose-storage", "specialize", ""),
+    ("quantize-activations", "specialize", ""),
+    ("distribute-products", "specialize", ""),
+    ("split-match", "specialize", ""),
+    ("widen-activations", "specialize", ""),
+    ("gather-constants", "specialize", ""),
+    ("schedule", "specialize", ""),
+    ("schedule", "round-outputs", f"{SMALL},widen-activations{{{WIDENING}}},"),
+    ("schedule", "widen-activations", f"{SMALL},round-outputs,"),
+    ("fold-gathers", "schedule", f"{SMALL},"),
+]
+
+
+@pytest.mark.parametrize(("name", "first", "before"), EARLY)
+def test_a_pass_that_runs_too_early_says_what_comes_first(
+    name: str, first: str, before: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = f"{{{WIDENING}}}" if name == "schedule" else ""
+    assert opt.main([MIXTRAL, "-p", f"{before}{name}{options}"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: `{name}` cannot run yet: ")
+    assert printed.endswith(f"; `{first}` comes first\n")
+
+
+@pytest.mark.parametrize("name", sorted({*opt.PASSES} - {name for name, _, _ in EARLY} - {"specialize"}))
+def test_a_pass_that_needs_nothing_runs_on_any_layer(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert opt.main([MIXTRAL, "-p", name]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", opt.PASSES)
+def test_no_pass_fails_where_there_is_no_layer(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "loose.mlir"
+    path.write_text(LOOSE)
+    assert opt.main([str(path), "-p", name]) == 0, capsys.readouterr().err
+    assert '"moe.sum"' in capsys.readouterr().out
 
 
 def _turned(size: str) -> str:

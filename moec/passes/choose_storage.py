@@ -21,13 +21,16 @@ from moec.dialects import moe
 from moec.dialects.types import integer, static_shape
 from moec.dtypes import EXPERTS
 from moec.formats import find_format, storable
+from moec.passes.preconditions import layers
 from moec.passes.views import weight_view
 
 
 @dataclass(frozen=True)
 class ChooseStorage(ModulePass):
     """`storage` is `("gate=q4_K", …)`; the name `experts` stands for every parameter of three axes or more that can be
-    stored and chooses nothing, unless it has an entry of its own; where nothing is stored at all, that is an error."""
+    stored and chooses nothing, unless it has an entry of its own; where nothing is stored at all, that is an error.
+
+    Needs `specialize`. Leaves a format for each parameter, or none."""
 
     name: ClassVar[str] = "choose-storage"
 
@@ -35,9 +38,8 @@ class ChooseStorage(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         chosen = dict(item.split("=", 1) for item in self.storage)
-        for layer in op.body.block.ops:
-            if isinstance(layer, moe.LayerOp):
-                _choose(layer, chosen)
+        for layer in layers(op, self, "specialize"):
+            _choose(layer, chosen)
 
 
 def _choose(layer: moe.LayerOp, chosen: dict[str, str]) -> None:

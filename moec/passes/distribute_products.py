@@ -35,32 +35,46 @@ from moec.passes.loops import (
     varies,
     widened,
 )
+from moec.passes.preconditions import layers
 from moec.passes.sums_of_products import gather_batch, gather_sum
 from moec.passes.views import is_cast, made_in, stacks, weight_view
 
 
 @dataclass(frozen=True)
 class DistributeProducts(ModulePass):
-    """One level of a weight after the other, until products are with views of parameters."""
+    """One level of a weight after the other, until products are with views of parameters.
+
+    Needs `specialize`. Leaves no product that could go into its weight."""
 
     name: ClassVar[str] = "distribute-products"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for operation in reversed(list(op.walk())):
-            if isinstance(operation, moe.SumOp | moe.ReduceOp):
-                gather_sum(operation)
-            elif isinstance(operation, moe.BatchOp):
-                gather_batch(operation)
-            elif isinstance(operation, moe.EachOp) and over_range(operation):
-                _gather_rows(operation)
-        while (product := next(filter(_is_open, op.walk()), None)) is not None:
-            assert isinstance(product, moe.ContractOp)
-            weight = product.weight
-            if weight_view(weight) is not None:
-                _settle(product)
-            else:
-                Rewriter.replace_op(product, [], [_Rule(InsertPoint.before(product), product.vector).apply(weight)])
-                forget(weight)
+        for layer in layers(op, self, "specialize"):
+            _gather(layer)
+            _distribute(layer)
+
+
+def _gather(layer: moe.LayerOp) -> None:
+    """Makes one product of many small ones."""
+    for operation in reversed(list(layer.walk())):
+        if isinstance(operation, moe.SumOp | moe.ReduceOp):
+            gather_sum(operation)
+        elif isinstance(operation, moe.BatchOp):
+            gather_batch(operation)
+        elif isinstance(operation, moe.EachOp) and over_range(operation):
+            _gather_rows(operation)
+
+
+def _distribute(layer: moe.LayerOp) -> None:
+    """Takes products into their weights, until that goes no further."""
+    while (product := next(filter(_is_open, layer.walk()), None)) is not None:
+        assert isinstance(product, moe.ContractOp)
+        weight = product.weight
+        if weight_view(weight) is not None:
+            _settle(product)
+        else:
+            Rewriter.replace_op(product, [], [_Rule(InsertPoint.before(product), product.vector).apply(weight)])
+            forget(weight)
 
 
 # ── products that are written row by row ──────────────────────────────────────────────────────────────────────────────

@@ -11,20 +11,24 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from moec.dialects import plan
+from moec.passes.preconditions import programs
 
 
 @dataclass(frozen=True)
 class FoldGathers(ModulePass):
-    """After it, rows that a product in tiles makes only for another one over the same grouping are never moved."""
+    """After it, rows that a product in tiles makes only for another one over the same grouping are never moved.
+
+    Needs `schedule`. Leaves no `plan.gather` of what such a product can leave gathered."""
 
     name: ClassVar[str] = "fold-gathers"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for gather in list(op.walk()):
-            if isinstance(gather, plan.GatherOp) and (product := _source(gather)) is not None:
-                product.gathered = UnitAttr()
-                value = Rewriter.replace_value_with_new_type(product.value, gather.value.type)
-                Rewriter.replace_op(gather, [], [value])
+        for program in programs(op, self):
+            for gather in list(program.body.block.ops):
+                if isinstance(gather, plan.GatherOp) and (product := _source(gather)) is not None:
+                    product.gathered = UnitAttr()
+                    value = Rewriter.replace_value_with_new_type(product.value, gather.value.type)
+                    Rewriter.replace_op(gather, [], [value])
 
 
 def _source(gather: plan.GatherOp) -> plan.MatmulOp | None:

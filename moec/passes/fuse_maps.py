@@ -16,20 +16,22 @@ from moec.dialects import moe
 from moec.dialects.types import element_of
 from moec.passes.constants import computed_once
 from moec.passes.loops import is_copy
+from moec.passes.preconditions import layers
 
 
 @dataclass(frozen=True)
 class FuseMaps(ModulePass):
-    """Maps are visited in program order, so that chains collapse into their last link."""
+    """Maps are visited in program order, so that chains collapse into their last link.
+
+    Needs nothing. Leaves no map that only another one reads, but for what is computed once."""
 
     name: ClassVar[str] = "fuse-maps"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         kept: set[SSAValue] = set()
-        for layer in op.body.block.ops:
-            if isinstance(layer, moe.LayerOp):
-                block = layer.body.block
-                kept.update(computed_once(block, block.args[len(layer.inputs) :])[0])
+        for layer in layers(op, self):
+            block = layer.body.block
+            kept.update(computed_once(block, block.args[len(layer.inputs) :])[0])
         for operation in list(op.walk()):
             if isinstance(operation, moe.MapOp):
                 if is_copy(operation):

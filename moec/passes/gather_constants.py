@@ -21,19 +21,23 @@ from moec.dialects.types import I64, SelectionType, element_of
 from moec.passes.captured import captured
 from moec.passes.constants import computed_once, is_constant, known_around
 from moec.passes.loops import forget, over_range, stack
+from moec.passes.preconditions import layers
 from moec.passes.views import is_heavy, is_matmul, made_in
 
 
 @dataclass(frozen=True)
 class GatherConstants(ModulePass):
-    """Inner loops first: what they leave depends on the indices around them alone."""
+    """Inner loops first: what they leave depends on the indices around them alone.
+
+    Needs `specialize`. Leaves nothing of that kind in a loop that it could leave."""
 
     name: ClassVar[str] = "gather-constants"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        loops = [loop for loop in op.walk() if isinstance(loop, moe.SumOp | moe.EachOp) and over_range(loop)]
-        for loop in reversed(loops):
-            _gather(loop)
+        for layer in layers(op, self, "specialize"):
+            loops = [loop for loop in layer.walk() if isinstance(loop, moe.SumOp | moe.EachOp) and over_range(loop)]
+            for loop in reversed(loops):
+                _gather(loop)
 
 
 def _gather(loop: moe.SumOp | moe.EachOp) -> None:

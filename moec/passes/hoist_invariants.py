@@ -22,7 +22,9 @@ from moec.dims import ONE, ZERO
 
 @dataclass(frozen=True)
 class HoistInvariants(ModulePass):
-    """Inner regions first, so that work climbs as far as it can."""
+    """Inner regions first, so that work climbs as far as it can.
+
+    Needs nothing. Leaves in a loop what depends on its slot, or may not be computed without one."""
 
     name: ClassVar[str] = "hoist-invariants"
 

@@ -15,7 +15,9 @@ from moec.dialects.inference import InferredOp
 
 @dataclass(frozen=True)
 class InferShapes(ModulePass):
-    """Raises `ShapeError` where operands do not fit."""
+    """Raises `ShapeError` where operands do not fit.
+
+    Needs nothing. Leaves result types that follow from the operands."""
 
     name: ClassVar[str] = "infer-shapes"
 

@@ -10,20 +10,22 @@ from xdsl.dialects.builtin import ArrayAttr, ModuleOp
 from xdsl.passes import ModulePass
 
 from moec.dialects import moe
+from moec.passes.preconditions import layers
 
 
 @dataclass(frozen=True)
 class KeepAux(ModulePass):
-    """`names` are those that stay; they keep their order."""
+    """`names` are those that stay; they keep their order.
+
+    Needs nothing. Leaves no other auxiliary output."""
 
     name: ClassVar[str] = "keep-aux"
 
     names: tuple[str, ...] = ()
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for layer in op.body.block.ops:
-            if isinstance(layer, moe.LayerOp):
-                _keep(layer, self.names)
+        for layer in layers(op, self):
+            _keep(layer, self.names)
 
 
 def _keep(layer: moe.LayerOp, names: tuple[str, ...]) -> None:

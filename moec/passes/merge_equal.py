@@ -23,7 +23,9 @@ _Known = Mapping[Any, list[Operation]]
 
 @dataclass(frozen=True)
 class MergeEqual(ModulePass):
-    """What has no effects: computed once, it leaves what it would leave again; and where one fails, so do all."""
+    """What has no effects: computed once, it leaves what it would leave again; and where one fails, so do all.
+
+    Needs nothing. Leaves no two such operations that see one another."""
 
     name: ClassVar[str] = "merge-equal"
 

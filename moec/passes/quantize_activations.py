@@ -16,22 +16,26 @@ from xdsl.passes import ModulePass
 from moec.diagnostics import fail
 from moec.dialects import moe
 from moec.formats import FORMATS
+from moec.passes.preconditions import layers
 from moec.passes.views import weight_view
 
 
 @dataclass(frozen=True)
 class QuantizeActivations(ModulePass):
-    """For every contraction with a weight that has a storage format."""
+    """For every contraction with a weight that has a storage format, as `choose-storage` gives them.
+
+    Needs `specialize`. Leaves `activations` at each of them."""
 
     name: ClassVar[str] = "quantize-activations"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for operation in op.walk():
-            if isinstance(operation, moe.ContractOp):
-                view = weight_view(operation.weight)
-                if view is not None and view.storage:
-                    _require_integers(view.storage)
-                    operation.activations = StringAttr("int8")
+        for layer in layers(op, self, "specialize"):
+            for operation in layer.walk():
+                if isinstance(operation, moe.ContractOp):
+                    view = weight_view(operation.weight)
+                    if view is not None and view.storage:
+                        _require_integers(view.storage)
+                        operation.activations = StringAttr("int8")
 
 
 def _require_integers(storage: str) -> None:

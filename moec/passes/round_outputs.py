@@ -15,20 +15,23 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
 from moec.dialects.types import ELEMENTS, F32, element_of, shape_of
+from moec.passes.preconditions import layers
 
 
 @dataclass(frozen=True)
 class RoundOutputs(ModulePass):
-    """After it the types of `moe.return` are those of the buffers."""
+    """After it the types of `moe.return` are those of the buffers.
+
+    Needs `specialize`. Leaves what is returned in the declared types."""
 
     name: ClassVar[str] = "round-outputs"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for layer in op.body.block.ops:
-            last = layer.regions[0].block.last_op
-            if isinstance(layer, moe.LayerOp) and isinstance(last, moe.ReturnOp):
-                for position, name in enumerate(layer.types):
-                    last.operands[position] = _rounded(last, last.operands[position], name.data)
+        for layer in layers(op, self, "specialize"):
+            last = layer.body.block.last_op
+            assert isinstance(last, moe.ReturnOp)
+            for position, name in enumerate(layer.types):
+                last.operands[position] = _rounded(last, last.operands[position], name.data)
 
 
 def _rounded(last: moe.ReturnOp, value: SSAValue, name: str) -> SSAValue:

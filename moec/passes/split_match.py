@@ -18,19 +18,23 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
 from moec.dialects.types import I64, dim_of, element_of, integer, shape_of
+from moec.passes.preconditions import layers
 from moec.passes.views import is_matmul
 
 
 @dataclass(frozen=True)
 class SplitMatch(ModulePass):
-    """Arms without products stay what they are."""
+    """Arms without products stay what they are.
+
+    Needs `specialize`. Leaves no `moe.match` that holds a product with a view of a parameter."""
 
     name: ClassVar[str] = "split-match"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        for operation in reversed(list(op.walk())):
-            if isinstance(operation, moe.MatchOp) and any(map(is_matmul, operation.walk())):
-                _split(operation)
+        for layer in layers(op, self, "specialize"):
+            for operation in reversed(list(layer.walk())):
+                if isinstance(operation, moe.MatchOp) and any(map(is_matmul, operation.walk())):
+                    _split(operation)
 
 
 def _split(match: moe.MatchOp) -> None:

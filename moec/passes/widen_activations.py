@@ -19,13 +19,16 @@ from xdsl.rewriter import InsertPoint, Rewriter
 
 from moec.dialects import moe
 from moec.dialects.types import F32, element_name, element_of
+from moec.passes.preconditions import layers
 from moec.passes.views import weight_view
 from moec.target import Target
 
 
 @dataclass(frozen=True)
 class WidenActivations(ModulePass):
-    """`target` prints as `moec.target.Target` does."""
+    """`target` prints as `moec.target.Target` does.
+
+    Needs `specialize`. Leaves each vector of a product as the target's kernel reads it."""
 
     name: ClassVar[str] = "widen-activations"
 
@@ -34,16 +37,17 @@ class WidenActivations(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         target = Target.parse(self.target) if self.target else Target.host()
         wide: dict[SSAValue, SSAValue] = {}
-        for operation in list(op.walk()):
-            if isinstance(operation, moe.ContractOp) and _reads_wide(operation, target):
-                vector = operation.vector
-                if vector not in wide:
-                    wide[vector] = _widened(vector)
-                operation.operands[1] = wide[vector]
+        for layer in layers(op, self, "specialize"):
+            for operation in list(layer.walk()):
+                if isinstance(operation, moe.ContractOp) and is_too_narrow(operation, target):
+                    vector = operation.vector
+                    if vector not in wide:
+                        wide[vector] = _widened(vector)
+                    operation.operands[1] = wide[vector]
 
 
-def _reads_wide(operation: moe.ContractOp, target: Target) -> bool:
-    """Whether the kernel reads f32, as it stands in memory, and the vector is something else."""
+def is_too_narrow(operation: moe.ContractOp, target: Target) -> bool:
+    """Whether the kernel of a product reads f32, as it stands in memory, and the vector is something else."""
     if operation.activations is not None or weight_view(operation.weight) is None:
         return False
     dtype = element_name(operation.weight.type)
